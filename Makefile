@@ -1,0 +1,50 @@
+# The README's two commands: `make demo` and `make test`. Both set themselves up from a bare clone with Python 3.11 to 3.13.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: demo test test-slow lint types docs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/lopt demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow" -n 2
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/coverage.py
+	$(BIN)/zensical build --clean --strict
+
+clean:
+	rm -rf $(VENV) site runs
+
+# uv where it is installed, venv and pip where not; pins come from constraints.txt in both.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"lopt needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; name another with make PYTHON=...")'
+	@test -x $(BIN)/python || uv venv -q --python $(PYTHON) $(VENV) 2>/dev/null || $(PYTHON) -m venv $(VENV)
+	@$(call install,.)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@$(call install,.[dev])
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(call install,.[dev,docs])
+	@touch $@
+
+install = if uv --version >/dev/null 2>&1; \
+	then uv pip install -q --python $(BIN)/python -c constraints.txt -e '$(1)'; \
+	else test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '$(1)'; fi

@@ -1,0 +1,303 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lopt.errors import InputError
+
+Fields = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Meta-train an optimizer on real digits, then pit it against a tuned Adam on networks it has never seen."""
+
+    run_dir: Path = Path("runs/demo")
+    """Where the optimizer, its card, the figure and the report go. An unfinished run there is resumed."""
+    seed: int = 0
+    """Draws everything."""
+    seeds: int = 5
+    """Trainings of each network."""
+    steps: int | None = None
+    """Meta-steps; the recipe's own by default."""
+
+    def run(self) -> None:
+        """Meta-train, evaluate, print."""
+        from lopt import demo
+        from lopt.console import comparison_table, console, meta_training_progress
+
+        _at_least("seeds", self.seeds, 2)
+        console.print("Meta-training an optimizer on scikit-learn's digits ...")
+        with meta_training_progress() as on_step:
+            weights = demo.meta_train_recipe("demo", self.run_dir, seed=self.seed, steps=self.steps, on_step=on_step)
+        found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
+        for comparison in found.comparisons:
+            console.print()
+            console.print(comparison_table(comparison))
+        console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
+        console.print("Use it in your own optax loop:\n")
+        console.print("    import lopt, optax")
+        console.print(f'    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("{found.weights}").to_optax())')
+        console.print(
+            "    updates, state = tx.update(grads, state, params, value=loss)  # after state = tx.init(params)\n"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTrain:
+    """Meta-train an optimizer by a recipe. The same command resumes a run that was stopped."""
+
+    recipe: str
+    """A name that `lopt list` prints."""
+    run_dir: Path
+    """Where the run lives; the result is DIR/optimizer.safetensors."""
+    seed: int = 0
+    """Draws everything."""
+    steps: int | None = None
+    """Meta-steps; the recipe's own by default."""
+
+    def run(self) -> None:
+        """Meta-train, save, print."""
+        from lopt import demo
+        from lopt.console import console, meta_training_progress
+
+        with meta_training_progress() as on_step:
+            weights = demo.meta_train_recipe(
+                self.recipe, self.run_dir, seed=self.seed, steps=self.steps, on_step=on_step
+            )
+        console.print(f"Optimizer: {weights}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train one task with one optimizer, over many seeds at once."""
+
+    task: str
+    """A name that `lopt list` prints."""
+    optimizer: str
+    """A name that `lopt list` prints, or the path of a saved optimizer."""
+    steps: int = 200
+    """Inner steps."""
+    seeds: int = 5
+    """Independent trainings."""
+    seed: int = 0
+    """Draws everything."""
+    task_fields: Fields = ()
+    """Arguments of the task, as `widths=[64,64] activation=tanh`."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer, as `learning_rate=0.01`."""
+    json: bool = False
+    """Print the curves as JSON instead of a table."""
+
+    def run(self) -> None:
+        """Train, print."""
+        from rich.table import Table
+
+        from lopt.console import console
+        from lopt.evaluate.compare import default_key, interval
+        from lopt.evaluate.training import train
+
+        task = _task(self.task, self.task_fields)
+        optimizer = _optimizer(self.optimizer, self.optimizer_fields)
+        record = train(optimizer, task, steps=self.steps, key=default_key(self.seed), seeds=self.seeds)
+        curves = {
+            "train_loss": record.train_loss,
+            "valid_loss": record.valid_loss,
+            "test_loss": record.test_loss,
+            **record.metrics,
+        }
+        if self.json:
+            values = {name: curve.tolist() for name, curve in curves.items()}
+            found = {"steps": record.steps.tolist(), **values, "seconds_per_step": record.seconds_per_step}
+            sys.stdout.write(json.dumps(found) + "\n")
+            return
+        table = Table(title=f"{self.task}, {self.optimizer}, {self.seeds} seeds", title_justify="left")
+        for column in ("", "at the start", f"after {self.steps} steps"):
+            table.add_column(column)
+        for name, curve in curves.items():
+            table.add_row(name.replace("_", " "), str(interval(curve[:, 0])), str(interval(curve[:, -1])))
+        console.print(table)
+        console.print(f"{1e3 * record.seconds_per_step:.3f} ms a step; compiled in {record.compile_seconds:.1f} s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare optimizers on one task with an Adam tuned over 15 learning rates, on the same seeds."""
+
+    task: str
+    """A name that `lopt list` prints."""
+    optimizers: tuple[str, ...]
+    """Names that `lopt list` prints, or paths of saved optimizers."""
+    steps: int = 200
+    """Inner steps."""
+    seeds: int = 5
+    """Independent trainings each."""
+    seed: int = 0
+    """Draws everything."""
+    task_fields: Fields = ()
+    """Arguments of the task, as `widths=[64,64] activation=tanh`."""
+    figure: Path | None = None
+    """Where to write the curves as a PNG."""
+
+    def run(self) -> None:
+        """Compare, print."""
+        from lopt.checkpoint import write_bytes
+        from lopt.console import comparison_table, console
+        from lopt.evaluate.compare import compare, default_key
+        from lopt.evaluate.report import figure
+
+        _at_least("seeds", self.seeds, 2)
+        task = _task(self.task, self.task_fields)
+        found = compare(
+            {name: _optimizer(name, ()) for name in self.optimizers},
+            task,
+            name=self.task,
+            steps=self.steps,
+            key=default_key(self.seed),
+            seeds=self.seeds,
+            on_progress=_say,
+        )
+        console.print(comparison_table(found))
+        if self.figure is not None:
+            write_bytes(self.figure, figure([found]))
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List tasks, optimizers, estimators, recipes and saved weights."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print."""
+        from rich.table import Table
+
+        from lopt import zoo
+        from lopt.console import console
+        from lopt.estimators import ESTIMATORS
+        from lopt.optimizers import OPTIMIZERS
+        from lopt.recipes import RECIPES
+        from lopt.tasks import TASKS
+
+        kinds: dict[str, dict[str, str]] = {
+            "tasks": {name: _summary(task) for name, task in TASKS.items()},
+            "optimizers": {name: _summary(kind) for name, kind in OPTIMIZERS.items()},
+            "estimators": {name: _summary(kind) for name, kind in ESTIMATORS.items()},
+            "recipes": {name: recipe.description for name, recipe in RECIPES.items()},
+            "weights": {name: zoo.read_card(name).description for name in zoo.available()},
+        }
+        if self.json:
+            sys.stdout.write(json.dumps(kinds, indent=2) + "\n")
+            return
+        for kind, entries in kinds.items():
+            table = Table("name", "what it is", title=kind, title_justify="left")
+            for name, text in sorted(entries.items()):
+                table.add_row(name, text)
+            console.print(table if entries else f"{kind}: none")
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the `lopt` command. Input that cannot be used ends in one sentence and exit code 2."""
+    command: Any = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        args=args,
+        prog="lopt",
+        description="Learned optimizers: meta-train them, use them, understand them.",
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    _configure_jax()
+    from lopt.meta_train import Interrupted
+
+    try:
+        command.run()
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop} The same command continues.\n")
+        raise SystemExit(130) from None
+    except InputError as error:
+        sys.stderr.write(f"lopt: {error}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        sys.stderr.write(f"lopt: {error.filename or 'a file'}: {error.strerror or error}\n")
+        raise SystemExit(2) from None
+
+
+def _configure_jax() -> None:
+    """One CPU device a core, so that particles spread over them; compiled programs are kept for the next start."""
+    import jax
+
+    if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "lopt" / "xla"))
+
+
+def _task(name: str, fields: Fields) -> Any:
+    from lopt import tasks
+
+    return tasks.create(name, **_parse(fields))
+
+
+def _optimizer(name: str, fields: Fields) -> Any:
+    from lopt import optimizers, zoo
+    from lopt.names import unknown
+
+    if name in optimizers.OPTIMIZERS:
+        return optimizers.create(name, **_parse(fields))
+    is_path = name.endswith(".safetensors") or os.sep in name
+    if not is_path and name not in zoo.available():
+        raise InputError(unknown("optimizer or saved optimizer", name, [*optimizers.OPTIMIZERS, *zoo.available()]))
+    if fields:
+        raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {' '.join(fields)} was given.")
+    return zoo.load(name)
+
+
+def _parse(fields: Fields) -> dict[str, Any]:
+    parsed = {}
+    for field in fields:
+        name, equals, text = field.partition("=")
+        if not equals:
+            raise InputError(f"{field!r} is not of the form name=value.")
+        try:
+            parsed[name] = json.loads(text)
+        except ValueError:
+            parsed[name] = text
+    return parsed
+
+
+def _summary(thing: Callable[..., Any]) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _at_least(name: str, given: int, least: int) -> None:
+    if given < least:
+        raise InputError(f"{name} is {given}; it must be at least {least}.")
+
+
+def _say(text: str) -> None:
+    from lopt.console import console
+
+    console.print(text, style="dim")
+
+
+if __name__ == "__main__":
+    main()

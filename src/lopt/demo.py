@@ -1,0 +1,112 @@
+"""Meta-train a recipe; and the demo: meta-train on real digits, then train networks never seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lopt import checkpoint, recipes, tasks, zoo
+from lopt.evaluate import report
+from lopt.evaluate.compare import Comparison, compare, default_key
+from lopt.meta_train import METRICS, Progress, meta_train
+from lopt.tasks.data import fashion_mnist_folder
+
+STEPS = 200  # inner steps of every evaluation
+LEARNED = "meta-trained here"
+NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("digits 64-32-10 (home)", "digits_mlp", {}),
+    ("digits 64-128-10 (wider)", "digits_mlp", {"widths": (128,)}),
+    ("digits 64-64-64-10 (wider, deeper)", "digits_mlp", {"widths": (64, 64)}),
+    ("digits 64-32-10, tanh", "digits_mlp", {"activation": "tanh"}),
+)
+FASHION = ("Fashion-MNIST 784-32-10", "fashion_mlp", {})
+
+
+def meta_train_recipe(
+    name: str,
+    run_dir: Path,
+    *,
+    seed: int,
+    steps: int | None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Meta-train a recipe in a run directory and save the result there as `optimizer.safetensors` with its card.
+
+    Args:
+        name: of the recipe.
+        run_dir: where the run lives; the same call resumes it.
+        seed: draws everything.
+        steps: meta-steps, the recipe's own if `None`.
+        on_step: called after each meta-step.
+    """
+    recipe = recipes.recipe(name)
+    steps = recipe.steps if steps is None else steps
+    init_key, key = recipes.keys(seed)
+    optimizer, estimators, outer = recipe.build(init_key, steps)
+    state = meta_train(optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, on_step=on_step)
+    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    card = zoo.Card(
+        description=recipe.description,
+        tasks=tuple(str(task) for task in recipe.tasks),
+        seed=seed,
+        meta_steps=steps,
+        inner_steps=last["inner_steps"],
+        horizon=recipe.horizon,
+        seconds=last["seconds"],
+        cores=os.cpu_count(),
+        command=f"lopt meta-train --recipe {name} --seed {seed} --steps {steps}",
+    )
+    return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
+
+
+class Demo(NamedTuple):
+    """What the demo found and where it wrote it."""
+
+    comparisons: list[Comparison]
+    weights: Path
+    figure: Path
+    page: Path
+
+
+def evaluate(
+    weights: Path, run_dir: Path, *, seed: int, seeds: int, on_progress: Callable[[str], None] | None = None
+) -> Demo:
+    """Train the home network and unseen ones with the saved optimizer and with a tuned Adam; write figure and page.
+
+    Args:
+        weights: the saved optimizer.
+        run_dir: where `curves.png` and `report.html` go.
+        seed: draws starts and minibatches.
+        seeds: trainings of each network.
+        on_progress: told what is being done.
+    """
+    optimizer, card = zoo.load(weights), zoo.read_card(weights)
+    networks = NETWORKS if fashion_mnist_folder() is None else (*NETWORKS, FASHION)
+    comparisons = [
+        compare(
+            {LEARNED: optimizer},
+            tasks.create(task, **fields),
+            name=label,
+            steps=STEPS,
+            key=default_key(seed),
+            seeds=seeds,
+            on_progress=on_progress,
+        )
+        for label, task, fields in networks
+    ]
+    png = report.figure(comparisons)
+    notes = [
+        f"The optimizer: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
+        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {', '.join(card.tasks)}.",
+        f"Reproduce: {card.command} --run-dir DIR",
+    ]
+    if len(networks) == len(NETWORKS):
+        notes.append("Fashion-MNIST is not installed on this machine, so it was left out.")
+    figure, page = run_dir / "curves.png", run_dir / "report.html"
+    checkpoint.write_bytes(figure, png)
+    title = "A learned optimizer against a tuned Adam"
+    checkpoint.write_text(page, report.page(title, comparisons, notes, png))
+    return Demo(comparisons, weights, figure, page)

@@ -1,0 +1,19 @@
+"""Train, tune baselines, compare, report."""
+
+from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune_adam
+from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
+from lopt.evaluate.training import TrainRecord, train, train_batch
+
+__all__ = [
+    "LEARNING_RATES",
+    "Comparison",
+    "Interval",
+    "Row",
+    "Sweep",
+    "TrainRecord",
+    "compare",
+    "interval",
+    "train",
+    "train_batch",
+    "tune_adam",
+]

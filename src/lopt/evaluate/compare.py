@@ -1,0 +1,156 @@
+"""Compare optimizers with a tuned Adam on one task, paired over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Float, PRNGKeyArray
+
+from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune_adam
+from lopt.evaluate.training import TrainRecord, train
+from lopt.optimizer import Optimizer
+from lopt.optimizers.hand_designed import Adam
+from lopt.task import Task
+
+TUNED = "Adam, tuned"
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    half: float  # half the width
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.mean):
+            return "diverged"
+        digits = 4 if abs(self.mean) < 1 else 3 if abs(self.mean) < 10 else 1
+        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+
+
+class Row(NamedTuple):
+    """One optimizer on one task."""
+
+    optimizer: str
+    train_loss: Interval
+    test_loss: Interval
+    test_accuracy: Interval | None
+    steps_to_target: tuple[float, ...]  # a seed; infinity where the target was not reached
+    milliseconds_per_step: float
+    seconds_to_target: float  # median over seeds
+
+
+class Comparison(NamedTuple):
+    """Optimizers on one task; the tuned Adam is the last."""
+
+    task: str
+    steps: int
+    seeds: int
+    target: float  # tuned Adam's final training loss, mean over seeds
+    sweep: Sweep
+    records: dict[str, TrainRecord]
+    rows: list[Row]
+
+
+def interval(values: Float[np.ndarray, " seeds"]) -> Interval:
+    r"""$\bar x \pm t_{0.975, n-1}\, s/\sqrt n$; the half width is NaN for a single value."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all():
+        return Interval(float(np.mean(values)), float("nan"))
+    return Interval(float(np.mean(values)), float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)))
+
+
+def steps_to(target: float, record: TrainRecord) -> tuple[float, ...]:
+    """Per seed, the first evaluated step at which the training loss is at most `target`; infinity if there is none."""
+    reached = record.train_loss <= target
+    return tuple(float(record.steps[row.argmax()]) if row.any() else float("inf") for row in reached)
+
+
+def compare(
+    optimizers: Mapping[str, Optimizer | optax.GradientTransformation],
+    task: Task,
+    *,
+    name: str,
+    steps: int,
+    key: PRNGKeyArray,
+    seeds: int = 5,
+    evals: int = 40,
+    on_progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Train `task` with each optimizer and with Adam at its best learning rate, on the same seeds.
+
+    Adam's rate is chosen on these very seeds, which favours Adam.
+
+    Args:
+        optimizers: by the name under which they are reported.
+        task: what to train.
+        name: what to call it.
+        steps: inner steps.
+        key: draws problems, starts and minibatches, the same for all.
+        seeds: trainings each.
+        evals: evaluations of each training; the resolution of steps to target is `steps / evals`.
+        on_progress: told what is being done.
+    """
+    tell = on_progress or (lambda _: None)
+    tell(f"{name}: tuning Adam over {len(LEARNING_RATES)} learning rates")
+    sweep = tune_adam(task, steps=steps, key=key, seeds=seeds)
+    adam = Adam(learning_rate=sweep.best)
+    records = {}
+    for label, optimizer in {**optimizers, TUNED: adam}.items():
+        tell(f"{name}: training with {label}")
+        records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
+    target = float(records[TUNED].train_loss[:, -1].mean())
+    rows = [_row(label, record, target) for label, record in records.items()]
+    return Comparison(name, steps, seeds, target, sweep, records, rows)
+
+
+def _row(label: str, record: TrainRecord, target: float) -> Row:
+    accuracy = record.metrics.get("test_accuracy")
+    reached = steps_to(target, record)
+    return Row(
+        label,
+        interval(record.train_loss[:, -1]),
+        interval(record.test_loss[:, -1]),
+        None if accuracy is None else interval(accuracy[:, -1]),
+        reached,
+        1e3 * record.seconds_per_step,
+        record.seconds_per_step * float(np.median(reached)),
+    )
+
+
+COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "ms / step", "s to target")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table as text, in the order of `COLUMNS`."""
+    reached = [s for s in row.steps_to_target if np.isfinite(s)]
+    if len(reached) == len(row.steps_to_target):
+        steps = f"{np.mean(reached):.0f}" if len(reached) < 2 else _steps(interval(np.asarray(reached)))
+    else:
+        steps = f"{len(reached)} of {len(row.steps_to_target)} seeds"
+    seconds = f"{row.seconds_to_target:.3f}" if np.isfinite(row.seconds_to_target) else "–"
+    accuracy = "–" if row.test_accuracy is None else str(row.test_accuracy)
+    return (
+        row.optimizer,
+        str(row.train_loss),
+        str(row.test_loss),
+        accuracy,
+        steps,
+        f"{row.milliseconds_per_step:.3f}",
+        seconds,
+    )
+
+
+def _steps(found: Interval) -> str:
+    return f"{found.mean:.0f} ± {found.half:.0f}"
+
+
+def default_key(seed: int) -> PRNGKeyArray:
+    """The key of an evaluation: apart from every key of meta-training with the same seed."""
+    return jax.random.fold_in(jax.random.key(seed), 0xE7A1)

@@ -1,0 +1,31 @@
+"""Look a thing up by its name, and say what there is when it is not there."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from lopt.errors import InputError
+
+T = TypeVar("T")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: the nearest names first, else all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}."
+    return f"There is no {kind} named {name!r}; {hint}"
+
+
+def build(kind: str, table: Mapping[str, Callable[..., T]], name: str, /, **fields: Any) -> T:
+    """`table[name](**fields)`, with one clear sentence for an unknown name or field."""
+    if name not in table:
+        raise InputError(unknown(kind, name, table))
+    known = inspect.signature(table[name]).parameters
+    for field in fields:
+        if field not in known:
+            raise InputError(unknown(f"field of {kind} {name}", field, known))
+    return table[name](**fields)

@@ -1,0 +1,49 @@
+"""Optimizers, one file each (or one family). `create` builds any of them by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from lopt.names import build
+from lopt.optimizer import Optimizer
+from lopt.optimizers.from_optax import FromOptax
+from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.small_fc import SmallFC
+from lopt.optimizers.star import STAR
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "momentum": Momentum,
+    "sgd": SGD,
+    "small_fc": SmallFC,
+    "star": STAR,
+}
+
+
+def create(name: str, /, *, key: PRNGKeyArray | None = None, **fields: Any) -> Optimizer:
+    """Build an optimizer by the name that `lopt list` prints.
+
+    Args:
+        name: a key of `OPTIMIZERS`.
+        key: draws the initial meta-parameters where they are random; `jax.random.key(0)` if not given.
+        **fields: arguments of its constructor.
+
+    Raises:
+        InputError: for an unknown name or field, with the nearest ones.
+
+    Example:
+        >>> import jax, lopt
+        >>> lopt.create("small_fc", key=jax.random.key(0), step_mult=1e-2).hidden
+        (4, 4)
+    """
+    if name in OPTIMIZERS and "key" in inspect.signature(OPTIMIZERS[name]).parameters:
+        fields["key"] = jax.random.key(0) if key is None else key
+    return build("optimizer", OPTIMIZERS, name, **fields)
+
+
+__all__ = ["OPTIMIZERS", "SGD", "STAR", "Adam", "AdamW", "FromOptax", "Momentum", "SmallFC", "create"]

@@ -1,0 +1,51 @@
+"""Optax transformations as optimizers."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from lopt.optimizer import Optimizer, Params, State, Updates
+
+
+class OptaxOptimizer(Optimizer):
+    """An optimizer that is an optax transformation of its leaves. Accumulators are float32 whatever the parameters are."""
+
+    @abc.abstractmethod
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax transformation at the current meta-parameters."""
+
+    def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> State:
+        """State of the optax transformation."""
+        del key, horizon
+        return self.transformation().init(_float32(params))
+
+    def update(self, updates: Updates, state: State, params: Params, **extra: Any) -> tuple[Updates, State]:
+        """Update of the optax transformation."""
+        tx = optax.with_extra_args_support(self.transformation())
+        updates, state = tx.update(_float32(updates), state, _float32(params), **extra)
+        return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
+
+
+class FromOptax(OptaxOptimizer):
+    """Any optax transformation as an `Optimizer` without meta-parameters.
+
+    Args:
+        tx: the transformation.
+    """
+
+    tx: optax.GradientTransformation = eqx.field(static=True)
+
+    def transformation(self) -> optax.GradientTransformation:
+        """The transformation itself."""
+        return self.tx
+
+
+def _float32(tree: Params) -> Params:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

@@ -1,0 +1,50 @@
+"""Tasks, one file a family. `create` builds any of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lopt.names import build
+from lopt.task import Task
+from lopt.tasks.augment import Reparametrized
+from lopt.tasks.data import MissingDataError
+from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
+from lopt.tasks.quadratic import Quadratic
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "digits_mlp": digits_mlp,
+    "fashion_mlp": fashion_mlp,
+    "quadratic": Quadratic,
+}
+
+
+def create(name: str, /, **fields: Any) -> Task:
+    """Build a task by the name that `lopt list` prints.
+
+    Args:
+        name: a key of `TASKS`.
+        **fields: arguments of its constructor.
+
+    Raises:
+        InputError: for an unknown name or field, with the nearest ones.
+        MissingDataError: for data that are not on this machine.
+
+    Example:
+        >>> import lopt
+        >>> lopt.tasks.create("digits_mlp", widths=(64, 64)).widths
+        (64, 64)
+    """
+    return build("task", TASKS, name, **fields)
+
+
+__all__ = [
+    "TASKS",
+    "ImageMLP",
+    "MissingDataError",
+    "Quadratic",
+    "Reparametrized",
+    "create",
+    "digits_mlp",
+    "fashion_mlp",
+]

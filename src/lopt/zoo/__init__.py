@@ -1,0 +1,160 @@
+"""Saved optimizers: `NAME.safetensors` with the weights, `NAME.json` with the card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from lopt import checkpoint
+from lopt.checkpoint import CheckpointError
+from lopt.errors import InputError
+from lopt.names import unknown
+from lopt.optimizer import Optimizer
+from lopt.optimizers import OPTIMIZERS, create
+
+FOLDER = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """How a saved optimizer came about. `save` fills in the second half."""
+
+    description: str = ""
+    tasks: tuple[str, ...] = ()  # the mixture it was meta-trained on
+    seed: int | None = None
+    meta_steps: int = 0
+    inner_steps: int = 0  # over all particles
+    horizon: tuple[int, int] | None = None  # shortest and longest inner problem seen, inner steps
+    seconds: float | None = None  # wall-clock of the meta-training
+    cores: int | None = None
+    command: str = ""
+    licence: str = "Apache-2.0"
+
+    optimizer: str = ""  # architecture, as in `lopt list`
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # and its constructor's arguments
+    meta_parameters: int = 0
+    lopt_version: str = ""
+    sha256: str = ""  # of the weights file
+
+
+def save(path: str | Path, optimizer: Optimizer, card: Card | None = None) -> Path:
+    """Write an optimizer as `path` (safetensors) and its card beside it (JSON), each by write-then-rename.
+
+    Args:
+        path: a file name; `.safetensors` is added where it is missing.
+        optimizer: what to save; one of `lopt list`.
+        card: what is known of its making.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        InputError: for an optimizer that is not registered and so could not be loaded again.
+    """
+    from lopt import __version__
+
+    kinds = {kind: name for name, kind in OPTIMIZERS.items()}
+    if type(optimizer) not in kinds:
+        raise InputError(f"{type(optimizer).__name__} cannot be saved; savable are: {', '.join(OPTIMIZERS)}.")
+    weights, card_path = _files(Path(path))
+    content = checkpoint.to_bytes(optimizer)
+    card = dataclasses.replace(
+        card or Card(),
+        optimizer=kinds[type(optimizer)],
+        fields={f.name: getattr(optimizer, f.name) for f in dataclasses.fields(optimizer) if f.metadata.get("static")},
+        meta_parameters=sum(leaf.size for leaf in jax.tree.leaves(optimizer)),
+        lopt_version=__version__,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_bytes(weights, content)
+    checkpoint.write_text(card_path, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    return weights
+
+
+def load(name_or_path: str | Path) -> Optimizer:
+    """Load a saved optimizer.
+
+    Args:
+        name_or_path: a name that `available` lists, or the path of a `.safetensors` file with its card beside it.
+
+    Raises:
+        CheckpointError: for an unknown name, or a card or weights file that is missing, damaged, truncated, of another
+            architecture, or does not have the checksum on its card.
+
+    Example:
+        >>> import jax, lopt, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> path = lopt.save(f"{folder}/mine", lopt.create("small_fc", key=jax.random.key(0)))
+        >>> lopt.load(path).hidden
+        (4, 4)
+    """
+    weights, _ = _find(name_or_path)
+    card = read_card(name_or_path)
+    content = _read(weights)
+    if hashlib.sha256(content).hexdigest() != card.sha256:
+        raise CheckpointError(
+            f"{weights} does not have the checksum on its card: it is damaged, truncated, or another file's card lies beside it."
+        )
+    if card.optimizer not in OPTIMIZERS:
+        raise CheckpointError(
+            unknown("optimizer", card.optimizer, OPTIMIZERS) + f" It is named on the card of {weights}."
+        )
+    try:
+        like = eqx.filter_eval_shape(lambda: create(card.optimizer, **card.fields))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
+    return checkpoint.from_bytes(content, like, str(weights))
+
+
+def read_card(name_or_path: str | Path) -> Card:
+    """The card of a saved optimizer. Arguments and errors as for `load`."""
+    _, path = _find(name_or_path)
+    try:
+        raw = json.loads(_read(path))
+        known = {f.name for f in dataclasses.fields(Card)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
+        card = Card(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a card, or is damaged: {error}.") from error
+    if not card.optimizer or not card.sha256:
+        raise CheckpointError(f"{path} is not a card: it names no optimizer or no checksum.")
+    return card
+
+
+def available() -> list[str]:
+    """Names of the saved optimizers in this installation."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def _find(name_or_path: str | Path) -> tuple[Path, Path]:
+    text = str(name_or_path)
+    if text in available():
+        return _files(FOLDER / text)
+    weights, card = _files(Path(text))
+    if not weights.exists():
+        raise CheckpointError(f"There is no file {weights}. " + unknown("saved optimizer", text, available()))
+    if not card.exists():
+        raise CheckpointError(f"{weights} has no card: {card} is missing.")
+    return weights, card
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    weights = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+    return weights, weights.with_suffix(".json")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+__all__ = ["Card", "CheckpointError", "available", "load", "read_card", "save"]
