@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -45,11 +46,12 @@ class Demo:
             console.print(comparison_table(comparison))
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")
-        console.print("    import lopt, optax")
-        console.print(f'    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("{found.weights}").to_optax())')
-        console.print(
-            "    updates, state = tx.update(grads, state, params, value=loss)  # after state = tx.init(params)\n"
-        )
+        for line in (
+            "import lopt, optax",
+            f'tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("{found.weights}").to_optax())',
+            "updates, state = tx.update(grads, state, params, value=loss)  # after state = tx.init(params)",
+        ):
+            console.print(f"    {line}", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +234,9 @@ def main(args: list[str] | None = None) -> None:
     except Interrupted as stop:
         sys.stderr.write(f"{stop} The same command continues.\n")
         raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        raise SystemExit(130) from None
     except InputError as error:
         sys.stderr.write(f"lopt: {error}\n")
         raise SystemExit(2) from None
@@ -245,7 +250,8 @@ def _configure_jax() -> None:
     import jax
 
     if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        with contextlib.suppress(RuntimeError):  # JAX is in use already: its devices are settled
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "lopt" / "xla"))

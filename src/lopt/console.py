@@ -14,6 +14,8 @@ from lopt.evaluate.compare import COLUMNS, Comparison, cells
 from lopt.meta_train import Progress as MetaProgress
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 120  # tables in a file or a pipe
 PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
 
 

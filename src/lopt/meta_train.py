@@ -146,18 +146,18 @@ def meta_train(
         for step in range(first + 1, steps + 1):
             state, metrics = program(estimators, state)
             found = {k: float(v) for k, v in jax.device_get(metrics).items()}
-            now = time.perf_counter()
+            now, stop = time.perf_counter(), interrupted.is_set() and step < steps
             rate = (step - first) / (now - began)
             if run is not None:
                 spent = run.seconds_before + now - began
                 run.log({"step": step, **found, "inner_steps": step * inner_steps, "seconds": round(spent, 3)})
-                if step == steps or interrupted.is_set() or now - saved >= checkpoint_seconds:
+                if step == steps or stop or now - saved >= checkpoint_seconds:
                     run.save(state)
                     saved = time.perf_counter()
             if on_step is not None:
                 speed, left = inner_steps * rate, (steps - step) / rate
                 on_step(Progress(step, steps, found["meta_loss"], found["smoothed"], found["diverged"], speed, left))
-            if interrupted.is_set() and step < steps:
+            if stop:
                 raise Interrupted(state, steps)
     return state
 

@@ -21,11 +21,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def build(kind: str, table: Mapping[str, Callable[..., T]], name: str, /, **fields: Any) -> T:
-    """`table[name](**fields)`, with one clear sentence for an unknown name or field."""
+    """`table[name](**fields)`, with one clear sentence for an unknown name, an unknown field or a value of the wrong type."""
     if name not in table:
         raise InputError(unknown(kind, name, table))
     known = inspect.signature(table[name]).parameters
     for field in fields:
         if field not in known:
             raise InputError(unknown(f"field of {kind} {name}", field, known))
-    return table[name](**fields)
+    try:
+        return table[name](**fields)
+    except TypeError as error:  # a value of the wrong type, or a field that is missing
+        given = ", ".join(f"{k}={v!r}" for k, v in fields.items() if k != "key")
+        raise InputError(f"{kind} {name} cannot be built from {given or 'no fields'}: {error}.") from error

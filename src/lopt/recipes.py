@@ -63,6 +63,8 @@ class Recipe:
         self, key: PRNGKeyArray, steps: int
     ) -> tuple[Optimizer, tuple[Estimator, ...], optax.GradientTransformation]:
         """The initial optimizer, the estimators and the outer optimizer."""
+        if steps < 1:
+            raise InputError(f"steps is {steps}; it must be at least 1.")
         optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
         kind = ESTIMATORS[self.estimator]
         estimators = tuple(

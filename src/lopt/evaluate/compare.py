@@ -28,8 +28,7 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if not np.isfinite(self.mean):
             return "diverged"
-        digits = 4 if abs(self.mean) < 1 else 3 if abs(self.mean) < 10 else 1
-        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+        return f"{self.mean:.3f} ± {self.half:.3f}" if abs(self.mean) < 1e3 else f"{self.mean:.1e} ± {self.half:.1e}"
 
 
 class Row(NamedTuple):

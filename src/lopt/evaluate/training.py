@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,9 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
-from lopt.optimizer import Optimizer, update_if_finite
+from lopt.optimizer import Optimizer, Params, update_if_finite
 from lopt.optimizers.from_optax import FromOptax
-from lopt.task import Task
+from lopt.task import Problem, Task
 from lopt.unroll import Inner, start
 
 SPLITS = ("train", "valid", "test")
@@ -108,45 +109,28 @@ def train_batch(
         if number < 1:
             raise InputError(f"{name} is {number}; it must be at least 1.")
     keys = jax.random.split(key, seeds)
+    inner = _begin(optimizers, task, keys, steps, batch)
 
-    # All combinations of optimizers and seeds, the seeds running fastest, under one vmap.
-    def cross(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        over_seeds = jax.vmap(fn, in_axes=(None, None, 0, 0))
-        return jax.vmap(over_seeds, in_axes=(0, None, 0, None), axis_size=batch)
+    def evaluate(inner: Inner) -> dict[str, np.ndarray]:
+        params = _eval_params(optimizers, inner, batch)
+        return jax.device_get(_evaluate(task, inner.problem, params, keys))
 
-    def begin(optimizer: Optimizer, task: Task, _: None, key: PRNGKeyArray) -> Inner:
-        return start(optimizer, task, jax.random.fold_in(key, 0), steps)
-
-    def advance(length: int) -> Callable[..., tuple[Inner, Array]]:
-        def run(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray) -> tuple[Inner, Array]:
-            return _advance(optimizer, task, inner, key, length)
-
-        return run
-
-    def evaluate(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray) -> dict[str, Array]:
-        params = optimizer.eval_params(inner.opt_state, inner.params)
-        found = {s: task.metrics(inner.problem, params, jax.random.fold_in(key, 2), s) for s in SPLITS}
-        return {f"{split}_{name}": value for split, ms in found.items() for name, value in ms.items()}
-
-    inner = jax.jit(cross(begin))(optimizers, task, None, keys)
-    evaluate_all = jax.jit(cross(evaluate))
     every = max(1, steps // evals)
-    compiled: dict[int, Callable[..., tuple[Inner, Array]]] = {}
+    programs: dict[int, Callable[..., tuple[Inner, Array]]] = {}
     seconds = compile_seconds = 0.0
-    at, curves, minibatch = [0], [jax.device_get(evaluate_all(optimizers, task, inner, keys))], []
+    at, curves, minibatch = [0], [evaluate(inner)], []
     while at[-1] < steps:
         length = min(every, steps - at[-1])
-        if length not in compiled:
+        if length not in programs:
             began = time.perf_counter()
-            program = jax.jit(cross(advance(length)), donate_argnums=2)
-            compiled[length] = program.lower(optimizers, task, inner, keys).compile()
+            programs[length] = _advance.lower(optimizers, task, inner, keys, length, batch).compile()
             compile_seconds += time.perf_counter() - began
         began = time.perf_counter()
-        inner, losses = jax.block_until_ready(compiled[length](optimizers, task, inner, keys))
+        inner, losses = jax.block_until_ready(programs[length](optimizers, task, inner, keys))
         seconds += time.perf_counter() - began
         minibatch.append(np.asarray(losses))
         at.append(at[-1] + length)
-        curves.append(jax.device_get(evaluate_all(optimizers, task, inner, keys)))
+        curves.append(evaluate(inner))
         if on_eval is not None:
             on_eval(at[-1])
     stacked = {name: np.stack([c[name] for c in curves], axis=-1) for name in curves[0]}
@@ -163,21 +147,57 @@ def train_batch(
     )
 
 
+# Jitted once here rather than in each call, so that trainings of one task share their compiled programs.
+
+
+def _cross(fn: Callable[..., PyTree], batch: int) -> Callable[..., PyTree]:
+    """`fn(optimizer, x, key)` for all pairs of optimizers and seeds; `x` has both axes, seeds the inner one."""
+    return jax.vmap(jax.vmap(fn, in_axes=(None, 0, 0)), in_axes=(0, 0, None), axis_size=batch)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _begin(optimizers: Optimizer, task: Task, keys: PRNGKeyArray, steps: int, batch: int) -> Inner:
+    def begin(optimizer: Optimizer, _: None, key: PRNGKeyArray) -> Inner:
+        return start(optimizer, task, jax.random.fold_in(key, 0), steps)
+
+    return _cross(begin, batch)(optimizers, None, keys)
+
+
+@partial(jax.jit, static_argnums=2)
+def _eval_params(optimizers: Optimizer, inner: Inner, batch: int) -> Params:
+    over_seeds = jax.vmap(lambda optimizer, inner: optimizer.eval_params(inner.opt_state, inner.params), (None, 0))
+    return jax.vmap(over_seeds, axis_size=batch)(optimizers, inner)
+
+
+@jax.jit
+def _evaluate(task: Task, problems: Problem, params: Params, keys: PRNGKeyArray) -> dict[str, Array]:
+    def evaluate(problem: Problem, params: Params, key: PRNGKeyArray) -> dict[str, Array]:
+        found = {s: task.metrics(problem, params, jax.random.fold_in(key, 2), s) for s in SPLITS}
+        return {f"{split}_{name}": value for split, ms in found.items() for name, value in ms.items()}
+
+    return jax.vmap(jax.vmap(evaluate), in_axes=(0, 0, None))(problems, params, keys)
+
+
+@partial(jax.jit, static_argnums=(4, 5), donate_argnums=2)
 def _advance(
-    optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, length: int
-) -> tuple[Inner, Float[Array, " length"]]:
+    optimizers: Optimizer, task: Task, inner: Inner, keys: PRNGKeyArray, length: int, batch: int
+) -> tuple[Inner, Float[Array, "batch seeds length"]]:
     """`unroll` with the guard against non-finite gradients; the minibatch of a step depends on its number alone."""
-    stream = jax.random.fold_in(key, 1)
 
-    def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
-        at = optimizer.eval_params(inner.opt_state, inner.params)
-        batch_key = jax.random.fold_in(stream, inner.step)
-        loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, batch_key))(at)
-        updates, opt_state = update_if_finite(optimizer, grads, inner.opt_state, inner.params, value=loss)
-        params = optax.apply_updates(inner.params, updates)
-        return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1), loss
+    def advance(optimizer: Optimizer, inner: Inner, key: PRNGKeyArray) -> tuple[Inner, Float[Array, " length"]]:
+        stream = jax.random.fold_in(key, 1)
 
-    return jax.lax.scan(step, inner, length=length)
+        def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
+            at = optimizer.eval_params(inner.opt_state, inner.params)
+            batch_key = jax.random.fold_in(stream, inner.step)
+            loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, batch_key))(at)
+            updates, opt_state = update_if_finite(optimizer, grads, inner.opt_state, inner.params, value=loss)
+            params = optax.apply_updates(inner.params, updates)
+            return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1), loss
+
+        return jax.lax.scan(step, inner, length=length)
+
+    return _cross(advance, batch)(optimizers, inner, keys)
 
 
 __all__ = ["TrainRecord", "train", "train_batch"]

@@ -29,7 +29,9 @@ class OptaxOptimizer(Optimizer):
     def update(self, updates: Updates, state: State, params: Params, **extra: Any) -> tuple[Updates, State]:
         """Update of the optax transformation."""
         tx = optax.with_extra_args_support(self.transformation())
-        updates, state = tx.update(_float32(updates), state, _float32(params), **extra)
+        # Optax raises decays, here arrays, to the power of an integer count.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = tx.update(_float32(updates), state, _float32(params), **extra)
         return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
 
 
