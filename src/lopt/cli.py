@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +36,14 @@ class Demo:
         """Meta-train, evaluate, print."""
         from lopt import demo
         from lopt.console import comparison_table, console, meta_training_progress
+        from lopt.recipes import recipe, run
 
         _at_least("seeds", self.seeds, 2)
         console.print("Meta-training an optimizer on scikit-learn's digits ...")
         with meta_training_progress() as on_step:
-            weights = demo.meta_train_recipe("demo", self.run_dir, seed=self.seed, steps=self.steps, on_step=on_step)
+            weights = run(
+                recipe("demo"), self.run_dir, seed=self.seed, steps=self.steps, command="lopt demo", on_step=on_step
+            )
         found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
         for comparison in found.comparisons:
             console.print()
@@ -66,16 +70,18 @@ class MetaTrain:
     """Draws everything."""
     steps: int | None = None
     """Meta-steps; the recipe's own by default."""
+    recipe_fields: Fields = ()
+    """Changes to the recipe, as `horizon=[100,1000] pairs=16 learning_rate=0.003`."""
 
     def run(self) -> None:
         """Meta-train, save, print."""
-        from lopt import demo
         from lopt.console import console, meta_training_progress
+        from lopt.recipes import recipe, run
 
+        command = shlex.join(("lopt", *sys.argv[1:]))
+        chosen = recipe(self.recipe, **_parse(self.recipe_fields))
         with meta_training_progress() as on_step:
-            weights = demo.meta_train_recipe(
-                self.recipe, self.run_dir, seed=self.seed, steps=self.steps, on_step=on_step
-            )
+            weights = run(chosen, self.run_dir, seed=self.seed, steps=self.steps, command=command, on_step=on_step)
         console.print(f"Optimizer: {weights}")
 
 
@@ -119,7 +125,7 @@ class Train:
         }
         if self.json:
             values = {name: curve.tolist() for name, curve in curves.items()}
-            found = {"steps": record.steps.tolist(), **values, "seconds_per_step": record.seconds_per_step}
+            found = {"steps": record.steps.tolist(), **values, "seconds_per_step": record.seconds_per_step.tolist()}
             sys.stdout.write(json.dumps(found) + "\n")
             return
         table = Table(title=f"{self.task}, {self.optimizer}, {self.seeds} seeds", title_justify="left")
@@ -128,7 +134,8 @@ class Train:
         for name, curve in curves.items():
             table.add_row(name.replace("_", " "), str(interval(curve[:, 0])), str(interval(curve[:, -1])))
         console.print(table)
-        console.print(f"{1e3 * record.seconds_per_step:.3f} ms a step; compiled in {record.compile_seconds:.1f} s")
+        milliseconds = interval(1e3 * record.seconds_per_step)
+        console.print(f"{milliseconds} ms a step; compiled in {record.compile_seconds:.1f} s")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,14 @@
-"""Meta-train a recipe; and the demo: meta-train on real digits, then train networks never seen."""
+"""The second half of the demo: train networks that meta-training never saw."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lopt import checkpoint, recipes, tasks, zoo
+from lopt import checkpoint, tasks, zoo
 from lopt.evaluate import report
 from lopt.evaluate.compare import Comparison, compare, default_key
-from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.tasks.data import fashion_mnist_folder
 
 STEPS = 200  # inner steps of every evaluation
@@ -23,43 +20,6 @@ NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("digits 64-32-10, tanh", "digits_mlp", {"activation": "tanh"}),
 )
 FASHION = ("Fashion-MNIST 784-32-10", "fashion_mlp", {})
-
-
-def meta_train_recipe(
-    name: str,
-    run_dir: Path,
-    *,
-    seed: int,
-    steps: int | None,
-    on_step: Callable[[Progress], None] | None = None,
-) -> Path:
-    """Meta-train a recipe in a run directory and save the result there as `optimizer.safetensors` with its card.
-
-    Args:
-        name: of the recipe.
-        run_dir: where the run lives; the same call resumes it.
-        seed: draws everything.
-        steps: meta-steps, the recipe's own if `None`.
-        on_step: called after each meta-step.
-    """
-    recipe = recipes.recipe(name)
-    steps = recipe.steps if steps is None else steps
-    init_key, key = recipes.keys(seed)
-    optimizer, estimators, outer = recipe.build(init_key, steps)
-    state = meta_train(optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, on_step=on_step)
-    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
-    card = zoo.Card(
-        description=recipe.description,
-        tasks=tuple(str(task) for task in recipe.tasks),
-        seed=seed,
-        meta_steps=steps,
-        inner_steps=last["inner_steps"],
-        horizon=recipe.horizon,
-        seconds=last["seconds"],
-        cores=os.cpu_count(),
-        command=f"lopt meta-train --recipe {name} --seed {seed} --steps {steps}",
-    )
-    return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
 
 
 class Demo(NamedTuple):
@@ -101,7 +61,7 @@ def evaluate(
     notes = [
         f"The optimizer: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
         f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {', '.join(card.tasks)}.",
-        f"Reproduce: {card.command} --run-dir DIR",
+        f"Reproduce: {card.command}",
     ]
     if len(networks) == len(NETWORKS):
         notes.append("Fashion-MNIST is not installed on this machine, so it was left out.")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
-from lopt import tasks
+from lopt import tasks, zoo
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator
+from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
@@ -99,14 +104,65 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str) -> Recipe:
-    """A recipe by name; a `ValueError` lists the nearest for an unknown one."""
+def recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe by name, with fields changed.
+
+    Raises:
+        InputError: for an unknown name or field, with the nearest ones.
+    """
     if name not in RECIPES:
         raise InputError(unknown("recipe", name, RECIPES))
-    return RECIPES[name]
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    for field in changes:
+        if field not in known:
+            raise InputError(unknown("field of a recipe", field, known))
+    chosen = RECIPES[name]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    for field, value in values.items():
+        old = getattr(chosen, field)
+        number = isinstance(value, int) and isinstance(old, float)
+        pair = isinstance(value, tuple) and isinstance(old, tuple) and len(value) == len(old)
+        if not (number or pair or (type(value) is type(old) and not isinstance(old, tuple))):
+            raise InputError(f"{field} is {value!r}; it must be like {old!r}.")
+    return dataclasses.replace(chosen, **values)
 
 
-def keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Keys of the initial meta-parameters and of the training."""
-    init, training = jax.random.split(jax.random.key(seed))
-    return init, training
+def run(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    seed: int,
+    steps: int | None = None,
+    command: str = "",
+    on_step: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Meta-train a recipe in a run directory and save the result there as `optimizer.safetensors` with its card.
+
+    Args:
+        recipe: what to meta-train.
+        run_dir: where the run lives; the same call resumes it.
+        seed: draws everything.
+        steps: meta-steps, the recipe's own if `None`.
+        command: the command line, for the card.
+        on_step: called after each meta-step.
+
+    Returns:
+        The path of the weights.
+    """
+    steps = recipe.steps if steps is None else steps
+    init_key, key = jax.random.split(jax.random.key(seed))
+    optimizer, estimators, outer = recipe.build(init_key, steps)
+    state = meta_train(optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, on_step=on_step)
+    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    card = zoo.Card(
+        description=recipe.description,
+        tasks=tuple(str(task) for task in recipe.tasks),
+        seed=seed,
+        meta_steps=steps,
+        inner_steps=last["inner_steps"],
+        horizon=recipe.horizon,
+        seconds=last["seconds"],
+        cores=os.cpu_count(),
+        command=command,
+    )
+    return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)

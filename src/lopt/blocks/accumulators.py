@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 def decay_to_param(decay: float | Sequence[float]) -> Float[Array, ...]:
     r"""$p = \log(1 - \beta)/10$, the scale on which decays are meta-learned (PAPERS: Metz 2022)."""
-    return jnp.asarray(np.log1p(-np.asarray(decay, np.float64)) / 10.0, jnp.float32)
+    # In float32, as the reference: weights meta-learned there meet the decays that they were learned with.
+    return jnp.log(1.0 - jnp.asarray(decay, jnp.float32)) / 10.0
 
 
 def param_to_decay(param: Float[Array, ...]) -> Float[Array, ...]:

@@ -39,8 +39,8 @@ class Row(NamedTuple):
     test_loss: Interval
     test_accuracy: Interval | None
     steps_to_target: tuple[float, ...]  # a seed; infinity where the target was not reached
-    milliseconds_per_step: float
-    seconds_to_target: float  # median over seeds
+    milliseconds_per_step: Interval  # over stretches of the training
+    milliseconds_to_target: tuple[float, ...]  # a seed
 
 
 class Comparison(NamedTuple):
@@ -112,42 +112,41 @@ def compare(
 def _row(label: str, record: TrainRecord, target: float) -> Row:
     accuracy = record.metrics.get("test_accuracy")
     reached = steps_to(target, record)
+    milliseconds = 1e3 * record.seconds_per_step
     return Row(
         label,
         interval(record.train_loss[:, -1]),
         interval(record.test_loss[:, -1]),
         None if accuracy is None else interval(accuracy[:, -1]),
         reached,
-        1e3 * record.seconds_per_step,
-        record.seconds_per_step * float(np.median(reached)),
+        interval(milliseconds),
+        tuple(steps * float(milliseconds.mean()) for steps in reached),
     )
 
 
-COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "ms / step", "s to target")
+COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "ms a step", "ms to target")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text, in the order of `COLUMNS`."""
-    reached = [s for s in row.steps_to_target if np.isfinite(s)]
-    if len(reached) == len(row.steps_to_target):
-        steps = f"{np.mean(reached):.0f}" if len(reached) < 2 else _steps(interval(np.asarray(reached)))
-    else:
-        steps = f"{len(reached)} of {len(row.steps_to_target)} seeds"
-    seconds = f"{row.seconds_to_target:.3f}" if np.isfinite(row.seconds_to_target) else "–"
-    accuracy = "–" if row.test_accuracy is None else str(row.test_accuracy)
     return (
         row.optimizer,
         str(row.train_loss),
         str(row.test_loss),
-        accuracy,
-        steps,
-        f"{row.milliseconds_per_step:.3f}",
-        seconds,
+        "–" if row.test_accuracy is None else str(row.test_accuracy),
+        _to_target(row.steps_to_target, digits=0),
+        str(row.milliseconds_per_step),
+        _to_target(row.milliseconds_to_target, digits=1),
     )
 
 
-def _steps(found: Interval) -> str:
-    return f"{found.mean:.0f} ± {found.half:.0f}"
+def _to_target(values: tuple[float, ...], digits: int) -> str:
+    """Mean and interval where every seed reached the target, else how many did."""
+    reached = [v for v in values if np.isfinite(v)]
+    if len(reached) < len(values):
+        return f"{len(reached)} of {len(values)} seeds"
+    found = interval(np.asarray(values))
+    return f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
 
 
 def default_key(seed: int) -> PRNGKeyArray:

@@ -31,13 +31,16 @@ class TrainRecord(NamedTuple):
     metrics: dict[str, Float[np.ndarray, "seeds evals"]]  # `train_accuracy`, ...: what else the task reports
     minibatch_loss: Float[np.ndarray, "seeds steps"]
     params: PyTree  # final, leading axis of seeds
-    seconds: float  # of all seeds together, without compilation and evaluation
+    seconds: Float[
+        np.ndarray, " stretches"
+    ]  # between evaluations, all seeds together, without compilation and evaluation
     compile_seconds: float
 
     @property
-    def seconds_per_step(self) -> float:
-        """Wall-clock seconds of one inner step of one seed."""
-        return self.seconds / self.minibatch_loss.size
+    def seconds_per_step(self) -> Float[np.ndarray, " stretches"]:
+        """Wall-clock seconds of one inner step of one seed, in every stretch between evaluations."""
+        runs = self.minibatch_loss.size // self.minibatch_loss.shape[-1]
+        return self.seconds / np.diff(self.steps) / runs
 
 
 def train(
@@ -117,8 +120,8 @@ def train_batch(
 
     every = max(1, steps // evals)
     programs: dict[int, Callable[..., tuple[Inner, Array]]] = {}
-    seconds = compile_seconds = 0.0
-    at, curves, minibatch = [0], [evaluate(inner)], []
+    compile_seconds = 0.0
+    at, curves, minibatch, seconds = [0], [evaluate(inner)], [], []
     while at[-1] < steps:
         length = min(every, steps - at[-1])
         if length not in programs:
@@ -127,7 +130,7 @@ def train_batch(
             compile_seconds += time.perf_counter() - began
         began = time.perf_counter()
         inner, losses = jax.block_until_ready(programs[length](optimizers, task, inner, keys))
-        seconds += time.perf_counter() - began
+        seconds.append(time.perf_counter() - began)
         minibatch.append(np.asarray(losses))
         at.append(at[-1] + length)
         curves.append(evaluate(inner))
@@ -142,7 +145,7 @@ def train_batch(
         metrics=stacked,
         minibatch_loss=np.concatenate(minibatch, axis=-1),
         params=inner.params,
-        seconds=seconds,
+        seconds=np.asarray(seconds),
         compile_seconds=compile_seconds,
     )
 
