@@ -15,9 +15,8 @@ from lopt.optimizer import Optimizer
 from lopt.optimizers import create
 from lopt.task import Task
 from lopt.unroll import Inner, start, unroll
+from lopt.version import __version__
 from lopt.zoo import load, save
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Inner",
@@ -25,6 +24,7 @@ __all__ = [
     "Optimizer",
     "Task",
     "TrainRecord",
+    "__version__",
     "blocks",
     "convert",
     "create",

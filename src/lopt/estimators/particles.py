@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, MetaGradient, meta_loss
@@ -125,7 +125,7 @@ def _over_devices(fn: Callable[..., Any], pairs: int, split: tuple[PartitionSpec
     return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=PAIRS, check_vma=False)
 
 
-def _init(estimator: AntitheticES, optimizer: Optimizer, keys: PRNGKeyArray) -> ParticleState:
+def _init(estimator: AntitheticES, optimizer: Optimizer, keys: Key[Array, " pairs"]) -> ParticleState:
     both = jax.tree.map(lambda x: jnp.stack([x, x]), optimizer)
 
     def pair(key: PRNGKeyArray) -> ParticleState:
@@ -136,7 +136,7 @@ def _init(estimator: AntitheticES, optimizer: Optimizer, keys: PRNGKeyArray) -> 
 
 
 def _estimate(
-    estimator: AntitheticES, optimizer: Optimizer, state: ParticleState, keys: PRNGKeyArray
+    estimator: AntitheticES, optimizer: Optimizer, state: ParticleState, keys: Key[Array, " pairs"]
 ) -> tuple[tuple[MetaGradient, dict[str, Array]], ParticleState]:
     def pair(
         inner: Inner, held: Noise, key: PRNGKeyArray
@@ -152,7 +152,7 @@ def _estimate(
             inner, losses = unroll(
                 perturbed, estimator.task, inner, unroll_key, estimator.truncation, split=estimator.split
             )
-            return inner, *meta_loss(estimator.task.normalize(losses))
+            return inner, *meta_loss(jax.vmap(estimator.task.normalize)(losses))
 
         inner, losses, diverged = jax.vmap(member, in_axes=(0, PAIR), out_axes=(PAIR, 0, 0))(
             jnp.asarray([1.0, -1.0]), inner

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, update_if_finite
@@ -159,7 +159,7 @@ def _cross(fn: Callable[..., PyTree], batch: int) -> Callable[..., PyTree]:
 
 
 @partial(jax.jit, static_argnums=(3, 4))
-def _begin(optimizers: Optimizer, task: Task, keys: PRNGKeyArray, steps: int, batch: int) -> Inner:
+def _begin(optimizers: Optimizer, task: Task, keys: Key[Array, " seeds"], steps: int, batch: int) -> Inner:
     def begin(optimizer: Optimizer, _: None, key: PRNGKeyArray) -> Inner:
         return start(optimizer, task, jax.random.fold_in(key, 0), steps)
 
@@ -173,7 +173,7 @@ def _eval_params(optimizers: Optimizer, inner: Inner, batch: int) -> Params:
 
 
 @jax.jit
-def _evaluate(task: Task, problems: Problem, params: Params, keys: PRNGKeyArray) -> dict[str, Array]:
+def _evaluate(task: Task, problems: Problem, params: Params, keys: Key[Array, " seeds"]) -> dict[str, Array]:
     def evaluate(problem: Problem, params: Params, key: PRNGKeyArray) -> dict[str, Array]:
         found = {s: task.metrics(problem, params, jax.random.fold_in(key, 2), s) for s in SPLITS}
         return {f"{split}_{name}": value for split, ms in found.items() for name, value in ms.items()}
@@ -183,7 +183,7 @@ def _evaluate(task: Task, problems: Problem, params: Params, keys: PRNGKeyArray)
 
 @partial(jax.jit, static_argnums=(4, 5), donate_argnums=2)
 def _advance(
-    optimizers: Optimizer, task: Task, inner: Inner, keys: PRNGKeyArray, length: int, batch: int
+    optimizers: Optimizer, task: Task, inner: Inner, keys: Key[Array, " seeds"], length: int, batch: int
 ) -> tuple[Inner, Float[Array, "batch seeds length"]]:
     """`unroll` with the guard against non-finite gradients; the minibatch of a step depends on its number alone."""
 

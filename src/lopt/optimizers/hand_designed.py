@@ -31,7 +31,9 @@ def _log_gap(name: str, decay: float | Array) -> Scalar:
 
 
 class SGD(OptaxOptimizer):
-    r"""$u = -\eta\, g$, with $\log \eta$ learnable.
+    r"""Gradient descent with a learnable learning rate.
+
+    $$u = -\eta\, g$$ with leaf $\log \eta$.
 
     Args:
         learning_rate: $\eta$.
@@ -48,7 +50,9 @@ class SGD(OptaxOptimizer):
 
 
 class Momentum(OptaxOptimizer):
-    r"""$b \leftarrow \beta b + g$, $u = -\eta\, b$, with $\log \eta$ and $\log(1-\beta)$ learnable.
+    r"""Gradient descent with momentum, learning rate and decay learnable.
+
+    $$b \leftarrow \beta b + g, \qquad u = -\eta\, b$$ with leaves $\log \eta$ and $\log(1-\beta)$.
 
     Args:
         learning_rate: $\eta$.
@@ -71,7 +75,9 @@ class Momentum(OptaxOptimizer):
 
 
 class Adam(OptaxOptimizer):
-    r"""$u = -\eta\, \hat m / (\sqrt{\hat v} + \epsilon)$, with $\log\eta$, $\log(1-\beta_1)$, $\log(1-\beta_2)$, $\log\epsilon$ learnable.
+    r"""Adam with all four hyper-parameters learnable.
+
+    $$u = -\eta\, \hat m / (\sqrt{\hat v} + \epsilon)$$ with leaves $\log\eta$, $\log(1-\beta_1)$, $\log(1-\beta_2)$, $\log\epsilon$.
 
     Args:
         learning_rate: $\eta$.
@@ -106,7 +112,9 @@ class Adam(OptaxOptimizer):
 
 
 class AdamW(OptaxOptimizer):
-    r"""Adam with decoupled weight decay: $u = -\eta\, (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda w)$; all five learnable as logarithms.
+    r"""Adam with decoupled weight decay, all five hyper-parameters learnable.
+
+    $$u = -\eta\, (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda w)$$ with leaves those of `Adam` and $\log\lambda$.
 
     Args:
         learning_rate: $\eta$.

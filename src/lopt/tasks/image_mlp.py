@@ -136,7 +136,7 @@ def digits_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """`ImageMLP` on scikit-learn's digits: 64 inputs, 10 classes. Arguments as there."""
+    """MLP on scikit-learn's digits: 64 inputs, 10 classes. Arguments as for `ImageMLP`."""
     return ImageMLP(data.digits(), widths=widths, activation=activation, batch_size=batch_size, eval_size=eval_size)
 
 
@@ -148,7 +148,7 @@ def fashion_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """`ImageMLP` on Fashion-MNIST at `size` pixels a side (28, 14 or 7). Arguments as there."""
+    """MLP on Fashion-MNIST, `size` pixels a side: 28, 14 or 7. Other arguments as for `ImageMLP`."""
     return ImageMLP(
         data.fashion_mnist(size),
         widths=widths,

@@ -17,6 +17,7 @@ from lopt.errors import InputError
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
+from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
 
@@ -57,8 +58,6 @@ def save(path: str | Path, optimizer: Optimizer, card: Card | None = None) -> Pa
     Raises:
         InputError: for an optimizer that is not registered and so could not be loaded again.
     """
-    from lopt import __version__
-
     kinds = {kind: name for name, kind in OPTIMIZERS.items()}
     if type(optimizer) not in kinds:
         raise InputError(f"{type(optimizer).__name__} cannot be saved; savable are: {', '.join(OPTIMIZERS)}.")
