@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/coverage.py
-	$(BIN)/zensical build --clean --strict
+	PYTHONPATH=docs $(BIN)/zensical build --clean --strict
 
 clean:
 	rm -rf $(VENV) site runs

@@ -16,8 +16,8 @@ LEARNED = "meta-trained here"
 NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("digits 64-32-10 (home)", "digits_mlp", {}),
     ("digits 64-128-10 (wider)", "digits_mlp", {"widths": (128,)}),
-    ("digits 64-64-64-10 (wider, deeper)", "digits_mlp", {"widths": (64, 64)}),
-    ("digits 64-32-10, tanh", "digits_mlp", {"activation": "tanh"}),
+    ("digits 64-32-32-32-32-10 (deeper)", "digits_mlp", {"widths": (32, 32, 32, 32)}),
+    ("digits 64-32-10, gelu", "digits_mlp", {"activation": "gelu"}),
 )
 FASHION = ("Fashion-MNIST 784-32-10", "fashion_mlp", {})
 

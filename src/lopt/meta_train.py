@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +66,7 @@ def meta_train(
     key: PRNGKeyArray,
     run_dir: str | Path | None = None,
     checkpoint_seconds: float = 20.0,
+    settings: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> MetaState:
     r"""Meta-train an optimizer.
@@ -86,6 +88,7 @@ def meta_train(
         key: draws everything.
         run_dir: where to keep the run.
         checkpoint_seconds: time between checkpoints.
+        settings: what else must agree for a run to be continued, as JSON: a learning rate inside `outer` cannot be seen from without.
         on_step: called after each meta-step.
 
     Raises:
@@ -124,7 +127,8 @@ def meta_train(
         )
         gradient, found = (jax.tree.map(lambda *xs: sum(xs) / len(xs), *trees) for trees in (gradients, metrics))
         meta_params: Any = state.optimizer
-        updates, outer_state = outer_tx.update(gradient, state.outer, meta_params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
+            updates, outer_state = outer_tx.update(gradient, state.outer, meta_params)
         # A moving average over about 100 meta-steps, exact from the first.
         weight = 1.0 / jnp.minimum(state.step.astype(jnp.float32) + 1.0, 100.0)
         smoothed = state.smoothed + weight * (found["meta_loss"] - state.smoothed)
@@ -132,7 +136,7 @@ def meta_train(
         state = MetaState(meta_params, outer_state, states, state.key, state.step + 1, smoothed)
         return state, found | {"smoothed": smoothed}
 
-    run = None if run_dir is None else _Run(Path(run_dir), _config(optimizer, estimators, steps, key))
+    run = None if run_dir is None else _Run(Path(run_dir), _config(optimizer, estimators, steps, key, settings))
     state = jax.jit(begin)(optimizer, estimators, key)
     if run is not None:
         state = run.resume(state)
@@ -171,8 +175,8 @@ class _Run:
         path = folder / CONFIG
         if path.exists():
             try:
-                known = json.loads(path.read_text())
-            except ValueError as error:
+                known = dict(json.loads(path.read_text()))
+            except (ValueError, TypeError) as error:
                 raise InputError(f"{path} is damaged: {error}.") from error
             for name in sorted(known.keys() | config.keys()):
                 if known.get(name) != config.get(name):
@@ -191,8 +195,15 @@ class _Run:
         state = checkpoint.from_bytes(path.read_bytes(), like, str(path)) if path.exists() else like
         known = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
         known = known[: int(state.step)]
+        try:
+            self.seconds_before = json.loads(known[-1])["seconds"] if known else 0.0
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{metrics} is damaged: line {len(known)} is not a line of metrics.") from error
+        if len(known) != state.step:
+            raise InputError(
+                f"{metrics} is damaged: it has {len(known)} lines, the checkpoint is of step {state.step}."
+            )
         checkpoint.write_text(metrics, "".join(known))
-        self.seconds_before = json.loads(known[-1])["seconds"] if known else 0.0
         return state
 
     def log(self, line: dict[str, Any]) -> None:
@@ -206,15 +217,24 @@ class _Run:
         checkpoint.write_bytes(self.folder / CHECKPOINT, checkpoint.to_bytes(state))
 
 
-def _config(optimizer: Optimizer, estimators: Sequence[Estimator], steps: int, key: PRNGKeyArray) -> dict[str, Any]:
-    """What must agree for a run to be continued."""
-    return {
+def _config(
+    optimizer: Optimizer,
+    estimators: Sequence[Estimator],
+    steps: int,
+    key: PRNGKeyArray,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What must agree for a run to be continued, as JSON gives it back."""
+    config = {
+        **(settings or {}),
         "optimizer": eqx.tree_pformat(optimizer, width=10_000),
+        "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
         "estimators": [eqx.tree_pformat(e, width=10_000) for e in estimators],
         "steps": steps,
         "key": jax.random.key_data(key).tolist(),
         "devices": jax.device_count(),
     }
+    return json.loads(json.dumps(config))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ Params = PyTree[Array]
 Updates = PyTree[Array]
 State = PyTree[Array]
 
+LARGEST = 1e15  # gradients: the sum of their squares over any tensor stays within float32
+
 
 class Optimizer(eqx.Module):
     r"""An update rule. Its array leaves are its meta-parameters.
@@ -73,7 +75,8 @@ class Optimizer(eqx.Module):
     ) -> optax.GradientTransformationExtraArgs:
         """This optimizer as an optax transformation, safe against non-finite gradients.
 
-        A step whose gradient holds a NaN or an infinity is skipped: updates are zero and the state is unchanged.
+        A step whose gradient holds a NaN, an infinity or a number beyond 1e15, whose squares could overflow, is skipped: updates
+        are zero and the state is unchanged.
 
         Args:
             horizon: number of steps of the training, handed to `init`.
@@ -100,8 +103,8 @@ class Optimizer(eqx.Module):
 def update_if_finite(
     optimizer: Optimizer, updates: Updates, state: State, params: Params, **extra: Any
 ) -> tuple[Updates, State]:
-    """`optimizer.update`, or zero updates and the old state where a gradient holds a NaN or an infinity."""
-    finite = jnp.asarray([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)]).all()
+    """`optimizer.update`, or zero updates and the old state where a gradient holds a NaN, an infinity or a number beyond `LARGEST`."""
+    finite = jnp.asarray([jnp.all(jnp.abs(g.astype(jnp.float32)) < LARGEST) for g in jax.tree.leaves(updates)]).all()
     # A loop of one or no trip: unlike `lax.cond`, it lets XLA overwrite the state in place.
     return jax.lax.fori_loop(
         0,

@@ -91,7 +91,7 @@ class STAR(Optimizer):
         *,
         hidden: Sequence[int] = (4, 4),
         step_mult: float = 1e-3,
-        exp_mult: tuple[float, float, float] = (1e-3, 1e-3, 1e-3),
+        exp_mult: Sequence[float] = (1e-3, 1e-3, 1e-3),
         precondition: bool = True,
         nominal: Nominal = "adam_aggmo",
         nominal_step: float = 3e-3,
@@ -107,6 +107,8 @@ class STAR(Optimizer):
     ):
         if nominal not in get_args(Nominal):
             raise InputError(f"nominal is {nominal!r}; it must be one of {', '.join(get_args(Nominal))}.")
+        if len(exp_mult) != 3:
+            raise InputError(f"exp_mult is {list(exp_mult)}; it must be three numbers.")
         first, second, third = exp_mult
         self.hidden, self.step_mult, self.exp_mult = tuple(hidden), step_mult, (first, second, third)
         self.precondition = precondition
