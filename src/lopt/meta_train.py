@@ -96,7 +96,7 @@ def meta_train(
         OSError: for a run directory that cannot be written.
         Interrupted: after Ctrl-C.
 
-    Example:
+    Examples:
         >>> import jax, lopt, optax
         >>> pes = lopt.estimators.PES(lopt.tasks.Quadratic(dim=2), pairs=2, truncation=5, horizon=20)
         >>> state = lopt.meta_train(lopt.optimizers.SGD(), pes, optax.adam(1e-2), steps=3, key=jax.random.key(0))
@@ -178,7 +178,7 @@ class _Run:
                 known = dict(json.loads(path.read_text()))
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path} is damaged: {error}.") from error
-            for name in sorted(known.keys() | config.keys()):
+            for name in dict.fromkeys((*config, *known)):
                 if known.get(name) != config.get(name):
                     raise InputError(
                         f"The run directory {folder} belongs to another configuration: its {name} is {known.get(name)}, "

@@ -82,7 +82,7 @@ class Optimizer(eqx.Module):
             horizon: number of steps of the training, handed to `init`.
             key: handed to `init`.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, optax, lopt
             >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.create("adam", learning_rate=0.1).to_optax())
             >>> params = {"w": jnp.ones(3)}

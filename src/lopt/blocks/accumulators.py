@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 def decay_to_param(decay: float | Sequence[float]) -> Float[Array, ...]:
-    r"""$p = \log(1 - \beta)/10$, the scale on which decays are meta-learned (PAPERS: Metz 2022)."""
+    r"""$p = \log(1 - \beta)/10$, the scale on which decays are meta-learned (Metz et al. 2022)."""
     # In float32, as the reference: weights meta-learned there meet the decays that they were learned with.
     return jnp.log(1.0 - jnp.asarray(decay, jnp.float32)) / 10.0
 

@@ -39,7 +39,7 @@ class TensorState(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What a readout may use beside the network's outputs, all of one chunk."""
+    """What a readout may use beside the network's outputs."""
 
     gradient: Array
     param: Array
@@ -110,7 +110,7 @@ class AdafactorMLP(eqx.Module):
             state: its accumulators.
             param: the parameter, float32.
             time: `time_embedding` of the step.
-            readout: `(network outputs, Signals) -> update`, elementwise; it is called on chunks.
+            readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
         """
         momentum_decay, second_decay, factored_decay = (
@@ -198,10 +198,8 @@ class AdafactorMLP(eqx.Module):
             _, totals = chunked(sums, (gradient,), read)
             means = {i: totals[k] / gradient.size for k, i in enumerate(average)}
 
-        def write(overwrite: tuple[Array, ...], read: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-            out, signals = outputs(overwrite[0], read)
-            out = [jnp.broadcast_to(means[i], x.shape) if i in means else x for i, x in enumerate(out)]
-            return (readout(out, signals),), jnp.zeros((), jnp.float32)
-
-        (update,), _ = chunked(write, (gradient,), read)
+        # Elementwise from end to end: XLA makes one loop of it, without temporaries and over all cores, so no chunks.
+        out, signals = outputs(gradient, read)
+        out = [jnp.broadcast_to(means[i], x.shape) if i in means else x for i, x in enumerate(out)]
+        update = readout(out, signals)
         return update, TensorState(tuple(momentum), second, row, col)

@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 class MLP(eqx.Module):
     r"""A per-parameter ReLU network, written as sums over feature arrays.
 
-    $$h^{(k+1)} = \mathrm{relu}(h^{(k)} W_k + b_k)$$ with a linear last layer.
+    $$h^{(k+1)} = \mathrm{relu}(h^{(k)} W_k + b_k)$$
+
+    The last layer is linear.
 
     Features are separate arrays rather than a trailing axis, so XLA fuses them and the network into one elementwise loop and
     no `[parameters, features]` matrix exists. Weights start truncated normal with deviation $1/\sqrt{\text{fan in}}$.

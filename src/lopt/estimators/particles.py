@@ -33,6 +33,10 @@ class ParticleState(NamedTuple):
     noise: Noise
 
 
+def _both(horizon: int | tuple[int, int]) -> tuple[int, int]:
+    return (horizon, horizon) if isinstance(horizon, int) else horizon
+
+
 class AntitheticES(Estimator):
     r"""Antithetic evolution strategies on truncated unrolls. Subclasses say which noise perturbs and which gets the credit.
 
@@ -48,42 +52,31 @@ class AntitheticES(Estimator):
         task: the distribution over inner problems.
         pairs: $N$.
         truncation: $K$, inner steps a meta-gradient.
-        horizon: least and greatest length of an inner problem, rounded down to multiples of $K$.
+        horizon: length of an inner problem, or the least and the greatest, rounded down to multiples of $K$.
         std: $\sigma$.
         split: the split whose losses make the meta-loss: `train`, or `valid` for optimizers that regularise.
     """
 
     task: Task
-    pairs: int = eqx.field(static=True)
-    truncation: int = eqx.field(static=True)
-    horizon: tuple[int, int] = eqx.field(static=True)
-    std: float = eqx.field(static=True)
-    split: Split = eqx.field(static=True)
+    pairs: int = eqx.field(static=True, default=8, kw_only=True)
+    truncation: int = eqx.field(static=True, default=20, kw_only=True)
+    horizon: tuple[int, int] = eqx.field(static=True, converter=_both, default=200, kw_only=True)
+    std: float = eqx.field(static=True, default=0.01, kw_only=True)
+    split: Split = eqx.field(static=True, default="train", kw_only=True)
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        pairs: int = 8,
-        truncation: int = 20,
-        horizon: int | tuple[int, int] = 200,
-        std: float = 0.01,
-        split: Split = "train",
-    ):
-        low, high = (horizon, horizon) if isinstance(horizon, int) else horizon
-        for name, number in (("pairs", pairs), ("truncation", truncation)):
+    def __check_init__(self) -> None:
+        for name, number in (("pairs", self.pairs), ("truncation", self.truncation)):
             if number < 1:
                 raise InputError(f"{name} is {number}; it must be at least 1.")
-        if low < truncation:
-            raise InputError(f"horizon is {low}; it must be at least the truncation, {truncation}.")
+        low, high = self.horizon
+        if low < self.truncation:
+            raise InputError(f"horizon is {low}; it must be at least the truncation, {self.truncation}.")
         if low > high:
             raise InputError(f"horizon is ({low}, {high}); the first must not exceed the second.")
-        if not std > 0:
-            raise InputError(f"std is {std}; it must be positive.")
-        if split not in get_args(Split):
-            raise InputError(f"split is {split!r}; it must be one of {', '.join(get_args(Split))}.")
-        self.task, self.pairs, self.truncation, self.horizon = task, pairs, truncation, (low, high)
-        self.std, self.split = std, split
+        if not self.std > 0:
+            raise InputError(f"std is {self.std}; it must be positive.")
+        if self.split not in get_args(Split):
+            raise InputError(f"split is {self.split!r}; it must be one of {', '.join(get_args(Split))}.")
 
     @property
     def inner_steps(self) -> int:

@@ -70,7 +70,7 @@ def train(
     Raises:
         InputError: for a number of steps, seeds or evaluations below 1.
 
-    Example:
+    Examples:
         >>> import jax, lopt, optax
         >>> task = lopt.tasks.create("quadratic", dim=3)
         >>> record = lopt.train(optax.sgd(0.1), task, steps=20, key=jax.random.key(0), seeds=2, evals=4)
@@ -98,11 +98,10 @@ def train_batch(
     batch: int,
     on_eval: Callable[[int], None] | None = None,
 ) -> TrainRecord:
-    """`train` for a batch of optimizers of one kind, in one compile.
+    """`train` for a batch of optimizers of one kind, in one compile. Other arguments as there.
 
     Args:
         optimizers: an optimizer whose leaves have a leading axis of `batch`.
-        task, steps, key, seeds, evals, on_eval: as for `train`.
         batch: length of that axis.
 
     Returns:

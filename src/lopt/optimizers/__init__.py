@@ -36,7 +36,7 @@ def create(name: str, /, *, key: PRNGKeyArray | None = None, **fields: Any) -> O
     Raises:
         InputError: for an unknown name or field, with the nearest ones.
 
-    Example:
+    Examples:
         >>> import jax, lopt
         >>> lopt.create("small_fc", key=jax.random.key(0), step_mult=1e-2).hidden
         (4, 4)

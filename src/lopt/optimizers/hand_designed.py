@@ -33,7 +33,9 @@ def _log_gap(name: str, decay: float | Array) -> Scalar:
 class SGD(OptaxOptimizer):
     r"""Gradient descent with a learnable learning rate.
 
-    $$u = -\eta\, g$$ with leaf $\log \eta$.
+    $$u = -\eta\, g$$
+
+    The leaf is $\log \eta$.
 
     Args:
         learning_rate: $\eta$.
@@ -52,7 +54,9 @@ class SGD(OptaxOptimizer):
 class Momentum(OptaxOptimizer):
     r"""Gradient descent with momentum, learning rate and decay learnable.
 
-    $$b \leftarrow \beta b + g, \qquad u = -\eta\, b$$ with leaves $\log \eta$ and $\log(1-\beta)$.
+    $$b \leftarrow \beta b + g, \qquad u = -\eta\, b$$
+
+    The leaves are $\log \eta$ and $\log(1-\beta)$.
 
     Args:
         learning_rate: $\eta$.
@@ -77,7 +81,9 @@ class Momentum(OptaxOptimizer):
 class Adam(OptaxOptimizer):
     r"""Adam with all four hyper-parameters learnable.
 
-    $$u = -\eta\, \hat m / (\sqrt{\hat v} + \epsilon)$$ with leaves $\log\eta$, $\log(1-\beta_1)$, $\log(1-\beta_2)$, $\log\epsilon$.
+    $$u = -\eta\, \hat m / (\sqrt{\hat v} + \epsilon)$$
+
+    The leaves are $\log\eta$, $\log(1-\beta_1)$, $\log(1-\beta_2)$, $\log\epsilon$.
 
     Args:
         learning_rate: $\eta$.
@@ -114,7 +120,9 @@ class Adam(OptaxOptimizer):
 class AdamW(OptaxOptimizer):
     r"""Adam with decoupled weight decay, all five hyper-parameters learnable.
 
-    $$u = -\eta\, (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda w)$$ with leaves those of `Adam` and $\log\lambda$.
+    $$u = -\eta\, (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda w)$$
+
+    The leaves are those of `Adam` and $\log\lambda$.
 
     Args:
         learning_rate: $\eta$.

@@ -30,7 +30,7 @@ def create(name: str, /, **fields: Any) -> Task:
         InputError: for an unknown name or field, with the nearest ones.
         MissingDataError: for data that are not on this machine.
 
-    Example:
+    Examples:
         >>> import lopt
         >>> lopt.tasks.create("digits_mlp", widths=(64, 64)).widths
         (64, 64)

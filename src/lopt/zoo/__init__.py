@@ -87,7 +87,7 @@ def load(name_or_path: str | Path) -> Optimizer:
         CheckpointError: for an unknown name, or a card or weights file that is missing, damaged, truncated, of another
             architecture, or does not have the checksum on its card.
 
-    Example:
+    Examples:
         >>> import jax, lopt, tempfile
         >>> folder = tempfile.mkdtemp()
         >>> path = lopt.save(f"{folder}/mine", lopt.create("small_fc", key=jax.random.key(0)))
@@ -106,7 +106,8 @@ def load(name_or_path: str | Path) -> Optimizer:
             unknown("optimizer", card.optimizer, OPTIMIZERS) + f" It is named on the card of {weights}."
         )
     try:
-        like = eqx.filter_eval_shape(lambda: create(card.optimizer, **card.fields))
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.fields.items()}
+        like = eqx.filter_eval_shape(lambda: create(card.optimizer, **fields))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
     return checkpoint.from_bytes(content, like, str(weights))

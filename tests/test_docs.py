@@ -1,0 +1,156 @@
+"""The documentation covers every public name, its Python runs and its commands parse."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import pytest
+import tyro
+
+import lopt
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TINY = 3  # steps that the documentation's loops and meta-trainings are cut to
+FAST = {"how-to-choose"}  # pages whose Python compiles next to nothing
+
+
+def load(name: str) -> ModuleType:
+    """A script of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+coverage = load("coverage")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language, but for those that say `no-run` after it."""
+    return [code for lang, info, code in FENCE.findall(page.read_text()) if lang == language and "no-run" not in info]
+
+
+def tiny(code: str) -> str:
+    """The same code with few steps."""
+    return re.sub(r"\b(steps=|STEPS = )[\d_]+", rf"\g<1>{TINY}", code)
+
+
+def test_every_public_name_is_documented() -> None:
+    assert coverage.missing() == []
+
+
+@pytest.mark.parametrize(
+    ("page", "directive", "name"),
+    [
+        ("optimizers.md", "lopt.optimizers.star.STAR", "lopt.optimizers.STAR"),
+        ("lopt.md", "lopt.meta_train.meta_train", "lopt.meta_train"),
+        ("evaluate.md", "lopt.evaluate.baselines.LEARNING_RATES", "lopt.evaluate.LEARNING_RATES"),
+        ("tasks.md", "lopt.tasks.data.digits", "lopt.tasks.data.digits"),
+    ],
+)
+def test_coverage_fails_when_a_directive_is_taken_away(page: str, directive: str, name: str, tmp_path: Path) -> None:
+    api = shutil.copytree(DOCS / "api", tmp_path / "api")
+    text = (api / page).read_text()
+    assert f"::: {directive}\n" in text
+    (api / page).write_text(text.replace(f"::: {directive}\n", f"{directive}\n"))
+    found = coverage.missing(api)
+    assert f"{name}: not in docs/api" in found
+    assert all(line.startswith(("lopt.",)) and line.split(":")[0].endswith(name.split(".")[-1]) for line in found)
+
+
+def test_coverage_fails_when_a_page_is_taken_away(tmp_path: Path) -> None:
+    api = shutil.copytree(DOCS / "api", tmp_path / "api")
+    (api / "zoo.md").unlink()
+    found = coverage.missing(api)
+    for name in lopt.zoo.__all__:
+        if name != "CheckpointError":  # has its place on the page of its own module
+            assert f"lopt.zoo.{name}: not in docs/api" in found
+    assert "lopt.load: not in docs/api" in found
+
+
+def test_coverage_fails_for_a_new_name_and_one_without_a_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare() -> None: ...
+
+    monkeypatch.setattr(lopt.tasks, "bare", bare, raising=False)
+    monkeypatch.setattr(lopt.tasks, "__all__", [*lopt.tasks.__all__, "bare"])
+    assert coverage.missing() == ["lopt.tasks.bare: not in docs/api", "lopt.tasks.bare: no docstring"]
+
+
+def test_coverage_ends_with_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    coverage.main()
+    assert "are documented" in capsys.readouterr().out
+    monkeypatch.setattr(coverage, "missing", lambda: ["lopt.x: not in docs/api"])
+    with pytest.raises(SystemExit) as stop:
+        coverage.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().out == "lopt.x: not in docs/api\n"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=() if page.stem in FAST else pytest.mark.slow)
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
+def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page in order, in one namespace, with steps cut down."""
+    monkeypatch.chdir(tmp_path)
+    lopt.save("runs/demo/optimizer", lopt.create("star", precondition=False))  # what `make demo` leaves behind
+    for table in (lopt.optimizers.OPTIMIZERS, lopt.tasks.TASKS):  # a page may add a row
+        for name, build in list(table.items()):
+            monkeypatch.setitem(table, name, build)
+    module = ModuleType(f"page_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    # As on a user's machine: optax's own arithmetic mixes types.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for i, code in enumerate(blocks(page, "python")):
+            exec(compile(tiny(code), f"{page.name}, block {i + 1}", "exec"), vars(module))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_commands_of_a_page_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lopt.cli import Command
+
+    for line in "".join(blocks(page, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        if words and words[0] == "lopt":
+            try:
+                tyro.cli(Command, args=words[1:], config=(tyro.conf.OmitSubcommandPrefixes,))  # pyright: ignore
+            except SystemExit:
+                pytest.fail(f"{line}\n{capsys.readouterr()}")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page}: {target}"
+
+
+def test_equations_become_mathml_or_stay_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("markdown")
+    mathml = load("mathml")
+    page = '<p>With <span class="arithmatex">\\(a &lt; b\\)</span></p><div class="arithmatex">\\[x\\]</div>'
+    monkeypatch.setattr(mathml, "convert", None)
+    shown = mathml.MathML().run(page)
+    assert "<code>a &lt; b</code>" in shown
+    monkeypatch.setattr(mathml, "convert", lambda tex, display: f"<math {display}>{tex}</math>")
+    assert mathml.MathML().run(page) == (
+        '<p>With <span class="arithmatex"><math inline>a < b</math></span></p>'
+        '<div class="arithmatex"><math block>x</math></div>'
+    )
