@@ -1,0 +1,40 @@
+"""What every test runs under: types that must not mix by accident, shapes that are checked, one thread a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Small kernels: handing work to a second thread costs more than it saves, and the tests run a process a core.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("lopt", "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples every time, however busy the machine.
+hypothesis.settings.register_profile("lopt", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("lopt")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs() -> Iterator[None]:
+    """Compiled programs of one file are of no use to the next, and a few thousand of them fill gigabytes."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users have it: annotations are not checked at run time, so that the library's own checks speak."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

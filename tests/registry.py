@@ -1,0 +1,248 @@
+"""The tables of the property tests: one row for each optimizer, task and estimator.
+
+A file in `lopt/optimizers`, `lopt/tasks` or `lopt/estimators` without a row here fails `test_public_api.py`. Adding an optimizer is
+one file and one row; every property of `test_optimizers.py` then holds for it or a test fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+import lopt
+from lopt.estimators.particles import AntitheticES
+from lopt.optimizer import Optimizer
+from lopt.task import Task
+from lopt.tasks.data import fashion_mnist_folder
+
+
+def _same(optimizer: Optimizer) -> Optimizer:
+    return optimizer
+
+
+class OptimizerRow(NamedTuple):
+    """An optimizer.
+
+    Attributes:
+        name: its key in `lopt.optimizers.OPTIMIZERS`.
+        kind: its class.
+        meta_parameters: how many numbers its leaves hold at the defaults.
+        converging: constructor arguments with which `prepare` makes it converge on a small quadratic in 800 steps.
+        prepare: sets meta-parameters, where random ones cannot be expected to converge.
+        per_parameter: whether permuting the rows of a matrix permutes its update.
+        learned: whether its meta-parameters are weights that start at random.
+    """
+
+    name: str
+    kind: type[Optimizer]
+    meta_parameters: int
+    converging: Mapping[str, Any]
+    prepare: Callable[[Optimizer], Optimizer] = _same
+    per_parameter: bool = True
+    learned: bool = False
+
+    def create(self, *, seed: int = 0, **fields: Any) -> Optimizer:
+        """The optimizer at its defaults, with some fields changed."""
+        return lopt.create(self.name, key=jax.random.key(seed), **fields)
+
+    def create_converging(self, *, seed: int = 0) -> Optimizer:
+        """The optimizer with meta-parameters at which it converges on a small quadratic."""
+        return self.prepare(self.create(seed=seed, **self.converging))
+
+
+class TaskRow(NamedTuple):
+    """A task.
+
+    Attributes:
+        name: of the row.
+        kind: its key in `lopt.tasks.TASKS`, or the name of the wrapper.
+        module: the file in `lopt/tasks` that it is there to test.
+        build: makes it; use `create`, which makes it once.
+        learning_rate: at which 100 steps of Adam lower the loss.
+        noisy: whether two keys give two training losses.
+        splits: whether its splits hold different examples.
+    """
+
+    name: str
+    kind: str
+    module: str
+    build: Callable[[], Task]
+    learning_rate: float
+    noisy: bool
+    splits: bool
+
+    def create(self) -> Task:
+        """The task; the same object every time."""
+        return _build_once(self.name)
+
+
+class EstimatorRow(NamedTuple):
+    """An estimator.
+
+    Attributes:
+        name: its key in `lopt.estimators.ESTIMATORS`.
+        kind: its class.
+        unbiased: whether it is, for truncations shorter than the horizon.
+        persistent: whether noise is fresh in every truncation and yet credited for all later ones.
+    """
+
+    name: str
+    kind: type[AntitheticES]
+    unbiased: bool
+    persistent: bool
+
+    def create(self, task: Task, **fields: Any) -> AntitheticES:
+        """The estimator on a task."""
+        return self.kind(task, **fields)
+
+
+def normalised_descent(optimizer: Optimizer) -> Optimizer:
+    r"""Weights of a `SmallFC` that make it $u = -\lambda_1\, g / \sqrt{10^{-5} + \overline{g^2}}$.
+
+    Two hidden units carry $\mathrm{relu}(\pm g)$ to the direction; all else is zero.
+    """
+    zero = jax.tree.map(jnp.zeros_like, optimizer)
+    first, *middle, last = zero.rule.net.weights  # pyright: ignore[reportAttributeAccessIssue]
+    first = first.at[0, 0].set(1.0).at[0, 1].set(-1.0)
+    middle = [w.at[0, 0].set(1.0).at[1, 1].set(1.0) for w in middle]
+    last = last.at[0, 0].set(1.0).at[1, 0].set(-1.0)
+    return eqx.tree_at(lambda o: o.rule.net.weights, zero, (first, *middle, last))
+
+
+def without_black_box(optimizer: Optimizer) -> Optimizer:
+    """A `STAR` whose network puts out zero: its nominal term alone."""
+    return eqx.tree_at(lambda o: o.rule.net.weights[-1], optimizer, replace_fn=jnp.zeros_like)
+
+
+OPTIMIZERS = [
+    OptimizerRow("sgd", lopt.optimizers.SGD, 1, {"learning_rate": 0.5}),
+    OptimizerRow("momentum", lopt.optimizers.Momentum, 2, {"learning_rate": 0.1, "decay": 0.8}),
+    OptimizerRow("adam", lopt.optimizers.Adam, 4, {"learning_rate": 0.05}),
+    OptimizerRow("adamw", lopt.optimizers.AdamW, 5, {"learning_rate": 0.05}),
+    OptimizerRow(
+        "small_fc", lopt.optimizers.SmallFC, 197, {"step_mult": 6e-3}, prepare=normalised_descent, learned=True
+    ),
+    OptimizerRow(
+        "star",
+        lopt.optimizers.STAR,
+        207,
+        {"nominal_step": 0.02, "momentum_decays": (0.5, 0.8, 0.9), "second_decay": 0.99},
+        prepare=without_black_box,
+        learned=True,
+    ),
+]
+
+
+def _digits(**fields: Any) -> Callable[[], Task]:
+    return lambda: lopt.tasks.digits_mlp(**fields)
+
+
+def _small_quadratic() -> Task:
+    return lopt.tasks.Quadratic(dim=5)
+
+
+def _reparametrized(level: Any) -> Callable[[], Task]:
+    return lambda: lopt.tasks.Reparametrized(_small_quadratic(), level, low=0.1, high=10.0)
+
+
+TASKS = [
+    TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
+    TaskRow(
+        "quadratic_noisy",
+        "quadratic",
+        "quadratic",
+        lambda: lopt.tasks.Quadratic(dim=5, low=-1.0, noise=0.1),
+        0.05,
+        noisy=True,
+        splits=False,
+    ),
+    TaskRow(
+        "digits_mlp", "digits_mlp", "image_mlp", _digits(widths=(8,), batch_size=16), 0.01, noisy=True, splits=True
+    ),
+    TaskRow(
+        "digits_softmax", "digits_mlp", "image_mlp", _digits(widths=(), batch_size=16), 0.01, noisy=True, splits=True
+    ),
+    TaskRow(
+        "digits_deep_tanh",
+        "digits_mlp",
+        "image_mlp",
+        _digits(widths=(8, 4), activation="tanh", batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+    ),
+    TaskRow(
+        "fashion_mlp",
+        "fashion_mlp",
+        "image_mlp",
+        lambda: lopt.tasks.fashion_mlp(size=7, widths=(8,), batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+    ),
+    *(
+        TaskRow(f"reparametrized_{level}", "Reparametrized", "augment", _reparametrized(level), 0.02, False, False)
+        for level in ("global", "tensor", "parameter")
+    ),
+    TaskRow(
+        "reparametrized_digits",
+        "Reparametrized",
+        "augment",
+        lambda: lopt.tasks.Reparametrized(_digits(widths=(4,), batch_size=16)(), "parameter", low=0.5, high=2.0),
+        0.01,
+        noisy=True,
+        splits=True,
+    ),
+]
+
+ESTIMATORS = [
+    EstimatorRow("pes", lopt.estimators.PES, unbiased=True, persistent=True),
+    EstimatorRow("es_single", lopt.estimators.ESSingle, unbiased=True, persistent=False),
+    EstimatorRow("truncated_es", lopt.estimators.TruncatedES, unbiased=False, persistent=False),
+]
+
+
+@functools.cache
+def _build_once(name: str) -> Task:
+    return next(row for row in TASKS if row.name == name).build()
+
+
+def task_marks(row: TaskRow) -> list[pytest.MarkDecorator]:
+    """A task whose data are not on this machine is skipped, and nothing else is."""
+    missing = row.kind == "fashion_mlp" and fashion_mnist_folder() is None
+    return [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
+
+
+# Ready for `pytest.mark.parametrize`.
+optimizer_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in OPTIMIZERS])
+task_rows = pytest.mark.parametrize("row", [pytest.param(r, id=r.name, marks=task_marks(r)) for r in TASKS])
+estimator_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ESTIMATORS])
+
+
+@contextlib.contextmanager
+def as_users_run_it() -> Iterator[None]:
+    """Without the type checks of the tests, which would stop a bad argument before lopt's own sentence about it does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def example_params(key: PRNGKeyArray | None = None, dtype: Any = jnp.float32) -> PyTree[Array]:
+    """Parameters of every rank that matters: scalar, vector, matrix, convolution, an empty tensor, and a `None`."""
+    shapes = {"scalar": (), "bias": (5,), "matrix": (6, 5), "conv": (3, 3, 2, 4), "empty": (0, 3)}
+    keys = jax.random.split(jax.random.key(0) if key is None else key, len(shapes))
+    params = {
+        n: jax.random.normal(k, s, jnp.float32).astype(dtype) for k, (n, s) in zip(keys, shapes.items(), strict=True)
+    }
+    return params | {"absent": None}

@@ -1,0 +1,56 @@
+"""The benchmarks run, at a tiny size, and write what their README promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SPREAD = {"median", "q1", "q3"}
+
+
+def run(script: str, out: Path, *arguments: str) -> list[dict]:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record.keys() == {"command", "machine", "results"}
+    assert record["command"] == " ".join(["python", f"benchmarks/{script}", *arguments])
+    assert {"cpu", "cores", "load_before", "python", "jax", "jaxlib", "optax"} <= record["machine"].keys()
+    assert str(Path.home()) not in out.read_text()
+    return record["results"]
+
+
+@pytest.mark.slow
+def test_step(tmp_path: Path) -> None:
+    arguments = ("--sizes", "100", "400", "--optimizers", "sgd", "small_fc", "--repeats", "3")
+    results = run("step.py", tmp_path / "step.json", *arguments)
+    assert [(r["optimizer"], r["parameters"]) for r in results] == [
+        ("sgd", 110),
+        ("small_fc", 110),
+        ("sgd", 420),
+        ("small_fc", 420),
+    ]
+    for r in results:
+        for name in ("update_ms", "adam_ms", "ratio_to_adam"):
+            assert r[name].keys() == SPREAD
+            assert 0 < r[name]["q1"] <= r[name]["median"] <= r[name]["q3"]
+        assert r["compile_seconds"] > 0
+        assert r["temp_bytes_per_parameter"] >= 0
+        assert (r["state_bytes_per_parameter"] == 0) == (r["optimizer"] == "sgd")
+
+
+@pytest.mark.slow
+def test_meta_train(tmp_path: Path) -> None:
+    arguments = ("--tasks", "quadratic", "--estimators", "pes", "--optimizers", "sgd", "--pairs", "2")
+    arguments += ("--truncation", "2", "--turns", "2", "--seconds", "0.001")
+    results = run("meta_train.py", tmp_path / "meta_train.json", *arguments)
+    assert [r["layout"] for r in results] == ["threads", "devices", "processes"]
+    for r in results:
+        assert (r["task"], r["estimator"], r["optimizer"], r["pairs"]) == ("quadratic", "pes", "sgd", 2)
+        assert r["meta_step_ms"].keys() == SPREAD
+        assert r["meta_steps"] >= 2
+        assert r["inner_steps_per_second"] > 0
+        assert 0 < r["compile_seconds"] < r["first_meta_step_seconds"]

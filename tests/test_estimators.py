@@ -1,0 +1,580 @@
+"""Meta-gradient estimators against exact smoothed meta-gradients, and how particles live and die."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, PRNGKeyArray
+
+import lopt
+from lopt.errors import InputError
+from lopt.estimators import PES, ESSingle, TruncatedES, meta_loss
+from lopt.estimators.particles import AntitheticES, ParticleState
+from lopt.optimizer import Optimizer
+from lopt.optimizers import SGD, Momentum
+from lopt.task import Split, Task
+from registry import EstimatorRow, estimator_rows
+
+EIGENVALUES, START = (1.0, 0.02), (1.0, 6.0)
+LEARNING_RATE = 1.4  # far-sighted descent wants more of it (second axis), greedy descent less (first axis)
+STD = 0.05
+HORIZON = 20
+
+
+class Bowl(Task):
+    """One fixed quadratic from one fixed start: nothing depends on the key, so meta-gradients have exact values."""
+
+    def sample(self, key: PRNGKeyArray) -> tuple[()]:
+        del key
+        return ()
+
+    def init(self, problem: tuple[()], key: PRNGKeyArray) -> Array:
+        del problem, key
+        return jnp.asarray(START)
+
+    def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+        del problem, key, split
+        return 0.5 * jnp.sum(jnp.asarray(EIGENVALUES) * params**2)
+
+
+# --- The exact values, in numpy: Gauss-Hermite quadrature over the noise, complex-step derivatives. ---
+
+
+def nodes(dimensions: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tensor-product nodes `[count**dimensions, dimensions]` and weights of a standard normal."""
+    points, weights = np.polynomial.hermite_e.hermegauss(count)
+    weights = weights / weights.sum()
+    grid = np.array(list(itertools.product(points, repeat=dimensions)))
+    return grid, np.array([math.prod(w) for w in itertools.product(weights, repeat=dimensions)])
+
+
+def descend(log_rates: np.ndarray, log_gaps: np.ndarray | None = None) -> np.ndarray:
+    """Losses `[nodes, steps]` of gradient descent on `Bowl`, by plain recurrence, with momentum where `log_gaps` is given."""
+    eigenvalues, w = np.array(EIGENVALUES), np.array(START, complex)
+    buffer, losses = np.zeros(2, complex), []
+    for t in range(log_rates.shape[1]):
+        losses.append(0.5 * np.sum(eigenvalues * w**2, axis=-1) * np.ones(len(log_rates)))
+        decay = 0.0 if log_gaps is None else 1.0 - np.exp(log_gaps[:, t, None])
+        buffer = decay * buffer + eigenvalues * w
+        w = w - np.exp(log_rates[:, t, None]) * buffer
+    found = np.stack(losses, axis=1)
+    assert (found.real <= 1.0).all(), "the meta-loss would squash these losses"
+    return found
+
+
+STEP = 1e-30j  # of the complex-step derivative, exact to rounding
+
+
+def exact_independent_noise(truncation: int, horizon: int = HORIZON) -> float:
+    """The derivative of the mean loss, smoothed by independent noise in every truncation."""
+    grid, weights = nodes(horizon // truncation, 7)
+    log_rates = np.repeat(math.log(LEARNING_RATE) + STEP + STD * grid, truncation, axis=1)
+    return (weights @ descend(log_rates).mean(axis=1)).imag / abs(STEP)
+
+
+def exact_single_noise(horizon: int = HORIZON) -> float:
+    """The derivative of the mean loss, smoothed by one draw of noise for the whole of the horizon."""
+    grid, weights = nodes(1, 15)
+    log_rates = np.repeat(math.log(LEARNING_RATE) + STEP + STD * grid, horizon, axis=1)
+    return (weights @ descend(log_rates).mean(axis=1)).imag / abs(STEP)
+
+
+# --- Whole lifetimes of the estimator. ---
+
+
+def lifetimes(
+    estimator: AntitheticES, optimizer: Optimizer, *, keys: int, seed: int = 0, staggered: bool = False
+) -> list[np.ndarray]:
+    """Per key and leaf, the mean of the estimates over one lifetime, `[keys, ...]`; all inner problems begin at the first estimate.
+
+    Or, if `staggered`, over as many estimates in the steady state, where every pair is at another phase.
+    """
+    estimates = estimator.horizon[1] // estimator.truncation
+    assert estimator.horizon == (estimates * estimator.truncation,) * 2
+
+    def one(key: PRNGKeyArray) -> Optimizer:
+        def step(state: ParticleState, key: PRNGKeyArray) -> tuple[ParticleState, Optimizer]:
+            gradient, state, _ = estimator.estimate(optimizer, state, key)
+            return state, gradient
+
+        state = estimator.init(optimizer, key)
+        # First horizons are shortened only where the horizon is zero.
+        state = state if staggered else _aged(state)
+        total = estimates * (2 if staggered else 1)
+        _, gradients = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(key, 1), total))
+        return jax.tree.map(lambda x: jnp.mean(x[-estimates:], axis=0), gradients)
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), keys))
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(found)]
+
+
+# Jitted once, with the estimator as an argument, so that tests share their programs.
+@jax.jit
+def begin(estimator: AntitheticES, optimizer: Optimizer, key: PRNGKeyArray) -> ParticleState:
+    return estimator.init(optimizer, key)
+
+
+@jax.jit
+def estimate(
+    estimator: AntitheticES, optimizer: Optimizer, state: ParticleState, key: PRNGKeyArray
+) -> tuple[Optimizer, ParticleState, dict[str, Array]]:
+    return estimator.estimate(optimizer, state, key)
+
+
+def _aged(state: ParticleState) -> ParticleState:
+    one = jnp.ones_like(state.inner.step)
+    return state._replace(inner=state.inner._replace(step=one, horizon=one))
+
+
+class Mean(NamedTuple):
+    mean: float
+    error: float  # standard error
+
+    def sigmas(self, exact: float) -> float:
+        return abs(self.mean - exact) / self.error
+
+
+def mean(values: np.ndarray) -> Mean:
+    return Mean(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+
+
+def assert_unbiased(found: Mean, exact: float) -> None:
+    assert 4 * found.error < 0.1 * abs(exact), "the interval is too wide for the test to mean anything"
+    assert found.sigmas(exact) < 4, f"{found} against {exact}"
+
+
+@pytest.mark.parametrize("truncation", [5, 10, 20])
+def test_pes_is_unbiased(truncation: int) -> None:
+    estimator = PES(Bowl(), pairs=256, truncation=truncation, horizon=HORIZON, std=STD)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=512)
+    assert_unbiased(mean(gradients), exact_independent_noise(truncation))
+
+
+@pytest.mark.parametrize("truncation", [5, 10, 20])
+def test_es_single_is_unbiased(truncation: int) -> None:
+    estimator = ESSingle(Bowl(), pairs=256, truncation=truncation, horizon=HORIZON, std=STD)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=128)
+    assert_unbiased(mean(gradients), exact_single_noise())
+
+
+@pytest.mark.parametrize("kind", [PES, ESSingle])
+def test_unbiased_with_staggered_particles(kind: type[AntitheticES]) -> None:
+    estimator = kind(Bowl(), pairs=256, truncation=5, horizon=HORIZON, std=STD)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=512, staggered=True)
+    assert_unbiased(mean(gradients), exact_independent_noise(5) if kind is PES else exact_single_noise())
+
+
+@pytest.mark.parametrize("truncation", [5, 10])
+def test_truncated_es_is_biased(truncation: int) -> None:
+    estimator = TruncatedES(Bowl(), pairs=256, truncation=truncation, horizon=HORIZON, std=STD)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=512)
+    found, exact = mean(gradients), exact_independent_noise(truncation)
+    assert found.sigmas(exact) > 8
+    assert abs(found.mean - exact) > 0.5 * abs(exact)
+    if truncation == 5:
+        assert found.mean > 0 > exact, "greedy and far-sighted disagree even on the direction"
+
+
+def test_truncated_es_over_the_whole_horizon_is_full_es() -> None:
+    estimator = TruncatedES(Bowl(), pairs=256, truncation=HORIZON, horizon=HORIZON, std=STD)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=128)
+    assert_unbiased(mean(gradients), exact_single_noise())
+
+
+def test_es_single_is_unbiased_for_every_leaf() -> None:
+    learning_rate, decay, truncation = 0.6, 0.4, 5
+    grid, weights = nodes(2, 11)
+
+    def exact(leaf: int) -> float:
+        log_rates = math.log(learning_rate) + STD * grid[:, :1] + (STEP if leaf == 0 else 0)
+        log_gaps = math.log(1 - decay) + STD * grid[:, 1:] + (STEP if leaf == 1 else 0)
+        losses = descend(np.repeat(log_rates, HORIZON, axis=1), np.repeat(log_gaps, HORIZON, axis=1))
+        return (weights @ losses.mean(axis=1)).imag / abs(STEP)
+
+    estimator = ESSingle(Bowl(), pairs=256, truncation=truncation, horizon=HORIZON, std=STD)
+    optimizer = Momentum(learning_rate=learning_rate, decay=decay)
+    gradients = lifetimes(estimator, optimizer, keys=256)
+    assert abs(exact(0) - exact(1)) > 0.5 * abs(exact(0)), "swapped leaves would go unnoticed"
+    for leaf in (0, 1):
+        assert_unbiased(mean(gradients[leaf]), exact(leaf))
+
+
+@estimator_rows
+def test_small_noise_gives_the_backprop_gradient(row: EstimatorRow) -> None:
+    optimizer = Momentum(learning_rate=0.6, decay=0.4)
+    task, key = Bowl(), jax.random.key(0)
+
+    def loss(optimizer: Momentum) -> Array:
+        _, losses = lopt.unroll(optimizer, task, lopt.start(optimizer, task, key, HORIZON), key, HORIZON)
+        return meta_loss(losses)[0]
+
+    backprop = np.asarray(jax.tree.leaves(jax.jit(jax.grad(loss))(optimizer)))
+    errors = []
+    for std in (0.1, 0.05):
+        estimator = row.create(task, pairs=8, truncation=HORIZON, horizon=HORIZON, std=std)
+        gradient, state, _ = estimate(estimator, optimizer, begin(estimator, optimizer, key), key)
+        noise = np.stack(jax.tree.leaves(state.noise), axis=-1)  # [pairs, leaves]
+        # To first order the losses of a pair differ by twice the noise times the gradient.
+        expected = np.mean(noise * (noise @ backprop)[:, None], axis=0) / std**2
+        assert np.linalg.norm(expected) > 0.1 * np.linalg.norm(backprop)
+        errors.append(np.linalg.norm(np.asarray(jax.tree.leaves(gradient)) - expected) / np.linalg.norm(expected))
+    assert errors[1] < 0.01
+    assert errors[0] > 3 * errors[1], "the error falls as the square of std"
+
+
+class FirstMove(Optimizer):
+    """Moves at the first step, by its only leaf, and never again: early choices matter to the end."""
+
+    move: Array
+
+    def init(self, params: Array, *, key: Any = None, horizon: Any = None) -> Array:
+        del params, key, horizon
+        return jnp.ones(())
+
+    def update(self, updates: Array, state: Array, params: Array, **extra: Any) -> tuple[Array, Array]:
+        del updates, params, extra
+        return state * self.move, jnp.zeros(())
+
+
+class Height(Task):
+    """The loss is the parameter, from 0.5."""
+
+    def sample(self, key: PRNGKeyArray) -> tuple[()]:
+        del key
+        return ()
+
+    def init(self, problem: tuple[()], key: PRNGKeyArray) -> Array:
+        del problem, key
+        return jnp.asarray(0.5)
+
+    def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+        del problem, key, split
+        return params
+
+
+def test_variance_of_pes_grows_with_truncations_and_that_of_es_single_does_not() -> None:
+    r"""`FirstMove` on `Height` is linear in its noise, so variances are exact.
+
+    With $a_\tau$ the derivative of the loss of truncation $\tau$, $\epsilon_s$ the noise in units of $\sigma$ and $M$ truncations, the mean estimate of
+    a lifetime is $\epsilon_1 \sum_s b_s \epsilon_s$ with $b_s = \frac1M \sum_{\tau \ge s} a_\tau$ for PES, and $b_1 \epsilon^2$ for ES-Single.
+    """
+    horizon, optimizer = 16, FirstMove(jnp.asarray(0.1))
+    variances: dict[tuple[type, int], float] = {}
+    for kind, truncations in itertools.product((PES, ESSingle), (2, 16)):
+        estimator = kind(Height(), pairs=1, truncation=horizon // truncations, horizon=horizon, std=STD)
+        (samples,) = lifetimes(estimator, optimizer, keys=60_000)
+        moved = np.arange(horizon) > 0  # the first loss is taken before the first step
+        credit = moved.reshape(truncations, -1).mean(axis=1)[::-1].cumsum()[::-1] / truncations
+        theory = 2 * credit[0] ** 2 + (np.sum(credit[1:] ** 2) if kind is PES else 0.0)
+        squares = mean((samples - credit[0]) ** 2)
+        assert_unbiased(mean(samples), credit[0])
+        assert_unbiased(squares, theory)
+        variances[kind, truncations] = squares.mean
+    assert variances[PES, 16] > 3 * variances[PES, 2]
+    assert variances[ESSingle, 16] == pytest.approx(variances[ESSingle, 2], rel=0.05)
+    assert variances[PES, 16] > 3 * variances[ESSingle, 16]
+
+
+# --- Horizons and restarts. ---
+
+
+def horizons(estimator: AntitheticES, *, staggered: bool) -> np.ndarray:
+    """The horizon of every pair, in truncations, after one estimate."""
+    optimizer, key = FirstMove(jnp.asarray(0.1)), jax.random.key(3)
+    state = begin(estimator, optimizer, key)
+    _, state, _ = estimate(estimator, optimizer, state if staggered else _aged(state), key)
+    found = np.asarray(state.inner.horizon)
+    assert (found % estimator.truncation == 0).all()
+    return found // estimator.truncation
+
+
+def assert_distributed(values: np.ndarray, probabilities: dict[int, float]) -> None:
+    from scipy.stats import chisquare
+
+    assert sum(probabilities.values()) == pytest.approx(1.0)
+    assert set(np.unique(values)) == set(probabilities)
+    if len(probabilities) == 1:
+        return
+    counts = [np.sum(values == n) for n in probabilities]
+    assert chisquare(counts, len(values) * np.array(list(probabilities.values()))).pvalue > 1e-3
+
+
+def log_uniform(low: int, high: int) -> dict[int, float]:
+    """Every whole number owns the interval up to the next."""
+    return {n: math.log((n + 1) / n) / math.log((high + 1) / low) for n in range(low, high + 1)}
+
+
+@pytest.mark.parametrize(("truncation", "horizon"), [(5, (10, 100)), (3, (10, 31)), (4, (4, 4)), (7, (7, 20))])
+def test_horizons_are_log_uniform_multiples_of_the_truncation(truncation: int, horizon: tuple[int, int]) -> None:
+    estimator = PES(Height(), pairs=20_000, truncation=truncation, horizon=horizon)
+    low, high = horizon[0] // truncation, horizon[1] // truncation
+    assert_distributed(horizons(estimator, staggered=False), log_uniform(low, high))
+
+
+def test_first_horizons_are_staggered() -> None:
+    estimator = PES(Height(), pairs=20_000, truncation=2, horizon=(6, 20))
+    expected = dict.fromkeys(range(1, 11), 0.0)
+    for length, probability in log_uniform(3, 10).items():
+        for shortened in range(1, length + 1):
+            expected[shortened] += probability / length
+    assert_distributed(horizons(estimator, staggered=True), expected)
+
+
+@estimator_rows
+def test_particles_restart_exactly_at_their_horizons(row: EstimatorRow) -> None:
+    truncation = 4
+    estimator = row.create(lopt.tasks.Quadratic(dim=2), pairs=16, truncation=truncation, horizon=(8, 24))
+    optimizer = SGD(learning_rate=0.1)
+    state = begin(estimator, optimizer, jax.random.key(0))
+    restarts = 0
+    for i in range(25):
+        before = state.inner
+        _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+        after = state.inner
+        done = np.asarray(before.step >= before.horizon)
+        kept = np.asarray(before.problem.optimum == after.problem.optimum).all(axis=1)
+        np.testing.assert_array_equal(kept, ~done)
+        np.testing.assert_array_equal(after.step, np.where(done, truncation, before.step + truncation))
+        np.testing.assert_array_equal(np.asarray(after.horizon)[~done], np.asarray(before.horizon)[~done])
+        assert (after.step <= after.horizon).all(), "a restart is never late"
+        held = np.asarray(jax.tree.leaves(state.noise)[0])
+        assert len(np.unique(held)) == 16, "every pair has its own noise"
+        restarts += done.sum()
+    assert 16 * 25 * truncation / 24 < restarts < 16 * 25 * truncation / 8 + 16
+
+
+def test_noise_is_held_for_a_lifetime_by_es_single_alone() -> None:
+    credits = {}
+    for kind in (ESSingle, PES, TruncatedES):
+        estimator = kind(Height(), pairs=4, truncation=1, horizon=3)
+        optimizer = FirstMove(jnp.asarray(0.1))
+        state = _aged(begin(estimator, optimizer, jax.random.key(0)))
+        held = []
+        for i in range(6):
+            _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+            held.append(np.asarray(state.noise.move))
+        credits[kind] = np.stack(held)
+    fresh = credits[TruncatedES]
+    np.testing.assert_array_equal(credits[ESSingle], np.repeat(fresh[::3], 3, axis=0))
+    # The running sum begins anew with the problem.
+    np.testing.assert_allclose(credits[PES], np.concatenate([fresh[:3].cumsum(0), fresh[3:].cumsum(0)]), rtol=1e-6)
+    assert len(np.unique(fresh)) == fresh.size
+
+
+@estimator_rows
+def test_members_of_a_pair_share_problem_and_minibatches(row: EstimatorRow) -> None:
+    task = lopt.tasks.Quadratic(dim=3, noise=1.0)
+    # Noise so small that the meta-parameters of both members round to the same numbers.
+    estimator = row.create(task, pairs=8, truncation=5, horizon=(5, 15), std=1e-12)
+    optimizer = SGD(learning_rate=0.3)
+    state = begin(estimator, optimizer, jax.random.key(0))
+    for i in range(6):
+        _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+        params = np.asarray(state.inner.params)
+        assert params.shape == (8, 2, 3)
+        np.testing.assert_allclose(params[:, 0], params[:, 1], rtol=1e-4, atol=1e-5)
+    assert len(np.unique(params[:, 0], axis=0)) == 8, "pairs differ from one another"
+
+
+@estimator_rows
+def test_same_key_same_numbers(row: EstimatorRow) -> None:
+    estimator = row.create(lopt.tasks.Quadratic(dim=3, noise=0.1), pairs=4, truncation=5, horizon=(5, 20))
+    optimizer = SGD(learning_rate=0.3)
+
+    def run(seed: int) -> list[np.ndarray]:
+        key = jax.random.key(seed)
+        gradient, state, metrics = estimate(estimator, optimizer, begin(estimator, optimizer, key), key)
+        return [np.asarray(x) for x in jax.tree.leaves((gradient, state, metrics))]
+
+    for a, b in zip(run(0), run(0), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert run(0)[0] != run(1)[0]
+
+
+@estimator_rows
+def test_inner_steps_counts_both_members(row: EstimatorRow) -> None:
+    assert row.create(Height(), pairs=3, truncation=5, horizon=20).inner_steps == 30
+
+
+# --- Losses that are not finite, and splits. ---
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (-2.0, -2.0),
+        (0.5, 0.5),
+        (1.0, 1.0),
+        (math.e, 2.0),
+        (1e30, 10.0),
+        (math.inf, 10.0),
+        (-math.inf, 10.0),
+        (math.nan, 10.0),
+    ],
+)
+def test_meta_loss_squashes(loss: float, expected: float) -> None:
+    found, diverged = meta_loss(jnp.asarray([loss, 0.5]))
+    assert found == pytest.approx((expected + 0.5) / 2)
+    assert diverged == (0.0 if math.isfinite(loss) else 0.5)
+
+
+def test_meta_loss_keeps_an_order_among_diverging_runs() -> None:
+    found = [float(meta_loss(jnp.full(3, x))[0]) for x in (0.9, 1.1, 10.0, 100.0)]
+    assert found == sorted(found)
+    assert len(set(found)) == 4
+
+
+class Broken(Task):
+    """`value` times the parameter where it is beyond 0.5, the parameter's square elsewhere."""
+
+    value: Array
+
+    def sample(self, key: PRNGKeyArray) -> tuple[()]:
+        del key
+        return ()
+
+    def init(self, problem: tuple[()], key: PRNGKeyArray) -> Array:
+        del problem
+        return jax.random.normal(key)
+
+    def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+        del problem, key, split
+        broken = params > 0.5
+        return jnp.where(broken, self.value, 0.0) * params + jnp.where(broken, 0.0, 1.0) * params**2
+
+
+@estimator_rows
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_meta_gradient_is_finite_where_losses_are_not(row: EstimatorRow, value: float) -> None:
+    estimator = row.create(Broken(jnp.asarray(value)), pairs=16, truncation=4, horizon=8)
+    optimizer = Momentum(learning_rate=0.1, decay=0.5)
+    state = begin(estimator, optimizer, jax.random.key(0))
+    for i in range(6):
+        gradient, state, metrics = estimate(estimator, optimizer, state, jax.random.key(i))
+        assert all(np.isfinite(g) for g in jax.tree.leaves(gradient))
+        assert 0.5 < metrics["meta_loss"] < 9.5, "some particles are lost, and some are not"
+        # The gradient of 1e30 throws the parameter to -1e30, whose square is infinite.
+        assert 0.0 < metrics["diverged"] < 0.7
+
+
+@estimator_rows
+def test_a_diverging_particle_is_healed_by_its_restart(row: EstimatorRow) -> None:
+    estimator = row.create(lopt.tasks.Quadratic(dim=2), pairs=4, truncation=50, horizon=50)
+    state = begin(estimator, SGD(), jax.random.key(0))
+    _, state, lost = estimate(estimator, SGD(learning_rate=1e6), state, jax.random.key(1))
+    _, state, healed = estimate(estimator, SGD(learning_rate=1e-3), state, jax.random.key(2))
+    assert lost["diverged"] > 0.5
+    assert healed["diverged"] == 0.0
+    assert np.isfinite(np.asarray(state.inner.params)).all()
+
+
+class Splits(Task):
+    """Training pulls the parameter from 0 to 1; the loss is 0.25 on the validation split and NaN on the test split, wherever it is."""
+
+    def sample(self, key: PRNGKeyArray) -> tuple[()]:
+        del key
+        return ()
+
+    def init(self, problem: tuple[()], key: PRNGKeyArray) -> Array:
+        del problem, key
+        return jnp.asarray(0.0)
+
+    def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+        del problem, key
+        return {
+            "train": 0.5 * (params - 1.0) ** 2,
+            "valid": jnp.asarray(0.25) + 0.0 * params,
+            "test": params * jnp.nan,
+        }[split]
+
+
+def test_the_meta_loss_comes_from_its_split_and_gradients_from_training() -> None:
+    optimizer, key = SGD(learning_rate=0.1), jax.random.key(0)
+    found, params = {}, {}
+    for split in ("train", "valid", "test"):
+        estimator = ESSingle(Splits(), pairs=2, truncation=5, horizon=5, split=split)
+        _, state, metrics = estimate(estimator, optimizer, begin(estimator, optimizer, key), key)
+        found[split], params[split] = float(metrics["meta_loss"]), np.asarray(state.inner.params)
+    assert found["valid"] == 0.25
+    assert found["test"] == 10.0
+    # Steps with the factor 0.9 each; the noise is a hundredth of the log learning rate.
+    assert found["train"] == pytest.approx(np.mean(0.5 * 0.81 ** np.arange(5)), rel=1e-3)
+    np.testing.assert_array_equal(params["valid"], params["train"])
+    np.testing.assert_allclose(params["valid"], 1 - 0.9**5, rtol=0.02)
+
+
+# --- Devices. ---
+
+DEVICES = """
+import json, jax, lopt
+task = lopt.tasks.Quadratic(dim=3, noise=0.1)
+optimizer = lopt.optimizers.Momentum(learning_rate=0.3, decay=0.5)
+found = {"devices": jax.device_count()}
+for pairs in (4, 3):
+    estimator = lopt.estimators.PES(task, pairs=pairs, truncation=5, horizon=(5, 20), std=0.1)
+    state = jax.jit(estimator.init)(optimizer, jax.random.key(0))
+    estimate = jax.jit(estimator.estimate)
+    for i in range(5):
+        gradient, state, metrics = estimate(optimizer, state, jax.random.key(i))
+    found[str(pairs)] = [*map(float, jax.tree.leaves(gradient)), float(metrics["meta_loss"])]
+    found[f"devices of {pairs}"] = len(state.inner.params.sharding.device_set)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_numbers_of_one() -> None:
+    def run(devices: int) -> dict[str, Any]:
+        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    one, two = run(1), run(2)
+    assert (one.pop("devices"), two.pop("devices")) == (1, 2)
+    assert two["devices of 4"] == 2, "pairs are spread over the devices"
+    assert two["devices of 3"] == 1, "three pairs do not divide over two"
+    for name in ("4", "3"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
+        assert np.abs(one[name]).min() > 1e-3, "numbers too small for a relative tolerance"
+
+
+# --- Bad input. ---
+
+
+@estimator_rows
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"pairs": 0}, ["pairs", "0"]),
+        ({"pairs": -3}, ["pairs", "-3"]),
+        ({"truncation": 0}, ["truncation", "0"]),
+        ({"truncation": 30, "horizon": 29}, ["horizon", "29", "truncation", "30"]),
+        ({"truncation": 30, "horizon": (7, 60)}, ["horizon", "7", "30"]),
+        ({"horizon": (60, 40)}, ["horizon", "60", "40"]),
+        ({"std": 0.0}, ["std", "0.0"]),
+        ({"std": -0.1}, ["std", "-0.1"]),
+        ({"std": math.nan}, ["std", "nan"]),
+        ({"split": "validation"}, ["split", "validation", "train, valid, test"]),
+    ],
+)
+def test_bad_arguments_are_named(row: EstimatorRow, fields: dict[str, Any], words: Sequence[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        row.create(Height(), **fields)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_one_horizon_is_least_and_greatest() -> None:
+    assert ESSingle(Height(), horizon=100).horizon == (100, 100)
+    assert ESSingle(Height(), truncation=20, horizon=20).horizon == (20, 20)

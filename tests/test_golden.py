@@ -1,0 +1,210 @@
+"""`SmallFC` and `STAR` compute what the reference implementation computes, step by step; see `golden/README.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt.checkpoint import CheckpointError
+from lopt.convert import from_learned_optimization
+from lopt.errors import InputError
+
+FOLDER = Path(__file__).parent / "golden"
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "small_fc": ("small_fc", {"step_mult": 0.1, "exp_mult": 0.1}),
+    "nominal_adam_aggmo": (
+        "nominal",
+        {
+            "step_mult": 0.1,
+            "exp_mult": (0.1, 0.1, 0.1),
+            "nominal_step": 0.01,
+            "nominal_controller": True,
+            "shrinkage": 0.01,
+            "shrinkage_controller": True,
+            "precondition": True,
+        },
+    ),
+    "nominal_sgdm": (
+        "nominal",
+        {
+            "step_mult": 0.1,
+            "exp_mult": (0.1, 0.1, 0.1),
+            "nominal": "momentum",
+            "nominal_step": 0.01,
+            "nominal_controller": True,
+            "aggregate_magnitude": True,
+            "aggregate_nominal": True,
+            "precondition": False,
+        },
+    ),
+}
+
+
+class Golden(NamedTuple):
+    """A recorded trajectory; arrays of `grads`, `losses` have an axis of steps, those of `params` one more entry."""
+
+    meta_parameters: dict[str, np.ndarray]
+    params: dict[str, np.ndarray]
+    grads: dict[str, np.ndarray]
+    losses: np.ndarray
+
+
+def read(name: str) -> Golden:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    assert "params/12/matrix" in arrays
+    prefix = "meta_parameters/"
+    meta_parameters = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    steps = sum(k.startswith("loss/") for k in arrays)
+    tensors = sorted(k.removeprefix("params/0/") for k in arrays if k.startswith("params/0/"))
+    return Golden(
+        meta_parameters,
+        {n: np.stack([arrays[f"params/{t}/{n}"] for t in range(steps + 1)]) for n in tensors},
+        {n: np.stack([arrays[f"grads/{t}/{n}"] for t in range(steps)]) for n in tensors},
+        np.stack([arrays[f"loss/{t}"] for t in range(steps)]),
+    )
+
+
+def replay(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any) -> Any:
+    """Parameters after every update."""
+    state, path = optimizer.init(params), []
+    for t in range(len(losses)):
+        gradient = jax.tree.map(lambda g, t=t: jnp.asarray(g[t]), grads)
+        updates, state = optimizer.update(gradient, state, params, value=jnp.asarray(losses[t]))
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *path)
+
+
+def scanned(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any) -> Any:
+    """`replay` in one program."""
+
+    def step(carry: Any, given: Any) -> Any:
+        params, state = carry
+        gradient, loss = given
+        updates, state = optimizer.update(gradient, state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, losses))[1]
+
+
+def assert_golden(path: Any, golden: Golden) -> None:
+    for name, values in golden.params.items():
+        expected = values[1 : 1 + len(path[name])]
+        error = np.abs(np.asarray(path[name]) - expected) / (1e-5 + 1e-4 * np.abs(expected))
+        worst = int(error.reshape(len(error), -1).max(1).argmax())
+        assert error.max() <= 1.0, f"{name} is {error.max():.2f} tolerances away after step {worst}"
+
+
+def start(golden: Golden) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(values[0]) for name, values in golden.params.items()}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def case(request: pytest.FixtureRequest) -> tuple[lopt.Optimizer, Golden]:
+    kind, fields = ROWS[request.param]
+    golden = read(request.param)
+    return from_learned_optimization(kind, golden.meta_parameters, **fields), golden
+
+
+def test_eager(case: tuple[lopt.Optimizer, Golden]) -> None:
+    optimizer, golden = case
+    assert_golden(replay(optimizer, start(golden), golden.grads, golden.losses), golden)
+
+
+def test_jitted(case: tuple[lopt.Optimizer, Golden]) -> None:
+    optimizer, golden = case
+    assert_golden(jax.jit(scanned)(optimizer, start(golden), golden.grads, golden.losses), golden)
+
+
+def test_vmapped(case: tuple[lopt.Optimizer, Golden]) -> None:
+    """A batch of three: the reference's weights, and two neighbours that must not leak into it and must differ from it."""
+    optimizer, golden = case
+    batch = jax.tree.map(lambda x: jnp.stack([0.5 * x, x, 1.5 * x]), optimizer)
+    run = jax.jit(jax.vmap(scanned, in_axes=(0, None, None, None)))
+    paths = run(batch, start(golden), golden.grads, golden.losses)
+    assert_golden(jax.tree.map(lambda x: x[1], paths), golden)
+    for other in (0, 2):
+        with pytest.raises(AssertionError, match="tolerances away"):
+            assert_golden(jax.tree.map(lambda x, other=other: x[other], paths), golden)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("small_fc", "step_mult", 0.11),
+        ("small_fc", "exp_mult", 0.2),
+        ("nominal_adam_aggmo", "precondition", False),
+        ("nominal_adam_aggmo", "nominal", "adam"),
+        ("nominal_adam_aggmo", "shrinkage", 0.0),
+        ("nominal_adam_aggmo", "shrinkage_controller", False),
+        ("nominal_sgdm", "nominal_controller", False),
+        ("nominal_sgdm", "aggregate_magnitude", False),
+        ("nominal_sgdm", "aggregate_nominal", False),
+        ("nominal_sgdm", "nominal", "aggmo"),
+    ],
+)
+def test_every_field_matters(name: str, field: str, value: Any) -> None:
+    """The trajectories tell right settings from wrong ones, on one tensor."""
+    kind, fields = ROWS[name]
+    golden = read(name)
+    golden = golden._replace(params={"matrix": golden.params["matrix"]}, grads={"matrix": golden.grads["matrix"]})
+
+    def run(**changed: Any) -> Any:
+        optimizer = from_learned_optimization(kind, golden.meta_parameters, **(fields | changed))
+        return replay(optimizer, start(golden), golden.grads, golden.losses)
+
+    assert_golden(run(), golden)
+    with pytest.raises(AssertionError, match="tolerances away"):
+        assert_golden(run(**{field: value}), golden)
+
+
+def test_converter_takes_any_order_of_arrays() -> None:
+    arrays = read("small_fc").meta_parameters
+    backwards = dict(reversed(arrays.items()))
+    a, b = (from_learned_optimization("small_fc", x) for x in (arrays, backwards))
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+
+def test_converter_rejects_missing_arrays() -> None:
+    arrays = read("small_fc").meta_parameters
+    del arrays["rms_decays"]
+    with pytest.raises(CheckpointError, match="differ in rms_decays"):
+        from_learned_optimization("small_fc", arrays)
+
+
+def test_converter_rejects_extra_arrays() -> None:
+    arrays = read("small_fc").meta_parameters | {"nn/~/w9": np.zeros(3)}
+    with pytest.raises(CheckpointError, match="differ in nn/~/w9"):
+        from_learned_optimization("small_fc", arrays)
+
+
+def test_converter_rejects_misshapen_arrays() -> None:
+    arrays = read("small_fc").meta_parameters | {"nn/~/b1": np.zeros(5, np.float32)}
+    with pytest.raises(CheckpointError, match=r"nn/~/b1 has shape \[5\].*expects \[4\]"):
+        from_learned_optimization("small_fc", arrays)
+
+
+def test_converter_rejects_weights_of_the_other_architecture() -> None:
+    with pytest.raises(CheckpointError, match=r"nn/~/w2 has shape \[4, 4\].*SmallFC expects \[4, 2\]"):
+        from_learned_optimization("small_fc", read("nominal_sgdm").meta_parameters)
+
+
+@pytest.mark.parametrize(("kind", "near"), [("smal_fc", "small_fc"), ("nominl", "nominal")])
+def test_converter_names_the_nearest_kind(kind: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"'{kind}'; did you mean {near}"):
+        from_learned_optimization(kind, {})
+
+
+def test_converter_names_the_nearest_field() -> None:
+    with pytest.raises(InputError, match="'step_mul'; did you mean step_mult"):
+        from_learned_optimization("small_fc", read("small_fc").meta_parameters, step_mul=1.0)

@@ -1,0 +1,508 @@
+"""The outer loop: progress, checkpoints, and runs that survive whatever stops them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from jax.experimental.compilation_cache import compilation_cache
+
+import lopt
+from lopt import checkpoint, recipes
+from lopt.checkpoint import CheckpointError
+from lopt.errors import InputError
+from lopt.estimators import PES, ESSingle, Estimator
+from lopt.meta_train import CHECKPOINT, CONFIG, METRICS, Interrupted, MetaState, Progress, meta_train
+from lopt.optimizer import Optimizer
+from lopt.optimizers import SGD, Adam, Momentum
+
+KEY = jax.random.key(7)
+STEPS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every `meta_train` compiles its own step; keep the compiled programs, as the command does."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def pes(**fields: Any) -> PES:
+    task = lopt.tasks.Quadratic(dim=2, noise=0.1)
+    return PES(task, **{"pairs": 2, "truncation": 5, "horizon": (5, 20), **fields})
+
+
+def run(folder: Path | None = None, **changes: Any) -> MetaState:
+    """A small meta-training; writes a checkpoint after every step unless told otherwise."""
+    outer = changes.pop("outer", None) or optax.chain(optax.clip(0.1), optax.adam(1e-2))
+    arguments: dict[str, Any] = {"steps": STEPS, "key": KEY, "checkpoint_seconds": 0.0, **changes}
+    optimizer = arguments.pop("optimizer", Momentum(learning_rate=0.1))
+    estimators = arguments.pop("estimators", None) or pes()
+    return meta_train(optimizer, estimators, outer, run_dir=folder, **arguments)
+
+
+class Stopped(Exception):
+    """What stops a run in these tests."""
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
+            raise Stopped
+
+    return on_step
+
+
+def assert_same(a: MetaState, b: MetaState) -> None:
+    """Bit for bit, the estimators' particles and the outer optimizer's state included."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def without_time(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[MetaState, Path]:
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return run(folder), folder
+
+
+@pytest.mark.parametrize("last", [1, 9])
+def test_a_stopped_run_resumes_bit_for_bit(whole: tuple[MetaState, Path], tmp_path: Path, last: int) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, on_step=stop_at(last))
+    resumed_at = []
+    state = run(tmp_path, on_step=lambda p: resumed_at.append(p.step))
+    assert resumed_at == list(range(last + 1, STEPS + 1)), "it continued rather than began again"
+    assert_same(state, whole[0])
+    assert without_time(lines(tmp_path)) == without_time(lines(whole[1]))
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_steps_after_the_last_checkpoint_are_taken_again(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, on_step=stop_at(4))
+    kept = {name: (tmp_path / name).read_bytes() for name in (METRICS, CHECKPOINT)}
+    with pytest.raises(Stopped):
+        run(tmp_path, on_step=stop_at(7))
+    # As after a kill between the two writes of a checkpoint: metrics of step 7 (and half a line), checkpoint of step 4.
+    (tmp_path / CHECKPOINT).write_bytes(kept[CHECKPOINT])
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 8, "meta_')
+    steps = []
+    state = run(tmp_path, on_step=lambda p: steps.append(p.step))
+    assert steps[0] == 5
+    assert_same(state, whole[0])
+    assert without_time(lines(tmp_path)) == without_time(lines(whole[1]))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, on_step=stop_at(4), checkpoint_seconds=1e9)
+    assert (tmp_path / CONFIG).exists()
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert_same(run(tmp_path), whole[0])
+
+
+def test_a_finished_run_is_returned_as_it_is(whole: tuple[MetaState, Path]) -> None:
+    before = (whole[1] / METRICS).read_bytes()
+    assert_same(run(whole[1], on_step=stop_at(1)), whole[0])
+    assert (whole[1] / METRICS).read_bytes() == before
+
+
+def test_a_run_directory_changes_nothing(whole: tuple[MetaState, Path]) -> None:
+    assert_same(run(), whole[0])
+
+
+def test_another_key_gives_other_numbers(whole: tuple[MetaState, Path]) -> None:
+    other = run(key=jax.random.key(8))
+    assert other.optimizer.log_learning_rate != whole[0].optimizer.log_learning_rate  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_no_temporary_files_are_left(whole: tuple[MetaState, Path]) -> None:
+    assert sorted(path.name for path in whole[1].iterdir()) == sorted([CONFIG, METRICS, CHECKPOINT])
+
+
+def test_arguments_survive_donation() -> None:
+    optimizer, key = Momentum(learning_rate=0.1), jax.random.key(3)
+    run(optimizer=optimizer, key=key, steps=2)
+    assert optimizer.log_learning_rate == np.log(np.float32(0.1))
+    assert run(optimizer=optimizer, key=key, steps=2).step == 2
+
+
+def test_metrics_and_progress(whole: tuple[MetaState, Path]) -> None:
+    seen: list[Progress] = []
+    state = run(on_step=seen.append)
+    found = lines(whole[1])
+    assert [line["step"] for line in found] == [p.step for p in seen] == list(range(1, STEPS + 1))
+    assert [line["meta_loss"] for line in found] == [p.meta_loss for p in seen]
+    average = np.cumsum([p.meta_loss for p in seen]) / np.arange(1, STEPS + 1)
+    np.testing.assert_allclose([p.smoothed for p in seen], average, rtol=1e-5)
+    assert float(state.smoothed) == pytest.approx(seen[-1].smoothed)
+    # Two pairs, two members, five steps.
+    assert [line["inner_steps"] for line in found] == [20 * n for n in range(1, STEPS + 1)]
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(found))
+    assert seen[-1].seconds_left == 0.0
+    assert all(p.steps == STEPS and p.inner_steps_per_second > 0 and p.diverged == 0.0 for p in seen)
+
+
+def test_the_moving_average_forgets() -> None:
+    class Constant(Estimator):
+        """A meta-loss of 1 for the first 300 meta-steps, of 0 from then on."""
+
+        @property
+        def inner_steps(self) -> int:
+            return 1
+
+        def init(self, optimizer: Optimizer, key: Any) -> Any:
+            del optimizer, key
+            return jnp.zeros((), jnp.int32)
+
+        def estimate(self, optimizer: Optimizer, state: Any, key: Any) -> Any:
+            del key
+            metrics = {"meta_loss": jnp.where(state < 300, 1.0, 0.0), "diverged": jnp.zeros(())}
+            return jax.tree.map(jnp.zeros_like, optimizer), state + 1, metrics
+
+    state = run(estimators=Constant(), steps=500)
+    assert float(state.smoothed) == pytest.approx(0.99**200, rel=1e-3)
+
+
+# --- Mixtures, and outer optimizers. ---
+
+
+def test_a_mixture_averages_its_estimators() -> None:
+    optimizer, key = SGD(learning_rate=0.5), jax.random.key(1)
+    mixture = (pes(std=0.1), ESSingle(lopt.tasks.Quadratic(dim=3), pairs=4, truncation=10, horizon=20, std=0.1))
+    seen: list[Progress] = []
+    state = run(estimators=mixture, optimizer=optimizer, outer=optax.sgd(1.0), steps=1, key=key, on_step=seen.append)
+    step_key = jax.random.fold_in(key, 2)
+    gradients, losses = [], []
+    for i, estimator in enumerate(mixture):
+        particles = jax.jit(estimator.init)(optimizer, jax.random.fold_in(key, i))
+        gradient, _, metrics = jax.jit(estimator.estimate)(optimizer, particles, jax.random.fold_in(step_key, i))
+        gradients.append(gradient.log_learning_rate)
+        losses.append(metrics["meta_loss"])
+    moved = state.optimizer.log_learning_rate - optimizer.log_learning_rate  # pyright: ignore[reportAttributeAccessIssue]
+    assert min(abs(g) for g in gradients) > 1e-3
+    assert moved == pytest.approx(-np.mean(gradients), rel=1e-4)
+    assert seen[0].meta_loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_mixture_resumes(tmp_path: Path) -> None:
+    mixture = (pes(), pes(pairs=4, truncation=10, horizon=20))
+    with pytest.raises(Stopped):
+        run(tmp_path, estimators=mixture, on_step=stop_at(5))
+    assert_same(run(tmp_path, estimators=mixture), run(estimators=mixture))
+
+
+@pytest.mark.parametrize("trained", ["momentum", pytest.param("small_fc", marks=pytest.mark.slow)])
+def test_a_learned_optimizer_meta_trains_an_optimizer(tmp_path: Path, trained: str) -> None:
+    outer = lopt.create("small_fc", key=jax.random.key(1))
+    optimizer = lopt.create(trained, key=jax.random.key(2))
+    arguments = {"optimizer": optimizer, "outer": outer, "steps": 4}
+    with pytest.raises(Stopped):
+        run(tmp_path, **arguments, on_step=stop_at(2))
+    state = run(tmp_path, **arguments)
+    assert_same(state, run(**arguments))
+    before, after = jax.tree.leaves(optimizer), jax.tree.leaves(state.optimizer)
+    assert all((a != b).any() for a, b in zip(before, after, strict=True)), "every leaf moved"
+    assert all(np.isfinite(x).all() for x in map(np.asarray, after))
+
+
+def test_an_outer_optimizer_takes_the_steps_that_it_would_take_elsewhere() -> None:
+    lopt_adam, optax_adam = run(outer=Adam(learning_rate=0.03)), run(outer=optax.adam(0.03))
+    for a, b in zip(jax.tree.leaves(lopt_adam.optimizer), jax.tree.leaves(optax_adam.optimizer), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_meta_gradients_that_are_not_finite_are_skipped_by_an_optimizer() -> None:
+    class Sick(Estimator):
+        """A NaN meta-gradient at the second meta-step, ones at the others."""
+
+        @property
+        def inner_steps(self) -> int:
+            return 1
+
+        def init(self, optimizer: Optimizer, key: Any) -> Any:
+            del optimizer, key
+            return jnp.zeros((), jnp.int32)
+
+        def estimate(self, optimizer: Optimizer, state: Any, key: Any) -> Any:
+            del key
+            value = jnp.where(state == 1, jnp.nan, 1.0)
+            metrics = {"meta_loss": jnp.zeros(()), "diverged": jnp.zeros(())}
+            return jax.tree.map(lambda x: jnp.full_like(x, value), optimizer), state + 1, metrics
+
+    state = run(optimizer=SGD(learning_rate=1.0), estimators=Sick(), outer=SGD(learning_rate=0.5), steps=3)
+    assert state.optimizer.log_learning_rate == pytest.approx(-1.0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_meta_training_lowers_the_meta_loss() -> None:
+    steps = 300
+    recipe = recipes.recipe("smoke", horizon=[20, 100], learning_rate=5e-3)
+    optimizer, estimators, outer = recipe.build(jax.random.key(0), steps)
+    seen: list[float] = []
+    meta_train(optimizer, estimators, outer, steps=steps, key=KEY, on_step=lambda p: seen.append(p.meta_loss))
+    # After 10 meta-steps all particles are past their shortened first horizons.
+    early, late = np.array(seen[10:60]), np.array(seen[-50:])
+    error = np.sqrt(early.var(ddof=1) / len(early) + late.var(ddof=1) / len(late))
+    assert late.mean() < early.mean() - 4 * error
+
+
+# --- Bad input. ---
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_a_number_of_steps_below_one_is_refused(tmp_path: Path, steps: int) -> None:
+    with pytest.raises(InputError, match=f"steps is {steps}; it must be at least 1"):
+        run(tmp_path / "run", steps=steps)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_estimators_are_refused() -> None:
+    with pytest.raises(InputError, match="estimators is empty"):
+        meta_train(SGD(), [], optax.sgd(1.0), steps=1, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 20}, ["steps", "10", "20"]),
+        ({"key": jax.random.key(8)}, ["key"]),
+        ({"optimizer": SGD(learning_rate=0.1)}, ["optimizer", "Momentum", "SGD"]),
+        ({"optimizer": Momentum(learning_rate=0.2)}, ["initial meta-parameters"]),
+        ({"estimators": pes(pairs=3)}, ["estimators", "pairs=2", "pairs=3"]),
+        ({"estimators": pes(std=0.02)}, ["estimators", "std=0.02"]),
+        ({"estimators": (pes(), pes())}, ["estimators"]),
+        ({"settings": {"learning_rate": 0.1}}, ["learning_rate", "None", "0.1"]),
+        ({"outer": optax.sgd(1e-2)}, [CHECKPOINT, "differ in", "outer"]),
+    ],
+)
+def test_a_run_directory_of_another_configuration_is_refused(
+    whole: tuple[MetaState, Path], changes: dict[str, Any], words: list[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in whole[1].iterdir()}
+    with pytest.raises(InputError, match=r"belongs to another (configuration|architecture)") as caught:
+        run(whole[1], **changes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in whole[1].iterdir()} == before, "the run is as it was"
+
+
+def test_a_recipe_with_another_outer_learning_rate_is_another_configuration(tmp_path: Path) -> None:
+    recipe = recipes.recipe("smoke", pairs=1, truncation=5)
+    recipes.run(recipe, tmp_path, seed=0, steps=1)
+    changed = recipes.recipe("smoke", pairs=1, truncation=5, learning_rate=0.01)
+    with pytest.raises(InputError, match=r"its learning_rate is 0.001, this one's 0.01"):
+        recipes.run(changed, tmp_path, seed=0, steps=1)
+
+
+def test_settings_with_tuples_agree_with_themselves(tmp_path: Path) -> None:
+    settings = {"horizon": (1, 2), "clip": 0.1}
+    with pytest.raises(Stopped):
+        run(tmp_path, settings=settings, steps=3, on_step=stop_at(1))
+    assert run(tmp_path, settings=settings, steps=3).step == 3
+
+
+def test_a_file_in_the_place_of_the_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(OSError, match="run"):
+        run(tmp_path / "run")
+    with pytest.raises(OSError, match="run"):
+        run(tmp_path / "run" / "below")
+    assert (tmp_path / "run").read_text() == "in the way"
+
+
+def copy(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_a_truncated_checkpoint_is_refused(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    folder = copy(whole[1], tmp_path / "run")
+    content = (folder / CHECKPOINT).read_bytes()
+    for length in (0, len(content) - 1):
+        (folder / CHECKPOINT).write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged or truncated"):
+            run(folder)
+    for length in range(0, len(content), 7):
+        with pytest.raises(CheckpointError, match="here is damaged or truncated"):
+            checkpoint.from_bytes(content[:length], whole[0], "here")
+
+
+def test_a_damaged_checkpoint_is_refused(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    folder = copy(whole[1], tmp_path / "run")
+    content = (folder / CHECKPOINT).read_bytes()
+    (folder / CHECKPOINT).write_bytes(content[:20] + b"\xff" + content[21:])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged"):
+        run(folder)
+    head = 8 + int.from_bytes(content[:8], "little")
+    assert checkpoint.names(checkpoint.from_bytes(content, whole[0], "here")) == checkpoint.names(whole[0])
+    for place in range(len(content[:head].rstrip())):  # where damage can be seen
+        with pytest.raises(CheckpointError, match=r"^here "):
+            checkpoint.from_bytes(content[:place] + b"\xff" + content[place + 1 :], whole[0], "here")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]x", "[1, 2]", "null", "3", "\x00"])
+def test_a_damaged_configuration_is_refused(whole: tuple[MetaState, Path], tmp_path: Path, text: str) -> None:
+    folder = copy(whole[1], tmp_path / "run")
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        run(folder)
+
+
+def test_damaged_metrics_are_refused(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    folder = copy(whole[1], tmp_path / "run")
+    good = (folder / METRICS).read_text().splitlines(keepends=True)
+    for bad in (good[:3], [], [*good[:-1], "garbage\n"], [*good[:-1], "[]\n"]):
+        (folder / METRICS).write_text("".join(bad))
+        with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
+            run(folder)
+
+
+# --- Ctrl-C. ---
+
+
+def test_ctrl_c_saves_and_continues(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(progress: Progress) -> None:
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=rf"Stopped after meta-step \d of {STEPS}") as caught:
+        run(tmp_path, on_step=press, checkpoint_seconds=1e9)
+    stopped = int(caught.value.state.step)
+    assert stopped in (4, 5)
+    assert len(lines(tmp_path)) == stopped
+    assert signal.getsignal(signal.SIGINT) == before
+    resumed_at: list[int] = []
+    assert_same(run(tmp_path, on_step=lambda p: resumed_at.append(p.step)), whole[0])
+    assert resumed_at[0] == stopped + 1, "what was done is saved, though no checkpoint was due"
+
+
+def test_ctrl_c_at_the_last_step_lets_it_finish(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
+    def press(progress: Progress) -> None:
+        if progress.step == STEPS:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert_same(run(tmp_path, on_step=press), whole[0])
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    seen = []
+
+    def press(progress: Progress) -> None:
+        seen.append(progress.step)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(on_step=press)
+    assert not isinstance(caught.value, Interrupted)
+    assert seen == [1]
+
+
+# --- The command, killed for good. ---
+
+# The command as it is, but for the time between checkpoints.
+COMMAND = """
+import functools, sys
+from lopt import cli, recipes
+recipes.meta_train = functools.partial(recipes.meta_train, checkpoint_seconds=0.2)
+cli.main(sys.argv[1:])
+"""
+
+
+def command(folder: Path, cache: Path, steps: int) -> subprocess.Popen[bytes]:
+    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    arguments = ["meta-train", "--recipe", "demo", "--run-dir", str(folder), "--seed", "3", "--steps", str(steps)]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env={**kept, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def step_of(folder: Path) -> int:
+    """Meta-steps in the checkpoint."""
+    path = folder / CHECKPOINT
+    return int(safetensors.numpy.load(path.read_bytes())["step"]) if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_no_bit(tmp_path: Path) -> None:
+    steps, cache = 3000, tmp_path / "cache"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    assert command(whole, cache, steps).wait(timeout=300) == 0
+    found = [line["seconds"] for line in lines(whole)]
+    assert time.monotonic() - began > found[-1]
+
+    moments = random.Random(0)
+    reached = [0]
+    for _ in range(3):
+        process = command(killed, cache, steps)
+        try:
+            deadline = time.monotonic() + 120
+            while step_of(killed) == reached[-1]:  # until it is stepping
+                assert process.poll() is None, "it ended by itself"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.2 * found[-1]))
+            assert process.poll() is None, "it ended before it was killed"
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+        reached.append(step_of(killed))
+        assert not (killed / "optimizer.safetensors").exists()
+    assert 0 < reached[1] < reached[2] < reached[3] < steps
+
+    assert command(killed, cache, steps).wait(timeout=300) == 0
+    assert (killed / "optimizer.safetensors").read_bytes() == (whole / "optimizer.safetensors").read_bytes()
+    assert (killed / CHECKPOINT).read_bytes() == (whole / CHECKPOINT).read_bytes()
+    assert without_time(lines(killed)) == without_time(lines(whole))
+    assert [line["step"] for line in lines(killed)] == list(range(1, steps + 1))
+    # What a kill left half-written is no part of the run.
+    initial = recipes.recipe("demo").build(jax.random.key(0), steps)[0]
+    trained = lopt.load(killed / "optimizer.safetensors")
+    assert not eqx.tree_equal(trained, initial)

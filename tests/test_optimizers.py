@@ -1,0 +1,571 @@
+"""Every optimizer has every property; then what only some of them have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+import lopt
+from lopt.errors import InputError
+from lopt.optimizers import SGD, STAR, Adam, AdamW, FromOptax, Momentum, SmallFC
+from registry import (
+    OPTIMIZERS,
+    OptimizerRow,
+    as_users_run_it,
+    example_params,
+    normalised_descent,
+    optimizer_rows,
+    without_black_box,
+)
+
+ROWS = {row.name: row for row in OPTIMIZERS}
+
+
+# One compiled program for each optimizer and tree of parameters.
+
+
+@jax.jit
+def update(optimizer: lopt.Optimizer, grads: PyTree[Array], state: PyTree[Array], params: PyTree[Array]) -> Any:
+    return optimizer.update(grads, state, params)
+
+
+@jax.jit
+def guarded_update(optimizer: lopt.Optimizer, grads: PyTree[Array], state: PyTree[Array], params: PyTree[Array]) -> Any:
+    return optimizer.to_optax().update(grads, state, params)
+
+
+@jax.jit
+def settle(optimizer: lopt.Optimizer, task: lopt.Task, keys: Array) -> tuple[Array, Array]:
+    """Losses before and after 800 steps."""
+
+    def run(key: Array) -> tuple[Array, Array]:
+        inner = lopt.start(optimizer, task, key, 800)
+        before = task.loss(inner.problem, inner.params, key)
+        inner, _ = lopt.unroll(optimizer, task, inner, key, 800)
+        return before, task.loss(inner.problem, inner.params, key)
+
+    return jax.vmap(run)(keys)
+
+
+def small_params(seed: int = 0, dtype: Any = jnp.float32) -> PyTree[Array]:
+    weight, bias = jax.random.split(jax.random.key(seed))
+    return {"w": jax.random.normal(weight, (3, 2)).astype(dtype), "b": jax.random.normal(bias, (2,)).astype(dtype)}
+
+
+def random_like(tree: PyTree[Array], seed: int) -> PyTree[Array]:
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return treedef.unflatten([jax.random.normal(k, x.shape).astype(x.dtype) for k, x in zip(keys, leaves, strict=True)])
+
+
+def perturbed(optimizer: lopt.Optimizer, seed: int, std: float = 0.05) -> lopt.Optimizer:
+    """The optimizer with noise on every leaf: no leaf is left at a special value."""
+    noise = random_like(optimizer, seed)
+    return jax.tree.map(lambda x, n: x + std * n, optimizer, noise)
+
+
+def assert_same(a: PyTree[Array], b: PyTree[Array]) -> None:
+    """Same structure, dtypes and bits."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def assert_close(a: PyTree[Array], b: PyTree[Array], *, rtol: float = 1e-5) -> None:
+    """Same structure; every tensor within `rtol` of its largest number."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(y).max(initial=0.0))
+
+
+def all_finite(tree: PyTree[Array]) -> bool:
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
+
+
+def warmed_up(optimizer: lopt.Optimizer, params: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Parameters and state after two steps, so that no accumulator is zero."""
+    state = optimizer.init(params)
+    for seed in (1, 2):
+        updates, state = update(optimizer, random_like(params, seed), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+# Every optimizer.
+
+
+@optimizer_rows
+def test_has_the_stated_number_of_meta_parameters(row: OptimizerRow) -> None:
+    optimizer = row.create()
+    leaves = jax.tree.leaves(optimizer)
+    assert type(optimizer) is row.kind
+    assert sum(leaf.size for leaf in leaves) == row.meta_parameters
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert lopt.optimizers.OPTIMIZERS[row.name] is row.kind
+
+
+@optimizer_rows
+def test_is_drawn_from_its_key(row: OptimizerRow) -> None:
+    one, same, other = row.create(seed=1), row.create(seed=1), row.create(seed=2)
+    assert_same(one, same)
+    assert bool(eqx.tree_equal(one, other)) != row.learned
+
+
+@optimizer_rows
+def test_converges_on_a_quadratic(row: OptimizerRow) -> None:
+    task = lopt.tasks.Quadratic(dim=5, low=-1.0)
+    before, after = settle(row.create_converging(), task, jax.random.split(jax.random.key(0), 8))
+    assert (after < 1e-6 * before).all(), after / before
+
+
+@optimizer_rows
+def test_jit_equals_no_jit(row: OptimizerRow) -> None:
+    optimizer, params = perturbed(row.create(), 3), small_params()
+    params, state = warmed_up(optimizer, params)
+    grads = random_like(params, 5)
+    assert_close(update(optimizer, grads, state, params), optimizer.update(grads, state, params))
+
+
+@optimizer_rows
+def test_compiles_once(row: OptimizerRow) -> None:
+    """Not again for the next state, for other numbers, nor for other meta-parameters."""
+    traces = 0
+
+    @jax.jit
+    def step(optimizer: lopt.Optimizer, grads: Any, state: Any, params: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        updates, state = optimizer.to_optax().update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = small_params()
+    state = row.create().init(params)
+    for seed in range(3):
+        params, state = step(row.create(seed=seed), random_like(params, seed), state, params)
+    assert traces == 1
+
+
+@optimizer_rows
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("grads_dtype", ["same", "float32"])
+def test_dtype_in_is_dtype_out_and_accumulators_are_float32(row: OptimizerRow, dtype: str, grads_dtype: str) -> None:
+    optimizer, params = row.create(), example_params(dtype=jnp.dtype(dtype))
+    grads = params if grads_dtype == "same" else jax.tree.map(lambda p: p.astype(grads_dtype), params)
+    state = jax.eval_shape(optimizer.init, params)
+    for step in (optimizer.update, optimizer.to_optax().update):
+        updates, new_state = jax.eval_shape(step, grads, state, params)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), updates) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), state
+        )
+    floating = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert all(x.dtype == jnp.float32 for x in floating)
+
+
+@optimizer_rows
+def test_low_precision_is_only_a_rounding_of_the_ends(row: OptimizerRow) -> None:
+    """With bfloat16 parameters the arithmetic is that of float32, rounded once."""
+    optimizer = perturbed(row.create(), 3)
+    params, grads = small_params(0, jnp.bfloat16), small_params(1, jnp.bfloat16)
+    wide_params, wide_grads = (jax.tree.map(lambda x: x.astype(jnp.float32), t) for t in (params, grads))
+    updates, state = update(optimizer, grads, optimizer.init(params), params)
+    wide_updates, wide_state = update(optimizer, wide_grads, optimizer.init(wide_params), wide_params)
+    assert_close(state, wide_state)
+    for narrow, wide in zip(jax.tree.leaves(updates), jax.tree.leaves(wide_updates), strict=True):
+        narrow, wide = np.asarray(narrow, np.float64), np.asarray(wide, np.float64)
+        np.testing.assert_allclose(narrow, wide, rtol=2.0**-8 + 1e-5, atol=1e-7 * np.abs(wide).max())
+
+
+@optimizer_rows
+def test_takes_tensors_of_any_rank_empty_ones_and_none(row: OptimizerRow) -> None:
+    optimizer, params = perturbed(row.create(), 3), example_params()
+    state = optimizer.init(params)
+    for seed in range(2):
+        updates, state = guarded_update(optimizer, random_like(params, seed), state, params)
+    assert updates["absent"] is None
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+    assert all_finite((updates, state))
+    for name in ("scalar", "bias", "matrix", "conv"):
+        assert bool((updates[name] != 0).all()), name
+
+
+@optimizer_rows
+@pytest.mark.parametrize("params", [{}, {"absent": None}, {"empty": np.zeros((0,), np.float32)}], ids=str)
+def test_takes_trees_without_numbers(row: OptimizerRow, params: Any) -> None:
+    params = jax.tree.map(jnp.asarray, params)
+    tx = row.create().to_optax()
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert_same(updates, params)
+
+
+@optimizer_rows
+def test_tensors_do_not_see_each_other(row: OptimizerRow) -> None:
+    optimizer, params = perturbed(row.create(), 3), small_params()
+    params, state = warmed_up(optimizer, params)
+    grads = random_like(params, 5)
+    updates, _ = update(optimizer, grads, state, params)
+    other, _ = update(optimizer, grads | {"w": 100.0 * grads["w"]}, state, params)
+    assert_same(updates["b"], other["b"])
+    assert bool((updates["w"] != other["w"]).any())
+
+
+@optimizer_rows
+def test_ignores_extra_arguments(row: OptimizerRow) -> None:
+    optimizer, params = row.create(), small_params()
+    grads, state = random_like(params, 5), row.create().init(params)
+
+    @jax.jit
+    def both(optimizer: lopt.Optimizer, grads: Any, state: Any, params: Any, value: Array) -> Any:
+        extra = {"value": value, "valid_value": 2.0 * value, "no_such_argument": value}
+        direct = optimizer.update(grads, state, params, **extra)
+        return direct, optimizer.to_optax().update(grads, state, params, **extra)
+
+    direct, guarded = both(optimizer, grads, state, params, jnp.float32(0.7))
+    assert_close(direct, update(optimizer, grads, state, params))
+    assert_close(guarded, direct)
+
+
+@optimizer_rows
+def test_vmaps_over_its_own_leaves(row: OptimizerRow) -> None:
+    members = [perturbed(row.create(), seed) for seed in range(3)]
+    params = small_params()
+    state = warmed_up(members[0], params)[1]
+    grads = random_like(params, 5)
+    batch = jax.tree.map(lambda *xs: jnp.stack(xs), *members)
+    together = jax.jit(jax.vmap(lambda o: o.update(grads, state, params)))(batch)
+    alone = jax.tree.map(lambda *xs: jnp.stack(xs), *(update(o, grads, state, params) for o in members))
+    assert_close(together, alone)
+    first, second, _ = jax.tree.leaves(together)[0]
+    assert bool((first != second).any())
+
+
+@optimizer_rows
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
+def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None:
+    """Updates are zero and the state is the old one, bit for bit; the next good step is as if the bad one had not been."""
+    optimizer = perturbed(row.create(), 3)
+    params, state = warmed_up(optimizer, example_params())
+    grads = random_like(params, 5)
+    poisoned = grads | {"conv": grads["conv"].at[1, 2, 0, 3].set(bad)}
+    updates, after = guarded_update(optimizer, poisoned, state, params)
+    assert_same(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_same(after, state)
+    moved = optax.apply_updates(params, updates)
+    assert_same(moved, params)
+    assert_same(guarded_update(optimizer, grads, after, moved), guarded_update(optimizer, grads, state, params))
+    good, _ = guarded_update(optimizer, grads, state, params)
+    assert bool((good["conv"] != 0).all())
+
+
+@optimizer_rows
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-15, 1e8, 1e14, 1e30])
+def test_stays_finite_whatever_the_scale_of_gradients(row: OptimizerRow, scale: float) -> None:
+    optimizer, params = perturbed(row.create(), 3), example_params()
+    state = optimizer.init(params)
+    for seed in range(4):  # the scale, then back to normal
+        grads = jax.tree.map(lambda g, s=(scale if seed < 2 else 1.0): s * g, random_like(params, seed))
+        updates, state = guarded_update(optimizer, grads, state, params)
+        assert all_finite((updates, state)), f"step {seed}"
+
+
+@optimizer_rows
+def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> None:
+    optimizer, params = perturbed(row.create(), 3), small_params()
+    tx = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optimizer.to_optax(),
+        optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, 4)),
+    )
+    chained = jax.jit(lambda g, s, p: tx.update(g, s, p, value=jnp.float32(1.0)))
+    state, own_state = tx.init(params), optimizer.init(params)
+    for step in range(3):
+        grads = random_like(params, step)
+        clip = jnp.minimum(1.0, 0.5 / optax.tree.norm(grads))
+        updates, state = chained(grads, state, params)
+        own, own_state = update(optimizer, jax.tree.map(lambda g, c=clip: c * g, grads), own_state, params)
+        assert_close(updates, jax.tree.map(lambda u, t=step: (1.0 - t / 4.0) * u, own), rtol=1e-4)
+
+
+@optimizer_rows
+def test_works_in_multi_steps(row: OptimizerRow) -> None:
+    """Two gradients are averaged before the optimizer sees them."""
+    optimizer, params = perturbed(row.create(), 3), small_params()
+    tx = optax.MultiSteps(optimizer.to_optax(), every_k_schedule=2)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic
+        step = jax.jit(tx.update)
+        state = tx.init(params)
+        grads = [random_like(params, seed) for seed in range(2)]
+        first, state = step(grads[0], state, params)
+        second, state = step(grads[1], state, params)
+    assert all(bool((u == 0).all()) for u in jax.tree.leaves(first))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2.0, *grads)
+    assert_close(second, update(optimizer, mean, optimizer.init(params), params)[0], rtol=1e-4)
+
+
+@optimizer_rows
+def test_works_in_multi_transform(row: OptimizerRow) -> None:
+    optimizer, params = perturbed(row.create(), 3), small_params()
+    labels = {"w": "ours", "b": "theirs"}
+    tx = optax.multi_transform({"ours": optimizer.to_optax(), "theirs": optax.sgd(0.1)}, labels)
+    grads = random_like(params, 5)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    own, _ = update(optimizer, grads, optimizer.init(params), params)
+    assert_close(updates, {"w": own["w"], "b": -0.1 * grads["b"]})
+
+
+@optimizer_rows
+@pytest.mark.parametrize("fields", ["defaults", "converging"])
+def test_saves_and_loads_bit_for_bit(row: OptimizerRow, fields: str, tmp_path: Path) -> None:
+    optimizer = perturbed(row.create(**(row.converging if fields == "converging" else {})), 3)
+    loaded = lopt.load(lopt.save(tmp_path / "it", optimizer))
+    assert type(loaded) is row.kind
+    assert_same(loaded, optimizer)  # the structure holds the static fields
+
+
+@optimizer_rows
+def test_needs_the_parameters(row: OptimizerRow) -> None:
+    tx, params = row.create().to_optax(), small_params()
+    with pytest.raises(InputError, match=f"^{row.kind.__name__} needs the parameters"):
+        tx.update(params, tx.init(params))
+
+
+@optimizer_rows
+def test_names_the_nearest_field(row: OptimizerRow) -> None:
+    known = next(iter(row.converging))
+    with pytest.raises(InputError, match=f"'{known[:-1]}'; did you mean .*{known}"):
+        row.create(**{known[:-1]: 1.0})
+
+
+@optimizer_rows
+def test_does_not_look_ahead(row: OptimizerRow) -> None:
+    optimizer, params = row.create(), small_params()
+    assert optimizer.eval_params(optimizer.init(params), params) is params
+
+
+@optimizer_rows
+@settings(max_examples=10)
+@given(data=st.data())
+def test_permuting_entries_permutes_the_update(row: OptimizerRow, data: st.DataObject) -> None:
+    assert row.per_parameter
+    optimizer, params = perturbed(row.create(), 3), {"conv": example_params()["conv"]}
+    axis = data.draw(st.integers(0, 3))
+    order = jnp.asarray(data.draw(st.permutations(range(params["conv"].shape[axis]))))
+
+    def permuted(tree: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(lambda x: x if x.ndim < 4 or x.shape[axis] == 1 else jnp.take(x, order, axis), tree)
+
+    params, state = warmed_up(optimizer, params)
+    grads = random_like(params, 5)
+    expected = permuted(update(optimizer, grads, state, params))
+    assert_close(update(optimizer, permuted(grads), permuted(state), permuted(params)), expected)
+
+
+@optimizer_rows
+def test_transposing_a_tensor_transposes_the_update(row: OptimizerRow) -> None:
+    """No axis is special but by its size."""
+    optimizer, params = perturbed(row.create(), 3), jax.random.normal(jax.random.key(0), (2, 5, 3))
+    grads = [jax.random.normal(jax.random.key(seed), params.shape) for seed in range(2)]
+
+    def run(axes: tuple[int, ...]) -> Array:
+        at = params.transpose(axes)
+        state = optimizer.init(at)
+        for g in grads:
+            updates, state = update(optimizer, g.transpose(axes), state, at)
+        return updates.transpose(np.argsort(axes).tolist())
+
+    assert_close(run((2, 0, 1)), run((0, 1, 2)))
+
+
+# The hand-designed ones against their originals.
+
+ORIGINALS = {
+    "sgd": (SGD(learning_rate=0.03), optax.sgd(0.03)),
+    "momentum": (Momentum(learning_rate=0.03, decay=0.8), optax.sgd(0.03, momentum=0.8)),
+    "adam": (Adam(learning_rate=0.03, b1=0.8, b2=0.95, eps=1e-4), optax.adam(0.03, b1=0.8, b2=0.95, eps=1e-4)),
+    "adam_defaults": (Adam(), optax.adam(1e-3)),
+    "adamw": (AdamW(learning_rate=0.03, b1=0.8, weight_decay=0.1), optax.adamw(0.03, b1=0.8, weight_decay=0.1)),
+    "adamw_defaults": (AdamW(), optax.adamw(1e-3)),
+}
+
+
+def test_every_hand_designed_optimizer_has_an_original() -> None:
+    assert {type(ours) for ours, _ in ORIGINALS.values()} == {row.kind for row in OPTIMIZERS if not row.learned}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_is_its_original(name: str) -> None:
+    ours, original = ORIGINALS[name]
+    params = their_params = example_params()
+    state, their_state = ours.init(params), original.init(params)
+    step = jax.jit(original.update)
+    for seed in range(10):
+        grads = random_like(params, seed)
+        updates, state = update(ours, grads, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic
+            their_updates, their_state = step(grads, their_state, their_params)
+        # Decays near one are stored as log(1 - decay) in float32, good to 3e-5 of 1 - decay.
+        assert_close(ravel_pytree(updates)[0], ravel_pytree(their_updates)[0], rtol=3e-5)
+        params, their_params = optax.apply_updates(params, updates), optax.apply_updates(their_params, their_updates)
+    assert_close(params, their_params)
+
+
+def test_from_optax_is_the_transformation_itself() -> None:
+    tx = optax.chain(optax.clip(0.3), optax.lion(0.01))
+    ours, params = FromOptax(tx), small_params()
+    assert jax.tree.leaves(ours) == []
+    state, their_state = ours.init(params), tx.init(params)
+    for seed in range(3):
+        grads = random_like(params, seed)
+        updates, state = ours.update(grads, state, params)
+        their_updates, their_state = tx.update(grads, their_state, params)
+        assert_same((updates, state), (their_updates, their_state))
+
+
+def test_a_learning_rate_sweep_is_a_vmap() -> None:
+    rates, params = jnp.asarray([1e-3, 1e-2, 1e-1]), small_params()
+    grads = random_like(params, 1)
+    sweep = jax.vmap(lambda rate: Adam(learning_rate=rate))(rates)
+    updates, _ = jax.vmap(lambda o: o.update(grads, o.init(params), params))(sweep)
+    for i, rate in enumerate(rates.tolist()):
+        alone, _ = update(Adam(learning_rate=rate), grads, Adam().init(params), params)
+        assert_close(jax.tree.map(lambda u, i=i: u[i], updates), alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (SGD, {"learning_rate": -1.0}, r"learning_rate is -1\.0; it must be positive"),
+        (Momentum, {"decay": 1.0}, r"decay is 1\.0; it must be at least 0 and below 1"),
+        (Adam, {"learning_rate": 0.0}, r"learning_rate is 0\.0; it must be positive"),
+        (Adam, {"b1": -0.1}, r"b1 is -0\.1; it must be at least 0"),
+        (Adam, {"b2": 1.5}, r"b2 is 1\.5; it must be at least 0 and below 1"),
+        (Adam, {"eps": 0.0}, r"eps is 0\.0; it must be positive"),
+        (AdamW, {"weight_decay": -1e-4}, r"weight_decay is -0\.0001; it must be positive"),
+    ],
+)
+def test_rejects_bad_hyper_parameters(kind: Any, fields: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        kind(**fields)
+
+
+# The learned ones.
+
+
+def test_small_fc_is_bounded_whatever_the_gradients() -> None:
+    """Every feature has root mean square at most 1, so each number at most $\\sqrt n$; intervals through the network bound the step."""
+    optimizer, params = ROWS["small_fc"].create(seed=7, step_mult=0.1, exp_mult=0.1), small_params()
+    assert isinstance(optimizer, SmallFC)
+
+    def bound(size: int) -> float:
+        weights, biases = (
+            [np.abs(np.asarray(x)) for x in xs] for xs in (optimizer.rule.net.weights, optimizer.rule.net.biases)
+        )
+        most = np.concatenate([np.full(28, math.sqrt(size)), np.ones(11)])
+        for w, b in zip(weights, biases, strict=True):
+            most = most @ w + b
+        return 0.1 * most[0] * math.exp(0.1 * most[1])
+
+    for scale in (1e-8, 1.0, 1e8):
+        state = optimizer.init(params)
+        for seed in range(5):
+            grads = jax.tree.map(lambda g, s=scale: s * g, random_like(params, seed))
+            updates, state = update(optimizer, grads, state, params)
+            for name, u in updates.items():
+                largest = float(jnp.abs(u).max())
+                assert 0.0 < largest <= bound(u.size), (name, scale)
+
+
+def test_small_fc_contains_normalised_descent() -> None:
+    optimizer, params = normalised_descent(ROWS["small_fc"].create(step_mult=0.1)), example_params()
+    grads = random_like(params, 1)
+    updates, _ = update(optimizer, grads, optimizer.init(params), params)
+    expected = jax.tree.map(lambda g: -0.1 * g / jnp.sqrt(1e-5 + jnp.mean(jnp.square(g))) if g.size else g, grads)
+    assert_close(updates, expected)
+
+
+@pytest.mark.parametrize("nominal", ["sgd", "momentum", "aggmo", "adam", "adam_aggmo"])
+def test_star_without_black_box_is_its_nominal_term(nominal: str) -> None:
+    """Three steps of one vector by hand."""
+    decays, second_decay, step, shrinkage = np.asarray([0.9, 0.99, 0.999]), 0.999, 0.1, 0.03
+    optimizer = without_black_box(ROWS["star"].create(nominal=nominal, nominal_step=step, shrinkage=shrinkage))
+    params = jnp.asarray([0.5, -1.0, 2.0])
+    state = optimizer.init(params)
+    w, m, v = np.asarray(params, np.float64), np.zeros((3, 3)), np.zeros(3)
+    for seed in range(3):
+        grads = jax.random.normal(jax.random.key(seed), (3,))
+        updates, state = update(optimizer, grads, state, params)
+        params = params + updates
+        g = np.asarray(grads, np.float64)
+        m = decays[:, None] * m + (1 - decays)[:, None] * g
+        v = second_decay * v + (1 - second_decay) * g**2
+        root = np.sqrt(v + 1e-6)
+        direction = {
+            "sgd": g,
+            "momentum": m[-1],
+            "aggmo": m.mean(0),
+            "adam": m[-1] / root,
+            "adam_aggmo": m.mean(0) / root,
+        }[nominal]
+        w = w - step * direction - shrinkage * w
+        np.testing.assert_allclose(np.asarray(params), w, rtol=1e-4)
+
+
+def test_star_switches() -> None:
+    """Controllers and aggregation change the update where the network has an opinion."""
+    params = {"b": example_params()["bias"]}
+    found = {}
+    for on in itertools.product([False, True], repeat=2):
+        fields = {
+            "nominal_controller": on[0],
+            "aggregate_nominal": on[1],
+            "exp_mult": (1.0, 1.0, 1.0),
+            "nominal_step": 0.1,
+        }
+        optimizer = ROWS["star"].create(seed=4, **fields)
+        updates, _ = update(optimizer, random_like(params, 1), optimizer.init(params), params)
+        found[on] = updates["b"]
+    assert bool((found[False, False] == found[False, True]).all())  # nothing to average: the controller is off
+    assert not np.allclose(found[True, False], found[False, False], rtol=1e-3)
+    assert not np.allclose(found[True, False], found[True, True], rtol=1e-3)
+
+
+def test_star_rejects_an_unknown_nominal_term() -> None:
+    message = "nominal is 'adamw'; it must be one of sgd, momentum, aggmo, adam, adam_aggmo"
+    with as_users_run_it(), pytest.raises(InputError, match=message):
+        STAR(nominal="adamw", key=jax.random.key(0))  # pyright: ignore[reportArgumentType]
+
+
+def test_star_rejects_multipliers_that_are_not_three() -> None:
+    with pytest.raises(InputError, match=r"exp_mult is \[0.1\]; it must be three numbers"):
+        ROWS["star"].create(exp_mult=[0.1])
+
+
+@pytest.mark.parametrize("name", ["small_fc", "star"])
+def test_hidden_layers_can_be_chosen(name: str, tmp_path: Path) -> None:
+    optimizer, params = ROWS[name].create(hidden=[3, 5, 2]), small_params()
+    outputs = {"small_fc": 2, "star": 4}[name]
+    assert sum(x.size for x in jax.tree.leaves(optimizer)) == 40 * 3 + 4 * 5 + 6 * 2 + 3 * outputs + 7
+    updates, _ = update(optimizer, random_like(params, 1), optimizer.init(params), params)
+    assert all_finite(updates)
+    assert_same(lopt.load(lopt.save(tmp_path / "it", optimizer)), optimizer)
+
+
+def test_create_names_the_nearest_optimizer() -> None:
+    with pytest.raises(InputError, match="no optimizer named 'smallfc'; did you mean small_fc"):
+        lopt.create("smallfc")

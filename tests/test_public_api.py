@@ -1,0 +1,267 @@
+"""Adding is one file and one row; every public name is documented and exported; importing is cheap and silent."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+import lopt
+from registry import ESTIMATORS, OPTIMIZERS, TASKS
+
+SOURCE = Path(lopt.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs" / "api"
+
+# Files that are no optimizer, task or estimator, and why.
+SHARED: dict[str, dict[str, str]] = {
+    "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
+    "tasks": {"data": "loads the arrays that tasks hold"},
+    "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},
+}
+
+ROWS: dict[str, set[str]] = {
+    "optimizers": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in OPTIMIZERS},  # pyright: ignore[reportOptionalMemberAccess]
+    "tasks": {row.module for row in TASKS},
+    "estimators": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in ESTIMATORS},  # pyright: ignore[reportOptionalMemberAccess]
+}
+
+
+def public_names(source: str) -> list[str]:
+    """Classes and functions that a file defines for others."""
+    return re.findall(r"^(?:class|def) ([A-Za-z]\w*)", source, re.MULTILINE)
+
+
+def omissions(
+    folder: Path, shared: Mapping[str, str], rows: Iterable[str], exported: Iterable[str], docs: str
+) -> list[str]:
+    """What is missing for the files of a folder: a row in the registry, an export, a line in the docs.
+
+    Args:
+        folder: of a package.
+        shared: its files that need no row.
+        rows: files that have a row.
+        exported: the package's `__all__`.
+        docs: all pages of the API reference.
+    """
+    found = []
+    files = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    for name, path in files.items():
+        if name in shared:
+            continue
+        names = public_names(path.read_text())
+        if name not in rows:
+            found.append(f"{path.name} has no row in tests/registry.py")
+        if not set(names) & set(exported):
+            found.append(f"{path.name} exports nothing in {folder.name}/__init__.py")
+        for public in sorted(set(names) & set(exported)) or names:
+            if not re.search(rf"\b{public}\b", docs):
+                found.append(f"{public} of {path.name} has no line in docs/api")
+    found += [f"{name} is listed but has no file {name}.py" for name in sorted({*shared, *rows} - set(files))]
+    return found
+
+
+def docs() -> str:
+    return "\n".join(path.read_text() for path in sorted(DOCS.glob("*.md")))
+
+
+@pytest.mark.parametrize("package", SHARED)
+def test_every_file_has_a_row_an_export_and_a_line_in_the_docs(package: str) -> None:
+    exported = importlib.import_module(f"lopt.{package}").__all__
+    assert omissions(SOURCE / package, SHARED[package], ROWS[package], exported, docs()) == []
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A package of two rules, all in order."""
+    folder = tmp_path / "optimizers"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "_private.py").write_text("")
+    (folder / "shared.py").write_text("class Base: ...\n")
+    (folder / "lion.py").write_text("class Lion: ...\n\n\nclass _Helper: ...\n")
+    (folder / "tiger.py").write_text("class Tiger: ...\n\n\ndef stripes(): ...\n")
+    return folder
+
+
+def check_fake(folder: Path) -> list[str]:
+    text = "::: lopt.optimizers.lion.Lion\n\nAnd `Tiger`, a class."
+    return omissions(folder, {"shared": "a base"}, {"lion", "tiger"}, ["Lion", "Tiger"], text)
+
+
+def test_a_package_in_order_passes_the_check(fake: Path) -> None:
+    assert check_fake(fake) == []
+
+
+def test_a_new_file_without_anything_fails_the_check(fake: Path) -> None:
+    (fake / "wolf.py").write_text("class Wolf: ...\n")
+    assert check_fake(fake) == [
+        "wolf.py has no row in tests/registry.py",
+        "wolf.py exports nothing in optimizers/__init__.py",
+        "Wolf of wolf.py has no line in docs/api",
+    ]
+
+
+@pytest.mark.parametrize("missing", ["row", "export", "docs", "file"])
+def test_each_omission_alone_fails_the_check(fake: Path, missing: str) -> None:
+    if missing == "file":
+        (fake / "tiger.py").unlink()
+    found = omissions(
+        fake,
+        {"shared": "a base"},
+        {"lion"} if missing == "row" else {"lion", "tiger"},
+        ["Lion"] if missing == "export" else ["Lion", "Tiger"],
+        "Lion" if missing == "docs" else "Lion, Tiger, stripes",
+    )
+    assert (
+        found
+        == {
+            "row": ["tiger.py has no row in tests/registry.py"],
+            "export": ["tiger.py exports nothing in optimizers/__init__.py"],
+            "docs": ["Tiger of tiger.py has no line in docs/api"],
+            "file": ["tiger is listed but has no file tiger.py"],
+        }[missing]
+    )
+
+
+def test_the_registry_has_every_name_that_can_be_created() -> None:
+    assert {row.name: row.kind for row in OPTIMIZERS} == lopt.optimizers.OPTIMIZERS
+    assert {row.name: row.kind for row in ESTIMATORS} == lopt.estimators.ESTIMATORS
+    assert set(lopt.tasks.TASKS) <= {row.kind for row in TASKS}
+    for table in (OPTIMIZERS, TASKS, ESTIMATORS):
+        names = [row.name for row in table]
+        assert len(set(names)) == len(names)
+
+
+# Documentation.
+
+
+def modules() -> Iterator[ModuleType]:
+    yield lopt
+    for info in pkgutil.walk_packages(lopt.__path__, "lopt."):
+        if not info.name.endswith("__main__"):
+            yield importlib.import_module(info.name)
+
+
+def undocumented(module: ModuleType) -> list[str]:
+    """The module, its public classes and functions, and their public methods, where they have no docstring of their own."""
+    found = [] if module.__doc__ else [module.__name__]
+    for name, member in vars(module).items():
+        if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
+            continue
+        if not (inspect.isclass(member) or inspect.isfunction(member)):
+            continue
+        qualified = f"{module.__name__}.{name}"
+        # Dataclasses and named tuples without a docstring get their signature for one.
+        found += [qualified] if (member.__doc__ or f"{name}(").startswith(f"{name}(") else []
+        if inspect.isclass(member):
+            methods = {k: v for k, v in vars(member).items() if not k.startswith("_") and inspect.isfunction(v)}
+            found += [f"{qualified}.{k}" for k, v in methods.items() if not v.__doc__]
+    return found
+
+
+@pytest.mark.parametrize("module", [pytest.param(m, id=m.__name__) for m in modules()])
+def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
+    assert undocumented(module) == []
+
+
+def test_the_docstring_check_sees_omissions() -> None:
+    module = ModuleType("lopt.bare")
+    module.Bare = type("Bare", (), {"method": lambda self: None, "__module__": "lopt.bare"})
+    module.Pair = NamedTuple("Pair", [("a", int)])
+    module.function = lambda: None
+    module.Pair.__module__ = module.function.__module__ = "lopt.bare"
+    expected = ["lopt.bare", "lopt.bare.Bare", "lopt.bare.Bare.method", "lopt.bare.Pair", "lopt.bare.function"]
+    assert undocumented(module) == expected
+
+
+@pytest.mark.parametrize("module", [pytest.param(m, id=m.__name__) for m in modules() if hasattr(m, "__all__")])
+def test_everything_exported_exists_once(module: ModuleType) -> None:
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), name
+        assert name == "__version__" or not name.startswith("_")
+
+
+def test_what_others_build_on_is_there() -> None:
+    names = {"Optimizer", "Task", "start", "unroll", "meta_train", "create", "load", "save", "train"}
+    packages = {"blocks", "convert", "estimators", "evaluate", "optimizers", "tasks", "zoo"}
+    assert names | packages <= set(lopt.__all__)
+    assert lopt.create is lopt.optimizers.create
+
+
+EXAMPLES = [
+    pytest.param(test, id=test.name)
+    for module in modules()
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__)
+    if test.examples
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_in_docstrings_run(example: doctest.DocTest) -> None:
+    result = doctest.DocTestRunner(verbose=False).run(example)
+    assert result.attempted == len(example.examples)
+    assert result.failed == 0
+
+
+def test_the_main_entry_points_have_examples() -> None:
+    with_examples = {param.id for param in EXAMPLES}
+    assert with_examples >= {
+        "lopt.optimizer.Optimizer.to_optax",
+        "lopt.optimizers.create",
+        "lopt.tasks.create",
+        "lopt.meta_train.meta_train",
+        "lopt.evaluate.training.train",
+        "lopt.zoo.load",
+    }
+
+
+# Import.
+
+HEAVY = (
+    "torch",
+    "ray",
+    "matplotlib",
+    "sklearn",
+    "scipy.stats",
+    "tyro",
+    "rich",
+    "flax",
+    "haiku",
+    "tensorflow",
+    "pandas",
+)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_import_is_silent_and_light() -> None:
+    code = f"import sys, lopt; found = sorted(set({HEAVY!r}) & set(sys.modules)); sys.exit(', '.join(found) or 0)"
+    result = run_python(code)
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+def test_import_starts_no_backend() -> None:
+    """Device counts and platforms can still be chosen after the import."""
+    result = run_python(
+        "import lopt; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+def test_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert lopt.__version__ == version("lopt")
