@@ -1,6 +1,6 @@
 """Time of one jitted update of every optimizer against `optax.adam`, and the memory it takes.
 
-Run: `python benchmarks/step.py`, about six minutes. Writes `benchmarks/results/step.json`.
+Run: `python benchmarks/step.py`, about two minutes. Writes `benchmarks/results/step.json`.
 """
 
 from __future__ import annotations

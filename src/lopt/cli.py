@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
@@ -104,7 +105,7 @@ class Train:
     optimizer_fields: Fields = ()
     """Arguments of the optimizer, as `learning_rate=0.01`."""
     json: bool = False
-    """Print the curves as JSON instead of a table."""
+    """Print the curves as JSON instead of a table; null where a loss is not finite."""
 
     def run(self) -> None:
         """Train, print."""
@@ -124,7 +125,10 @@ class Train:
             **record.metrics,
         }
         if self.json:
-            values = {name: curve.tolist() for name, curve in curves.items()}
+            values = {
+                name: [[x if math.isfinite(x) else None for x in row] for row in curve.tolist()]
+                for name, curve in curves.items()
+            }
             found = {"steps": record.steps.tolist(), **values, "seconds_per_step": record.seconds_per_step.tolist()}
             sys.stdout.write(json.dumps(found) + "\n")
             return

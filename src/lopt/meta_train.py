@@ -228,11 +228,11 @@ def _config(
     config = {
         **(settings or {}),
         "optimizer": eqx.tree_pformat(optimizer, width=10_000),
-        "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
         "estimators": [eqx.tree_pformat(e, width=10_000) for e in estimators],
         "steps": steps,
         "key": jax.random.key_data(key).tolist(),
         "devices": jax.device_count(),
+        "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
     }
     return json.loads(json.dumps(config))
 

@@ -70,6 +70,8 @@ class Recipe:
         """The initial optimizer, the estimators and the outer optimizer."""
         if steps < 1:
             raise InputError(f"steps is {steps}; it must be at least 1.")
+        if self.estimator not in ESTIMATORS:
+            raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
         kind = ESTIMATORS[self.estimator]
         estimators = tuple(
@@ -127,7 +129,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
     for field, value in values.items():
         old = getattr(chosen, field)
         number = isinstance(value, int) and isinstance(old, float)
-        pair = isinstance(value, tuple) and isinstance(old, tuple) and len(value) == len(old)
+        pair = isinstance(value, tuple) and isinstance(old, tuple) and [*map(type, value)] == [*map(type, old)]
         if not (number or pair or (type(value) is type(old) and not isinstance(old, tuple))):
             raise InputError(f"{field} is {value!r}; it must be like {old!r}.")
     return dataclasses.replace(chosen, **values)

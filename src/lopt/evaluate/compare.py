@@ -28,7 +28,9 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if not np.isfinite(self.mean):
             return "diverged"
-        return f"{self.mean:.3f} ± {self.half:.3f}" if abs(self.mean) < 1e3 else f"{self.mean:.1e} ± {self.half:.1e}"
+        digits = ".3f" if abs(self.mean) < 1e3 else ".1e"
+        mean = f"{self.mean:{digits}}"
+        return mean if np.isnan(self.half) else f"{mean} ± {self.half:{digits}}"
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,14 +25,12 @@ COLORS = (
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
     """Training (solid) and test loss (dashed) of every comparison, mean over seeds and range, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
 
     columns = min(3, len(comparisons))
     rows = -(-len(comparisons) // columns)
-    fig, grid = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.5 * rows), squeeze=False, layout="constrained")
+    fig = Figure(figsize=(4.6 * columns, 3.5 * rows), layout="constrained")
+    grid = fig.subplots(rows, columns, squeeze=False)
     for axes, found in zip(grid.flat, comparisons, strict=False):
         _panel(axes, found)
     for axes in grid.flat[len(comparisons) :]:
@@ -40,12 +39,11 @@ def figure(comparisons: Sequence[Comparison]) -> bytes:
     fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=130)
-    pyplot.close(fig)
     return out.getvalue()
 
 
 def _panel(axes: Any, found: Comparison) -> None:
-    for color, (label, record) in zip(COLORS, found.records.items(), strict=False):
+    for color, (label, record) in zip(itertools.cycle(COLORS), found.records.items(), strict=False):
         for curve, style, split in ((record.train_loss, "-", "train"), (record.test_loss, "--", "test")):
             finite = np.where(np.isfinite(curve), curve, np.nan)
             axes.plot(record.steps, finite.mean(axis=0), style, color=color, label=f"{label}, {split}")

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.errors import InputError
@@ -83,13 +84,22 @@ class ImageMLP(Task):
         return ()
 
     def init(self, problem: tuple[()], key: PRNGKeyArray) -> Params:
-        """Draw the network's weights."""
+        """Draw the network's weights and biases, all at once: a draw each takes much longer to compile."""
         del problem
-        return eqx.filter(self._network(key), eqx.is_array)
+        shapes, _ = self._skeleton()
+        flat, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        params = unravel(jax.random.uniform(key, flat.shape, flat.dtype, minval=-1.0, maxval=1.0))
+        bounds = (1.0 / math.sqrt(fan_in) for fan_in in (self.train.images.shape[1], *self.widths) for _ in range(2))
+        leaves, treedef = jax.tree.flatten(params)
+        return treedef.unflatten([bound * leaf for bound, leaf in zip(bounds, leaves, strict=True)])
+
+    def _skeleton(self) -> tuple[Params, eqx.nn.Sequential]:
+        """Shapes of the parameters, and the network without them."""
+        network = eqx.filter_eval_shape(self._network, jax.random.key(0))
+        return eqx.partition(network, lambda x: isinstance(x, jax.ShapeDtypeStruct))
 
     def _logits(self, params: Params, images: Array) -> Float[Array, "batch classes"]:
-        shapes = eqx.filter_eval_shape(self._network, jax.random.key(0))
-        static = eqx.filter(shapes, lambda x: not isinstance(x, jax.ShapeDtypeStruct))
+        _, static = self._skeleton()
         network: Callable[[Array], Array] = eqx.combine(params, static)
         dtype = jax.tree.leaves(params)[0].dtype
         return jax.vmap(network)(images.astype(dtype) / self.brightest)

@@ -123,8 +123,10 @@ def read_card(name_or_path: str | Path) -> Card:
         card = Card(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a card, or is damaged: {error}.") from error
-    if not card.optimizer or not card.sha256:
-        raise CheckpointError(f"{path} is not a card: it names no optimizer or no checksum.")
+    for name, kind in (("optimizer", str), ("sha256", str), ("fields", dict)):
+        value = getattr(card, name)
+        if not isinstance(value, kind) or value == "":
+            raise CheckpointError(f"{path} is not a card: its {name} is {value!r}.")
     return card
 
 
