@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 types: $(VENV)/.dev
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/coverage.py
@@ -42,7 +42,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
-	@$(call install,.[dev,docs])
+	@$(call install,.[docs])
 	@touch $@
 
 install = if uv --version >/dev/null 2>&1; \

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
@@ -188,12 +188,17 @@ def elementwise(overwrite: Any, read: Any) -> Any:
     return (a * c + d, b - a), jnp.stack([jnp.sum(a * d + 0.0 * c), jnp.sum(b)])
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple),
     st.integers(1, 60),
     st.lists(st.booleans(), min_size=4, max_size=4),
 )
+@example((5,), 4, [False] * 4)  # a remainder of one row
+@example((11, 2), 9, [False, True, False, False])  # a remainder of several
+@example((3, 7), 5, [True, False, False, False])  # a row that is too large, and leaves a remainder
+@example((2, 3, 5), 4, [False, True, True, False])  # two levels down
+@example((6, 2), 6, [False] * 4)  # no remainder
 def test_chunked_equals_unchunked(shape: tuple[int, ...], chunk: int, reduced: list[bool]) -> None:
     """For any shape and size of chunk, with an input that is reduced to 1 along any axes."""
     broadcast = tuple(1 if r else n for n, r in zip(shape, reduced, strict=False))
