@@ -367,8 +367,9 @@ def test_noise_is_held_for_a_lifetime_by_es_single_alone() -> None:
         credits[kind] = np.stack(held)
     fresh = credits[TruncatedES]
     np.testing.assert_array_equal(credits[ESSingle], np.repeat(fresh[::3], 3, axis=0))
-    # The running sum begins anew with the problem.
-    np.testing.assert_allclose(credits[PES], np.concatenate([fresh[:3].cumsum(0), fresh[3:].cumsum(0)]), rtol=1e-6)
+    # The running sum begins anew with the problem. Where summands of about 1e-2 cancel, their float32 rounding remains.
+    sums = np.concatenate([fresh[:3].cumsum(0), fresh[3:].cumsum(0)])
+    np.testing.assert_allclose(credits[PES], sums, rtol=1e-6, atol=1e-8)
     assert len(np.unique(fresh)) == fresh.size
 
 

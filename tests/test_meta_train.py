@@ -203,6 +203,34 @@ def test_the_moving_average_forgets() -> None:
     assert float(state.smoothed) == pytest.approx(0.99**200, rel=1e-3)
 
 
+class Draws(Estimator):
+    """Its state is a number drawn from the key, its meta-loss too."""
+
+    @property
+    def inner_steps(self) -> int:
+        return 1
+
+    def init(self, optimizer: Optimizer, key: Any) -> Any:
+        del optimizer
+        return jax.random.uniform(key)
+
+    def estimate(self, optimizer: Optimizer, state: Any, key: Any) -> Any:
+        del state
+        metrics = {"meta_loss": jax.random.uniform(key), "diverged": jnp.zeros(())}
+        return jax.tree.map(jnp.zeros_like, optimizer), jax.random.uniform(key), metrics
+
+
+def test_every_step_and_estimator_has_its_own_key(tmp_path: Path) -> None:
+    seen: list[float] = []
+    with pytest.raises(Stopped):
+        run(tmp_path, estimators=Draws(), steps=30, on_step=stop_at(7))
+    run(tmp_path, estimators=Draws(), steps=30, on_step=lambda p: seen.append(p.meta_loss))
+    seen += [line["meta_loss"] for line in lines(tmp_path)[:7]]
+    assert len(set(seen)) == 30
+    state = run(estimators=[Draws()] * 5, steps=1)
+    assert len({float(x) for x in state.estimators}) == 5
+
+
 # --- Mixtures, and outer optimizers. ---
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
 from lopt.optimizer import Params
@@ -93,7 +93,7 @@ class ImageMLP(Task):
         leaves, treedef = jax.tree.flatten(params)
         return treedef.unflatten([bound * leaf for bound, leaf in zip(bounds, leaves, strict=True)])
 
-    def _skeleton(self) -> tuple[Params, eqx.nn.Sequential]:
+    def _skeleton(self) -> tuple[PyTree, eqx.nn.Sequential]:
         """Shapes of the parameters, and the network without them."""
         network = eqx.filter_eval_shape(self._network, jax.random.key(0))
         return eqx.partition(network, lambda x: isinstance(x, jax.ShapeDtypeStruct))
