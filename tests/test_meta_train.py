@@ -253,7 +253,7 @@ def test_a_mixture_averages_its_estimators() -> None:
 
 
 def test_a_mixture_resumes(tmp_path: Path) -> None:
-    mixture = (pes(), pes(pairs=4, truncation=10, horizon=20))
+    mixture = (pes(), Draws())
     with pytest.raises(Stopped):
         run(tmp_path, estimators=mixture, on_step=stop_at(5))
     assert_same(run(tmp_path, estimators=mixture), run(estimators=mixture))
