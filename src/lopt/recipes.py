@@ -100,7 +100,8 @@ RECIPES: dict[str, Recipe] = {
             TaskSpec(name="digits_mlp", fields={"activation": "tanh"}),
         ),
         split="valid",
-        steps=2_500,
+        pairs=4,
+        steps=5_000,
     ),
     "smoke": Recipe(
         description="STAR on quadratics for a few seconds: shows that meta-training works.",
