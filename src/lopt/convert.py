@@ -13,14 +13,14 @@ from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
-from lopt.optimizers import STAR, SmallFC, create
+from lopt.optimizers import STAR, MLPOptimizer, SmallFC, create
 
 
 def from_learned_optimization(kind: str, arrays: Mapping[str, np.ndarray], **fields: Any) -> Optimizer:
     """An optimizer with the meta-parameters of google/learned_optimization.
 
     Args:
-        kind: `small_fc` (its AdafacMLPLOpt) or `nominal` (its MLPNomLOpt, our `STAR`).
+        kind: `small_fc` (its AdafacMLPLOpt), `nominal` (its MLPNomLOpt, our `STAR`) or `mlp` (its MLPLOpt).
         arrays: its meta-parameters, name to array, as `nn/~/w0` and `momentum_decays`.
         **fields: arguments of our constructor; the multipliers are not among the meta-parameters.
 
@@ -50,6 +50,13 @@ def _adafactor_mlp(name: str) -> Callable[[Mapping[str, np.ndarray], dict[str, A
     return convert
 
 
+def _mlp(arrays: Mapping[str, np.ndarray], fields: dict[str, Any]) -> Optimizer:
+    optimizer = create("mlp", **fields)
+    assert isinstance(optimizer, MLPOptimizer)
+    order = [f"mlp/~/linear_{i}/{kind}" for kind in "wb" for i in range(len(optimizer.net.weights))]
+    return _fill(optimizer, order, arrays)
+
+
 def _fill(optimizer: Optimizer, order: list[str], arrays: Mapping[str, np.ndarray]) -> Optimizer:
     """Put named arrays in the place of the leaves, in the order of the leaves."""
     leaves, treedef = jax.tree.flatten(optimizer)
@@ -68,6 +75,7 @@ def _fill(optimizer: Optimizer, order: list[str], arrays: Mapping[str, np.ndarra
 
 
 _KINDS: dict[str, Callable[[Mapping[str, np.ndarray], dict[str, Any]], Optimizer]] = {
+    "mlp": _mlp,
     "nominal": _adafactor_mlp("star"),
     "small_fc": _adafactor_mlp("small_fc"),
 }

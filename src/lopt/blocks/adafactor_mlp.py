@@ -19,8 +19,9 @@ from lopt.blocks.accumulators import (
     param_to_decay,
 )
 from lopt.blocks.features import TIME_SCALES, rms_scale
-from lopt.blocks.nets import MLP
-from lopt.blocks.tensors import chunked
+from lopt.blocks.nets import MLP, Units
+from lopt.blocks.per_parameter import network_step
+from lopt.blocks.tensors import bounded
 
 FEATURES = 28
 # The rows of the first weight matrix that each kind of feature meets; the time features follow.
@@ -39,7 +40,7 @@ class TensorState(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What a readout may use beside the network's outputs."""
+    """What a readout may use beside the network's outputs, all of one chunk."""
 
     gradient: Array
     param: Array
@@ -110,7 +111,7 @@ class AdafactorMLP(eqx.Module):
             state: its accumulators.
             param: the parameter, float32.
             time: `time_embedding` of the step.
-            readout: `(network outputs, Signals) -> update`, elementwise.
+            readout: `(network outputs, Signals) -> update`, elementwise; it is called on chunks.
             average: network outputs to replace by their mean over the tensor.
         """
         momentum_decay, second_decay, factored_decay = (
@@ -120,7 +121,7 @@ class AdafactorMLP(eqx.Module):
             )
         )
         # Row and column statistics: vectors, or the diagonal below rank two.
-        row_mean, col_mean = factored_means(gradient)
+        row_mean, col_mean = factored_means(bounded(gradient))
         row = tuple(ema(r, row_mean, b) for r, b in zip(state.row, factored_decay, strict=True))
         col = tuple(
             c if c is None or col_mean is None else ema(c, col_mean, b)
@@ -150,20 +151,8 @@ class AdafactorMLP(eqx.Module):
                 *(x * f for x, f in zip(m, for_momentum, strict=True)),
             ]
 
-        # First pass: accumulators, and the mean square of every dense feature.
-        def accumulate(overwrite: tuple[Array, ...], read: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-            *m, v = overwrite
-            g, w, *chunk_factors = read
-            m = [ema(x, g, b) for x, b in zip(m, momentum_decay, strict=True)]
-            v = ema(v, jnp.square(g), second_decay[0])
-            features = dense_features(g, w, m, v, chunk_factors)
-            return (*m, v), jnp.stack([jnp.sum(jnp.square(f)) for f in features])
-
-        (*momentum, second), squares = chunked(accumulate, (*state.momentum, state.second), (gradient, param, *factors))
-        dense_scales = rms_scale(squares / gradient.size)
-
         # The vectors' share of the first layer is computed on the vectors and broadcast.
-        def vector_share(vectors: Sequence[Array], rows: Sequence[int]) -> list[Array]:
+        def vector_share(vectors: Sequence[Array], rows: Sequence[int]) -> Units:
             features = [*vectors, *(jax.lax.rsqrt(x + 1e-8) for x in vectors)]
             normalisers = rms_scale(jnp.stack([jnp.mean(jnp.square(f)) for f in features]))
             return self.net.first_layer(rows, features, normalisers)
@@ -174,32 +163,25 @@ class AdafactorMLP(eqx.Module):
             vector_share([r if c is None else c for r, c in zip(row, col, strict=True)], COL_ROWS),
         ]
         constant = time @ self.net.weights[0][FEATURES:] + self.net.biases[0]
-        width = len(shares[0])
 
-        def outputs(g: Array, read: Sequence[Array]) -> tuple[list[Array], Signals]:
-            w, *rest = read
-            m, v = rest[: len(momentum)], rest[len(momentum)]
-            row_share, col_share = rest[-2 * width : -width], rest[-width:]
-            chunk_factors = rest[len(momentum) + 1 : -2 * width]
-            hidden = self.net.first_layer(DENSE_ROWS, dense_features(g, w, m, v, chunk_factors), dense_scales)
-            hidden = [
-                h + r + c + constant[j] for j, (h, r, c) in enumerate(zip(hidden, row_share, col_share, strict=True))
-            ]
-            return self.net.rest(hidden), Signals(g, w, tuple(m), v)
+        def accumulate(g: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
+            *m, v = old
+            return *(ema(x, g, b) for x, b in zip(m, momentum_decay, strict=True)), ema(
+                v, jnp.square(g), second_decay[0]
+            )
 
-        read = (param, *momentum, second, *factors, *shares[0], *shares[1])
-        means: dict[int, Array] = {}
-        if average:
-
-            def sums(overwrite: tuple[Array, ...], read: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-                out, _ = outputs(overwrite[0], read)
-                return overwrite, jnp.stack([jnp.sum(out[i]) for i in average])
-
-            _, totals = chunked(sums, (gradient,), read)
-            means = {i: totals[k] / gradient.size for k, i in enumerate(average)}
-
-        # Elementwise from end to end: XLA makes one loop of it, without temporaries and over all cores, so no chunks.
-        out, signals = outputs(gradient, read)
-        out = [jnp.broadcast_to(means[i], x.shape) if i in means else x for i, x in enumerate(out)]
-        update = readout(out, signals)
+        update, (*momentum, second) = network_step(
+            self.net,
+            DENSE_ROWS,
+            gradient,
+            param,
+            (*state.momentum, state.second),
+            accumulate=accumulate,
+            features=lambda g, w, seen, factors: dense_features(g, w, seen[:-1], seen[-1], factors),
+            readout=lambda out, g, w, seen: readout(out, Signals(g, w, seen[:-1], seen[-1])),
+            constant=constant,
+            factors=factors,
+            shares=shares,
+            average=average,
+        )
         return update, TensorState(tuple(momentum), second, row, col)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 cache
+LARGEST = 1e15  # gradients beyond it are cut: the sum of squares over any tensor stays finite in float32
 
 Chunks = tuple[Array, ...]
+Sums = TypeVar("Sums")  # a tree of arrays
 
 
 def map_tensors(
@@ -42,55 +44,67 @@ def map_tensors(
     return treedef.unflatten(new_updates), treedef.unflatten(new_states)
 
 
+def bounded(gradient: Array) -> Array:
+    r"""The gradient with every element cut to $\pm 10^{15}$, so that squares and their sums are finite."""
+    return jnp.clip(gradient, -LARGEST, LARGEST)
+
+
+def chunk_for(width: int) -> int:
+    """Elements a chunk for a rule that keeps about `width` numbers for each."""
+    return max(256, 4 * CHUNK // max(4, width))
+
+
 def chunked(
-    fn: Callable[[Chunks, Chunks], tuple[Chunks, Array]],
+    fn: Callable[[Chunks, Chunks], tuple[Chunks, Sums]],
     overwrite: Sequence[Array],
     read: Sequence[Array],
     *,
     chunk: int = CHUNK,
-) -> tuple[Chunks, Array]:
+) -> tuple[Chunks, Sums]:
     """Run an elementwise rule over a tensor a chunk at a time, so that its temporaries never leave the cache.
 
     `fn(overwrite, read) -> (overwrite, sums)` sees matching chunks. Small tensors are one chunk without a loop.
 
     Args:
-        fn: the rule; its first result has the shapes of its first argument, its second is any array, summed over chunks.
-        overwrite: arrays of one shape, replaced in place by the first result.
-        read: arrays that broadcast against that shape, with the same number of axes.
+        fn: the rule; its first result has the shapes of its first argument, its second is any tree of arrays, summed over chunks.
+        overwrite: arrays replaced in place by the first result. The first has the shape of the tensor; others may have one more
+            axis in front, such as hidden units.
+        read: arrays that broadcast against that shape, with the same number of axes or one more in front.
         chunk: elements a chunk.
     """
     overwrite, read = tuple(overwrite), tuple(read)
     shape = overwrite[0].shape
     if math.prod(shape) <= chunk:
         return fn(overwrite, read)
-    rows, row_size = shape[0], math.prod(shape[1:])
+    # Counted from the end, so that an axis in front does not matter.
+    axis, rows, row_size = -len(shape), shape[0], math.prod(shape[1:])
     most = max(1, chunk // row_size)
     # A divisor leaves no remainder to compile; where the nearest is small, take the remainder.
     per = next((p for p in range(most, most // 2, -1) if rows % p == 0), most)
 
-    def run(arrays: Chunks, begin: Array | int, length: int) -> tuple[Chunks, Array]:
+    def run(arrays: Chunks, begin: Array | int, length: int) -> tuple[Chunks, Sums]:
         def cut(a: Array) -> Array:
-            return a if a.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(a, begin, length, 0)
+            return a if a.shape[axis] == 1 else jax.lax.dynamic_slice_in_dim(a, begin, length, axis)
 
         ow, rd = tuple(cut(a) for a in arrays), tuple(cut(a) for a in read)
         if length == 1 and row_size > chunk:  # a single row is still too large: descend into it
-            inner, sums = chunked(fn, [a[0] for a in ow], [a[0] for a in rd], chunk=chunk)
-            new = tuple(a[None] for a in inner)
+            inner, sums = chunked(fn, [a.squeeze(axis) for a in ow], [a.squeeze(axis) for a in rd], chunk=chunk)
+            new = tuple(jnp.expand_dims(a, axis) for a in inner)
         else:
             new, sums = fn(ow, rd)
         return tuple(
-            jax.lax.dynamic_update_slice_in_dim(a, n, begin, 0) for a, n in zip(arrays, new, strict=True)
+            jax.lax.dynamic_update_slice_in_dim(a, n, begin, axis) for a, n in zip(arrays, new, strict=True)
         ), sums
 
-    def body(i: Array, carry: tuple[Chunks, Array]) -> tuple[Chunks, Array]:
+    def body(i: Array, carry: tuple[Chunks, Sums]) -> tuple[Chunks, Sums]:
         arrays, total = carry
         arrays, sums = run(arrays, i * per, per)
-        return arrays, total + sums
+        return arrays, jax.tree.map(jnp.add, total, sums)
 
     sums_shape = jax.eval_shape(lambda a: run(a, 0, per)[1], overwrite)
-    carry = (overwrite, jnp.zeros(sums_shape.shape, sums_shape.dtype))
+    carry = (overwrite, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums_shape))
     arrays, total = jax.lax.fori_loop(0, rows // per, body, carry)
     if rows % per:
         arrays, sums = run(arrays, rows - rows % per, rows % per)
-        total = total + sums
+        total = jax.tree.map(jnp.add, total, sums)
     return arrays, total

@@ -12,12 +12,14 @@ from lopt.names import build
 from lopt.optimizer import Optimizer
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.mlp import MLPOptimizer
 from lopt.optimizers.small_fc import SmallFC
 from lopt.optimizers.star import STAR
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
+    "mlp": MLPOptimizer,
     "momentum": Momentum,
     "sgd": SGD,
     "small_fc": SmallFC,
@@ -46,4 +48,4 @@ def create(name: str, /, *, key: PRNGKeyArray | None = None, **fields: Any) -> O
     return build("optimizer", OPTIMIZERS, name, **fields)
 
 
-__all__ = ["OPTIMIZERS", "SGD", "STAR", "Adam", "AdamW", "FromOptax", "Momentum", "SmallFC", "create"]
+__all__ = ["OPTIMIZERS", "SGD", "STAR", "Adam", "AdamW", "FromOptax", "MLPOptimizer", "Momentum", "SmallFC", "create"]
