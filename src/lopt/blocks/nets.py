@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +16,7 @@ from lopt.blocks.tensors import chunk_for
 
 NARROW = 8  # units of the widest layer that is written as sums
 
+UnitsT = TypeVar("UnitsT", list[Array], Array)
 Units = list[Array] | Array  # an array a unit, or all units of a wide layer along a first axis
 
 
@@ -66,10 +69,10 @@ class MLP(eqx.Module):
 def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Units:
     r"""$\sum_i x_i W_{ij}$ for every $j$, each of the shape to which the inputs broadcast."""
     if isinstance(inputs, Array) or weight.shape[1] > NARROW:
-        shape = jnp.broadcast_shapes(*(x.shape for x in inputs)) if isinstance(inputs, list) else inputs.shape[1:]
         if isinstance(inputs, list):
+            shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
             inputs = jnp.stack([jnp.broadcast_to(x, shape) for x in inputs])
-        return (weight.T @ inputs.reshape(len(weight), -1)).reshape(-1, *shape)
+        return product(inputs, weight)
     outputs = []
     for j in range(weight.shape[1]):
         total = inputs[0] * weight[0, j]
@@ -79,8 +82,119 @@ def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Unit
     return outputs
 
 
-def add_vector(units: Units, vector: Float[Array, " units"]) -> Units:
+def product(inputs: Float[Array, "inputs ..."], weight: Float[Array, "inputs outputs"]) -> Float[Array, "outputs ..."]:
+    r"""$\sum_i x_i W_{ij}$ on stacks."""
+    return (weight.T @ inputs.reshape(len(weight), -1)).reshape(-1, *inputs.shape[1:])
+
+
+def add_vector(units: UnitsT, vector: Float[Array, " units"]) -> UnitsT:
     """Add to every unit its number."""
     if isinstance(units, list):
         return [u + vector[j] for j, u in enumerate(units)]
     return units + vector.reshape(-1, *[1] * (units.ndim - 1))
+
+
+class Affine(eqx.Module):
+    r"""$x W + b$ on stacks.
+
+    Args:
+        inputs: length of $x$.
+        outputs: length of $b$.
+        scale: $W$ starts normal with deviation $\mathrm{scale}/\sqrt{\text{fan in}}$.
+        bias: what $b$ starts at.
+        key: draws $W$.
+    """
+
+    weight: Float[Array, "inputs outputs"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, bias: float = 0.0, key: PRNGKeyArray):
+        self.weight = normal(key, inputs, outputs, scale)
+        self.bias = jnp.full(outputs, bias, jnp.float32)
+
+    def __call__(self, x: Float[Array, "inputs ..."]) -> Float[Array, "outputs ..."]:
+        """$x W + b$."""
+        return add_vector(product(x, self.weight), self.bias)
+
+
+class GRU(eqx.Module):
+    r"""A gated recurrent unit on stacks, whose biases can be added to from outside.
+
+    $$r, u = \sigma([x, h] W_g + b_g + \beta_g), \qquad c = \tanh([x, r \odot h] W_c + b_c + \beta_c), \qquad h' = u \odot h + (1 - u) \odot c$$
+
+    A large $u$ keeps the state. Units are the first axis, whatever the cell runs over the other axes: on a processor this is up to
+    twice as fast as units last.
+
+    Args:
+        inputs: length of $x$.
+        hidden: length of $h$.
+        scale: weights start normal with deviation $\mathrm{scale}/\sqrt{\text{fan in}}$.
+        gate_bias: what $b_g$ starts at; $b_c$ starts at zero.
+        key: draws the weights.
+
+    Source: Cho et al. 2014.
+    """
+
+    gates: Float[Array, "inputs_and_hidden gates"]
+    gates_bias: Float[Array, " gates"]
+    candidate: Float[Array, "inputs_and_hidden hidden"]
+    candidate_bias: Float[Array, " hidden"]
+
+    def __init__(self, inputs: int, hidden: int, *, scale: float = 1.0, gate_bias: float = 0.0, key: PRNGKeyArray):
+        gates_key, candidate_key = jax.random.split(key)
+        self.gates = normal(gates_key, inputs + hidden, 2 * hidden, scale)
+        self.gates_bias = jnp.full(2 * hidden, gate_bias, jnp.float32)
+        self.candidate = normal(candidate_key, inputs + hidden, hidden, scale)
+        self.candidate_bias = jnp.zeros(hidden, jnp.float32)
+
+    def __call__(
+        self,
+        x: Float[Array, "inputs ..."],
+        h: Float[Array, "hidden ..."],
+        injected: Float[Array, " three_hidden"] | None = None,
+    ) -> Float[Array, "hidden ..."]:
+        r"""The next $h$; `injected` is $\beta$ for reset gates, update gates, candidates."""
+        n = len(h)
+        gates_bias, candidate_bias = self.gates_bias, self.candidate_bias
+        if injected is not None:
+            gates_bias, candidate_bias = gates_bias + injected[: 2 * n], candidate_bias + injected[2 * n :]
+        # One product on joined inputs is two to three times as fast as a sum of two products.
+        gates = jax.nn.sigmoid(add_vector(product(jnp.concatenate([x, h]), self.gates), gates_bias))
+        reset, keep = gates[:n], gates[n:]
+        candidate = product(jnp.concatenate([x, reset * h]), self.candidate)
+        return keep * h + (1.0 - keep) * jnp.tanh(add_vector(candidate, candidate_bias))
+
+
+class LSTM(eqx.Module):
+    r"""Long short-term memory on stacks.
+
+    $$i, \tilde c, f, o = [x, h] W + b, \qquad c' = \sigma(f + 1) \odot c + \sigma(i) \odot \tanh(\tilde c), \qquad h' = \sigma(o) \odot \tanh(c')$$
+
+    Args:
+        inputs: length of $x$.
+        hidden: length of $h$ and of $c$.
+        key: draws $W$, normal with deviation $1/\sqrt{\text{fan in}}$.
+
+    Source: Hochreiter & Schmidhuber 1997; the one on the forget gate from Jozefowicz et al. 2015.
+    """
+
+    weight: Float[Array, "inputs_and_hidden gates"]
+    bias: Float[Array, " gates"]
+
+    def __init__(self, inputs: int, hidden: int, *, key: PRNGKeyArray):
+        self.weight = normal(key, inputs + hidden, 4 * hidden, 1.0)
+        self.bias = jnp.zeros(4 * hidden, jnp.float32)
+
+    def __call__(
+        self, x: Float[Array, "inputs ..."], h: Float[Array, "hidden ..."], c: Float[Array, "hidden ..."]
+    ) -> tuple[Float[Array, "hidden ..."], Float[Array, "hidden ..."]]:
+        """The next $h$ and $c$."""
+        gates = add_vector(product(jnp.concatenate([x, h]), self.weight), self.bias)
+        write, candidate, forget, read = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(forget + 1.0) * c + jax.nn.sigmoid(write) * jnp.tanh(candidate)
+        return jax.nn.sigmoid(read) * jnp.tanh(c), c
+
+
+def normal(key: PRNGKeyArray, inputs: int, outputs: int, scale: float) -> Float[Array, "inputs outputs"]:
+    r"""Normal weights with deviation $\mathrm{scale}/\sqrt{\text{inputs}}$."""
+    return scale / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs), jnp.float32)

@@ -60,6 +60,7 @@ def chunked(
     read: Sequence[Array],
     *,
     chunk: int = CHUNK,
+    staged: bool = False,
 ) -> tuple[Chunks, Sums]:
     """Run an elementwise rule over a tensor a chunk at a time, so that its temporaries never leave the cache.
 
@@ -71,6 +72,8 @@ def chunked(
             axis in front, such as hidden units.
         read: arrays that broadcast against that shape, with the same number of axes or one more in front.
         chunk: elements a chunk.
+        staged: copy every chunk out before the rule and back after it. For rules with matrix products: they are several loops, and XLA,
+            which lets each of them read the whole array, would copy all of it for every chunk.
     """
     overwrite, read = tuple(overwrite), tuple(read)
     shape = overwrite[0].shape
@@ -88,8 +91,14 @@ def chunked(
 
         ow, rd = tuple(cut(a) for a in arrays), tuple(cut(a) for a in read)
         if length == 1 and row_size > chunk:  # a single row is still too large: descend into it
-            inner, sums = chunked(fn, [a.squeeze(axis) for a in ow], [a.squeeze(axis) for a in rd], chunk=chunk)
+            inner, sums = chunked(
+                fn, [a.squeeze(axis) for a in ow], [a.squeeze(axis) for a in rd], chunk=chunk, staged=staged
+            )
             new = tuple(jnp.expand_dims(a, axis) for a in inner)
+        elif staged:
+            # Always true, which XLA does not know; what enters and leaves a branch is held in memory.
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, ow, rd))
+            new, sums = jax.lax.cond(jnp.asarray(begin) >= 0, lambda: fn(ow, rd), lambda: nothing)
         else:
             new, sums = fn(ow, rd)
         return tuple(

@@ -11,7 +11,9 @@ from jaxtyping import PRNGKeyArray
 from lopt.names import build
 from lopt.optimizer import Optimizer
 from lopt.optimizers.from_optax import FromOptax
+from lopt.optimizers.gru import GRUOptimizer
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
 from lopt.optimizers.small_fc import SmallFC
 from lopt.optimizers.star import STAR
@@ -19,6 +21,8 @@ from lopt.optimizers.star import STAR
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
+    "gru": GRUOptimizer,
+    "lstm": LSTMOptimizer,
     "mlp": MLPOptimizer,
     "momentum": Momentum,
     "sgd": SGD,
@@ -48,4 +52,17 @@ def create(name: str, /, *, key: PRNGKeyArray | None = None, **fields: Any) -> O
     return build("optimizer", OPTIMIZERS, name, **fields)
 
 
-__all__ = ["OPTIMIZERS", "SGD", "STAR", "Adam", "AdamW", "FromOptax", "MLPOptimizer", "Momentum", "SmallFC", "create"]
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "STAR",
+    "Adam",
+    "AdamW",
+    "FromOptax",
+    "GRUOptimizer",
+    "LSTMOptimizer",
+    "MLPOptimizer",
+    "Momentum",
+    "SmallFC",
+    "create",
+]
