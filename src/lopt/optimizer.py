@@ -54,9 +54,9 @@ class Optimizer(eqx.Module):
         """Turn gradients into additive updates.
 
         Args:
-            updates: gradients at `eval_params(state, params)`, same structure and shapes as `params`.
+            updates: gradients at `params`, same structure and shapes.
             state: from `init` or the previous `update`.
-            params: current parameters.
+            params: current parameters: where the gradient was taken.
             value: training loss at `params`.
             valid_value: validation loss at `params`, where there is one.
             **extra: ignored.
@@ -66,7 +66,11 @@ class Optimizer(eqx.Module):
         """
 
     def eval_params(self, state: State, params: Params) -> Params:
-        """The parameters at which the next gradient and the loss are taken; `params` unless the rule looks ahead."""
+        """The parameters to evaluate, report and deploy; `params` unless the rule takes its gradients elsewhere.
+
+        A rule that looks ahead lets the training hold the point where the next gradient is taken, so that any loop serves it, and keeps
+        the parameters that it has found in its state. This gives them, with the dtypes of `params`.
+        """
         del state
         return params
 

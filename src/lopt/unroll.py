@@ -68,15 +68,16 @@ def unroll(
 
     Returns:
         The inner problem after `length` steps, and the losses on the way, shape `[length]`: the training losses $\ell_t$ of the very
-        minibatches that gave the gradients, or losses at $w_t$ on minibatches of another split.
+        minibatches that gave the gradients, or losses on minibatches of another split. Losses are those of `eval_params`: where a rule
+        takes its gradients elsewhere than at the parameters that it has found, the latter count.
     """
 
     def step(carry: tuple[Params, State], key: PRNGKeyArray) -> tuple[tuple[Params, State], Float[Array, ""]]:
         params, opt_state = carry
+        loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, key))(params)
         at = optimizer.eval_params(opt_state, params)
-        loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, key))(at)
         updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
-        if split != "train":
+        if split != "train" or at is not params:
             loss = task.loss(inner.problem, at, key, split)
         return (optax.apply_updates(params, updates), opt_state), loss
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -16,7 +15,6 @@ from lopt.blocks.tensors import chunk_for
 
 NARROW = 8  # units of the widest layer that is written as sums
 
-UnitsT = TypeVar("UnitsT", list[Array], Array)
 Units = list[Array] | Array  # an array a unit, or all units of a wide layer along a first axis
 
 
@@ -62,7 +60,7 @@ class MLP(eqx.Module):
     def rest(self, hidden: Units) -> Units:
         """The outputs, given the first layer before its non-linearity."""
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            hidden = add_vector(weighted_sums(jax.tree.map(jax.nn.relu, hidden), weight), bias)
+            hidden = add_biases(weighted_sums(jax.tree.map(jax.nn.relu, hidden), weight), bias)
         return hidden
 
 
@@ -87,11 +85,14 @@ def product(inputs: Float[Array, "inputs ..."], weight: Float[Array, "inputs out
     return (weight.T @ inputs.reshape(len(weight), -1)).reshape(-1, *inputs.shape[1:])
 
 
-def add_vector(units: UnitsT, vector: Float[Array, " units"]) -> UnitsT:
-    """Add to every unit its number."""
-    if isinstance(units, list):
-        return [u + vector[j] for j, u in enumerate(units)]
+def add_vector(units: Float[Array, "units ..."], vector: Float[Array, " units"]) -> Float[Array, "units ..."]:
+    """Add to every unit of a stack its number."""
     return units + vector.reshape(-1, *[1] * (units.ndim - 1))
+
+
+def add_biases(units: Units, biases: Float[Array, " units"]) -> Units:
+    """Add to every unit its number."""
+    return [u + biases[j] for j, u in enumerate(units)] if isinstance(units, list) else add_vector(units, biases)
 
 
 class Affine(eqx.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lopt.blocks.features import rms_scale
-from lopt.blocks.nets import MLP, Units, add_vector
+from lopt.blocks.nets import MLP, Units, add_biases
 from lopt.blocks.tensors import bounded, chunked
 
 Arrays = tuple[Array, ...]
@@ -65,13 +65,13 @@ def network_step(
     ends = (1 + len(accumulators), 1 + len(accumulators) + len(factors))
     share_leaves, treedef = jax.tree.flatten(list(shares))
 
-    def outputs(gradient: Array, read: Arrays) -> tuple[Units, Arrays]:
+    def outputs(gradient: Array, read: Arrays) -> tuple[Units, tuple[Array, Array, Arrays]]:
         gradient, param, rest = bounded(gradient), read[0], read[ends[1] :]
         accumulators, factors = read[1 : ends[0]], read[ends[0] : ends[1]]
         hidden = net.first_layer(rows, features(gradient, param, accumulators, factors), scales)
         for share in treedef.unflatten(rest):
             hidden = jax.tree.map(jnp.add, hidden, share)
-        return net.rest(add_vector(hidden, constant)), (gradient, param, accumulators)
+        return net.rest(add_biases(hidden, constant)), (gradient, param, accumulators)
 
     read = (param, *accumulators, *factors, *share_leaves)
     means: dict[int, Array] = {}

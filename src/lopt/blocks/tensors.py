@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 cache
 LARGEST = 1e15  # gradients beyond it are cut: the sum of squares over any tensor stays finite in float32
@@ -42,6 +42,11 @@ def map_tensors(
         new_updates.append(update.astype(p.dtype))
         new_states.append(state)
     return treedef.unflatten(new_updates), treedef.unflatten(new_states)
+
+
+def tile(vector: Float[Array, " units"], param: Array) -> Float[Array, "units ..."]:
+    """A vector for every element of a parameter, in memory of its own, so that a state that is donated does not take its start along."""
+    return jnp.array(jnp.broadcast_to(vector.reshape(-1, *[1] * param.ndim), (len(vector), *param.shape)))
 
 
 def bounded(gradient: Array) -> Array:

@@ -29,8 +29,8 @@ class TrainRecord(NamedTuple):
     valid_loss: Float[np.ndarray, "seeds evals"]
     test_loss: Float[np.ndarray, "seeds evals"]
     metrics: dict[str, Float[np.ndarray, "seeds evals"]]  # `train_accuracy`, ...: what else the task reports
-    minibatch_loss: Float[np.ndarray, "seeds steps"]
-    params: PyTree  # final, leading axis of seeds
+    minibatch_loss: Float[np.ndarray, "seeds steps"]  # where the gradients were taken
+    params: PyTree  # final, those of `eval_params`, leading axis of seeds
     seconds: Float[
         np.ndarray, " stretches"
     ]  # between evaluations, all seeds together, without compilation and evaluation
@@ -143,7 +143,7 @@ def train_batch(
         test_loss=stacked.pop("test_loss"),
         metrics=stacked,
         minibatch_loss=np.concatenate(minibatch, axis=-1),
-        params=inner.params,
+        params=_eval_params(optimizers, inner, batch),
         seconds=np.asarray(seconds),
         compile_seconds=compile_seconds,
     )
@@ -190,9 +190,8 @@ def _advance(
         stream = jax.random.fold_in(key, 1)
 
         def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
-            at = optimizer.eval_params(inner.opt_state, inner.params)
             batch_key = jax.random.fold_in(stream, inner.step)
-            loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, batch_key))(at)
+            loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, batch_key))(inner.params)
             updates, opt_state = update_if_finite(optimizer, grads, inner.opt_state, inner.params, value=loss)
             params = optax.apply_updates(inner.params, updates)
             return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1), loss

@@ -13,6 +13,7 @@ from lopt.optimizer import Optimizer
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.gru import GRUOptimizer
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.hierarchical_rnn import HierarchicalRNN
 from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
 from lopt.optimizers.small_fc import SmallFC
@@ -22,6 +23,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
     "gru": GRUOptimizer,
+    "hierarchical_rnn": HierarchicalRNN,
     "lstm": LSTMOptimizer,
     "mlp": MLPOptimizer,
     "momentum": Momentum,

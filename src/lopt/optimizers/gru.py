@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import GRU, product
-from lopt.blocks.tensors import bounded, chunk_for, chunked, map_tensors
+from lopt.blocks.tensors import bounded, chunk_for, chunked, map_tensors, tile
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -30,7 +30,7 @@ class GRUOptimizer(Optimizer):
 
     with $F$ a GRU, `blocks.nets.GRU`. It has no features and no normalisation, so everything that it does is in the map $F$ and the readout
     $w$, which is what makes it the subject of reverse engineering. $w$ and $b$ start at zero: before meta-training it does not move.
-    12,737 meta-parameters at the defaults. State: `hidden` floats a parameter.
+    12,801 meta-parameters at the defaults. State: `hidden` floats a parameter.
 
     Args:
         hidden: units; the paper's model of the quadratic task has 256.
@@ -75,11 +75,7 @@ class GRUOptimizer(Optimizer):
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> GRUState:
         """The learned initial state for every parameter."""
         del key, horizon
-
-        def tile(param: Array) -> Array:
-            return jnp.broadcast_to(self.start.reshape(-1, *[1] * param.ndim), (self.hidden, *param.shape))
-
-        return GRUState(jax.tree.map(tile, params))
+        return GRUState(jax.tree.map(lambda p: tile(self.start, p), params))
 
     def update(self, updates: Updates, state: GRUState, params: Params, **extra: Any) -> tuple[Updates, GRUState]:
         """One step; see the class."""
