@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -123,6 +124,62 @@ def without_black_box(optimizer: Optimizer) -> Optimizer:
     return eqx.tree_at(lambda o: o.rule.net.weights[-1], optimizer, replace_fn=jnp.zeros_like)
 
 
+def mlp_normalised_descent(optimizer: Optimizer) -> Optimizer:
+    """`normalised_descent` for `MLPOptimizer`."""
+    zero = jax.tree.map(jnp.zeros_like, optimizer)
+    first, *middle, last = zero.net.weights  # pyright: ignore[reportAttributeAccessIssue]
+    first = first.at[0, 0].set(1.0).at[0, 1].set(-1.0)
+    middle = [w.at[0, 0].set(1.0).at[1, 1].set(1.0) for w in middle]
+    last = last.at[0, 0].set(1.0).at[1, 0].set(-1.0)
+    return eqx.tree_at(lambda o: o.net.weights, zero, (first, *middle, last))
+
+
+def gru_descent(optimizer: Optimizer) -> Optimizer:
+    r"""Weights of a `GRUOptimizer` that make it $u = -5 \tanh(g/10)$: its first unit forgets at once and holds $\tanh(g/10)$."""
+    zero = jax.tree.map(jnp.zeros_like, optimizer)
+    return eqx.tree_at(
+        lambda o: (o.cell.gates_bias, o.cell.candidate, o.readout),
+        zero,
+        replace_fn=lambda x: {1: lambda: x - 30.0, 2: lambda: x.at[0, 0].set(0.1 if x.shape[1] > 1 else -5.0)}[
+            x.ndim
+        ](),
+    )
+
+
+def lstm_descent(optimizer: Optimizer) -> Optimizer:
+    r"""Weights of an `LSTMOptimizer` that make it about $u = -g/2$ for moderate $g$.
+
+    In the first layer an input gate $\sigma(\log|g| - 7) \approx e^{-7} |g|$ meets the candidate $\mathrm{sign}\, g$; the second passes it on.
+    """
+    zero = jax.tree.map(jnp.zeros_like, optimizer)
+    n = zero.hidden  # pyright: ignore[reportAttributeAccessIssue]
+    write, candidate, forget, read = 0, n, 2 * n, 3 * n
+    first, second = zero.cells  # pyright: ignore[reportAttributeAccessIssue]
+    weight, bias = first.weight.at[0, write].set(10.0).at[1, candidate].set(20.0), first.bias.at[write].set(-7.0)
+    bias = bias.at[forget].set(-30.0).at[read].set(30.0)
+    next_weight, next_bias = second.weight.at[0, candidate].set(1.0), second.bias.at[write].set(30.0)
+    next_bias = next_bias.at[forget].set(-30.0).at[read].set(30.0)
+    return eqx.tree_at(
+        lambda o: (*(x for c in o.cells for x in (c.weight, c.bias)), o.readout.weight),
+        zero,
+        (weight, bias, next_weight, next_bias, zero.readout.weight.at[0, 0].set(-5.0 * math.exp(7.0))),  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+def annealed_hierarchy(optimizer: Optimizer) -> Optimizer:
+    """A `HierarchicalRNN` that follows its fastest scaled momentum, at a learning rate that falls by a constant factor a step."""
+    return eqx.tree_at(
+        lambda o: (o.direction, o.shortcut, o.rate.bias, o.momentum_decay.weight),
+        optimizer,
+        (
+            jnp.zeros_like(optimizer.direction),  # pyright: ignore[reportAttributeAccessIssue]
+            jnp.zeros_like(optimizer.shortcut).at[0].set(1.0),  # pyright: ignore[reportAttributeAccessIssue]
+            jnp.full_like(optimizer.rate.bias, -0.3),  # pyright: ignore[reportAttributeAccessIssue]
+            jnp.zeros_like(optimizer.momentum_decay.weight),  # pyright: ignore[reportAttributeAccessIssue]
+        ),
+    )
+
+
 OPTIMIZERS = [
     OptimizerRow("sgd", lopt.optimizers.SGD, 1, {"learning_rate": 0.5}),
     OptimizerRow("momentum", lopt.optimizers.Momentum, 2, {"learning_rate": 0.1, "decay": 0.8}),
@@ -130,6 +187,19 @@ OPTIMIZERS = [
     OptimizerRow("adamw", lopt.optimizers.AdamW, 5, {"learning_rate": 0.05}),
     OptimizerRow(
         "small_fc", lopt.optimizers.SmallFC, 197, {"step_mult": 6e-3}, prepare=normalised_descent, learned=True
+    ),
+    OptimizerRow(
+        "mlp", lopt.optimizers.MLPOptimizer, 1_762, {"step_mult": 6e-3}, prepare=mlp_normalised_descent, learned=True
+    ),
+    OptimizerRow("gru", lopt.optimizers.GRUOptimizer, 12_801, {"hidden": 4}, prepare=gru_descent, learned=True),
+    OptimizerRow("lstm", lopt.optimizers.LSTMOptimizer, 5_141, {"hidden": 3}, prepare=lstm_descent, learned=True),
+    OptimizerRow(
+        "hierarchical_rnn",
+        lopt.optimizers.HierarchicalRNN,
+        8_349,
+        {"initial_rates": (0.5, 0.5)},
+        prepare=annealed_hierarchy,
+        learned=True,
     ),
     OptimizerRow(
         "star",

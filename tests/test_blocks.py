@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from lopt.blocks import accumulators, adafactor_mlp, features, nets, readout, tensors
+from lopt.blocks import accumulators, features, nets, per_parameter, readout, tensors
 from lopt.blocks.adafactor_mlp import COL_ROWS, DENSE_ROWS, FEATURES, ROW_ROWS, AdafactorMLP
 
 ONE_ULP = 2.0**-23
@@ -242,7 +242,7 @@ def rule() -> AdafactorMLP:
 def two_steps(
     monkeypatch: pytest.MonkeyPatch, rule: AdafactorMLP, shape: tuple[int, ...], chunk: int, average: tuple[int, ...]
 ) -> Any:
-    monkeypatch.setattr(adafactor_mlp, "chunked", partial(tensors.chunked, chunk=chunk))
+    monkeypatch.setattr(per_parameter, "chunked", lambda *args, **kw: tensors.chunked(*args, **kw | {"chunk": chunk}))
 
     @jax.jit
     def run(rule: AdafactorMLP, w: Array, grads: Array) -> Any:

@@ -1,4 +1,4 @@
-"""`SmallFC` and `STAR` compute what the reference implementation computes, step by step; see `golden/README.md`."""
+"""`SmallFC`, `MLPOptimizer` and `STAR` compute what the reference implementation computes, step by step; see `golden/README.md`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "small_fc": ("small_fc", {"step_mult": 0.1, "exp_mult": 0.1}),
+    "mlp": ("mlp", {"step_mult": 0.1, "exp_mult": 0.1}),
     "nominal_adam_aggmo": (
         "nominal",
         {
@@ -143,6 +144,9 @@ def test_vmapped(case: tuple[lopt.Optimizer, Golden]) -> None:
     [
         ("small_fc", "step_mult", 0.11),
         ("small_fc", "exp_mult", 0.2),
+        ("mlp", "step_mult", 0.11),
+        ("mlp", "exp_mult", 0.2),
+        ("mlp", "decays", (0.1, 0.5, 0.9, 0.99, 0.999, 0.9998)),
         ("nominal_adam_aggmo", "precondition", False),
         ("nominal_adam_aggmo", "nominal", "adam"),
         ("nominal_adam_aggmo", "shrinkage", 0.0),

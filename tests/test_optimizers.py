@@ -20,12 +20,25 @@ from jaxtyping import Array, PyTree
 
 import lopt
 from lopt.errors import InputError
-from lopt.optimizers import SGD, STAR, Adam, AdamW, FromOptax, Momentum, SmallFC
+from lopt.optimizers import (
+    SGD,
+    STAR,
+    Adam,
+    AdamW,
+    FromOptax,
+    GRUOptimizer,
+    HierarchicalRNN,
+    LSTMOptimizer,
+    Momentum,
+    SmallFC,
+)
 from registry import (
     OPTIMIZERS,
     OptimizerRow,
+    annealed_hierarchy,
     as_users_run_it,
     example_params,
+    mlp_normalised_descent,
     normalised_descent,
     optimizer_rows,
     without_black_box,
@@ -69,6 +82,10 @@ def random_like(tree: PyTree[Array], seed: int) -> PyTree[Array]:
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     return treedef.unflatten([jax.random.normal(k, x.shape).astype(x.dtype) for k, x in zip(keys, leaves, strict=True)])
+
+
+def draw(shape: tuple[int, ...], seed: int) -> Array:
+    return jax.random.normal(jax.random.key(seed), shape)
 
 
 def perturbed(optimizer: lopt.Optimizer, seed: int, std: float = 0.05) -> lopt.Optimizer:
@@ -325,8 +342,9 @@ def test_works_in_multi_transform(row: OptimizerRow) -> None:
     tx = optax.multi_transform({"ours": optimizer.to_optax(), "theirs": optax.sgd(0.1)}, labels)
     grads = random_like(params, 5)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
-    own, _ = update(optimizer, grads, optimizer.init(params), params)
-    assert_close(updates, {"w": own["w"], "b": -0.1 * grads["b"]})
+    ours = {"w": params["w"]}
+    own, _ = update(optimizer, {"w": grads["w"]}, optimizer.init(ours), ours)
+    assert_close(updates, own | {"b": -0.1 * grads["b"]})
 
 
 @optimizer_rows
@@ -368,7 +386,8 @@ def test_permuting_entries_permutes_the_update(row: OptimizerRow, data: st.DataO
     order = jnp.asarray(data.draw(st.permutations(range(params["conv"].shape[axis]))))
 
     def permuted(tree: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(lambda x: x if x.ndim < 4 or x.shape[axis] == 1 else jnp.take(x, order, axis), tree)
+        at = axis - 4  # from the end: a state may have hidden units in front
+        return jax.tree.map(lambda x: x if x.ndim < 4 or x.shape[at] == 1 else jnp.take(x, order, at), tree)
 
     params, state = warmed_up(optimizer, params)
     grads = random_like(params, 5)
@@ -379,7 +398,8 @@ def test_permuting_entries_permutes_the_update(row: OptimizerRow, data: st.DataO
 @optimizer_rows
 def test_transposing_a_tensor_transposes_the_update(row: OptimizerRow) -> None:
     """No axis is special but by its size."""
-    optimizer, params = perturbed(row.create(), 3), jax.random.normal(jax.random.key(0), (2, 5, 3))
+    optimizer = perturbed(row.create(**row.converging), 3)  # with which none starts at random
+    params = jax.random.normal(jax.random.key(0), (2, 5, 3))
     grads = [jax.random.normal(jax.random.key(seed), params.shape) for seed in range(2)]
 
     def run(axes: tuple[int, ...]) -> Array:
@@ -554,6 +574,255 @@ def test_star_rejects_an_unknown_nominal_term() -> None:
 def test_star_rejects_multipliers_that_are_not_three() -> None:
     with pytest.raises(InputError, match=r"exp_mult is \[0.1\]; it must be three numbers"):
         ROWS["star"].create(exp_mult=[0.1])
+
+
+def test_mlp_contains_normalised_descent() -> None:
+    optimizer, params = mlp_normalised_descent(ROWS["mlp"].create(step_mult=0.1)), example_params()
+    grads = random_like(params, 1)
+    updates, _ = update(optimizer, grads, optimizer.init(params), params)
+    expected = jax.tree.map(lambda g: -0.1 * g / jnp.sqrt(1e-5 + jnp.mean(jnp.square(g))) if g.size else g, grads)
+    assert_close(updates, expected)
+
+
+def test_mlp_of_the_paper_has_one_hidden_layer() -> None:
+    optimizer = ROWS["mlp"].create(hidden=(32,), decays=(0.5, 0.9, 0.99, 0.999, 0.9999))
+    assert sum(x.size for x in jax.tree.leaves(optimizer)) == 18 * 32 + 32 + 32 * 2 + 2
+
+
+CHUNKED = {
+    "mlp": {},
+    "gru": {"hidden": 5},
+    "lstm": {"hidden": 3},
+    "hierarchical_rnn": {"use_attention": True},
+    "small_fc": {"hidden": (9,)},
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 997), (23, 41), (2, 3, 5, 29)], ids=str)
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_do_not_change_the_update(monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...]) -> None:
+    optimizer, params = perturbed(ROWS[name].create(**CHUNKED[name]), 3), draw(shape, 0)
+
+    def run(chunk: int) -> Any:
+        monkeypatch.setattr(lopt.blocks.tensors, "CHUNK", chunk)
+
+        @jax.jit
+        def two(optimizer: lopt.Optimizer, params: Array) -> Any:
+            state = optimizer.init(params)
+            _, state = optimizer.update(draw(shape, 1), state, params)
+            return optimizer.update(draw(shape, 2), state, params)
+
+        return two(optimizer, params)
+
+    assert_close(run(64), run(10**6), rtol=1e-4)
+
+
+def test_gru_is_its_equations() -> None:
+    """Two steps of a scalar by hand."""
+    optimizer = perturbed(ROWS["gru"].create(hidden=3, log_sign=True, input_scale=2.0, output_scale=0.5), 1, 0.3)
+    assert isinstance(optimizer, GRUOptimizer)
+    cell = jax.tree.map(lambda x: np.asarray(x, np.float64), optimizer.cell)
+    params = jnp.asarray(1.0)
+    state, h = optimizer.init(params), np.asarray(optimizer.start, np.float64)
+    for g in (0.7, -3.0):
+        updates, state = update(optimizer, jnp.asarray(g), state, params)
+        x = np.asarray([np.log1p(abs(2.0 * g)), np.sign(g)])
+        gates = 1.0 / (1.0 + np.exp(-(np.concatenate([x, h]) @ cell.gates + cell.gates_bias)))
+        candidate = np.tanh(np.concatenate([x, gates[:3] * h]) @ cell.candidate + cell.candidate_bias)
+        h = gates[3:] * h + (1.0 - gates[3:]) * candidate
+        expected = 0.5 * (h @ np.asarray(optimizer.readout)[:, 0] + float(optimizer.bias))
+        np.testing.assert_allclose(float(updates), expected, rtol=1e-5)
+
+
+def test_gru_stands_still_before_meta_training() -> None:
+    optimizer, params = ROWS["gru"].create(), small_params()
+    updates, _ = update(optimizer, random_like(params, 1), optimizer.init(params), params)
+    assert all(bool((u == 0).all()) for u in jax.tree.leaves(updates))
+
+
+def test_lstm_is_its_equations() -> None:
+    """Two steps of a scalar by hand, one of them below the edge of the logarithm."""
+    optimizer = perturbed(ROWS["lstm"].create(hidden=3, p=2.0, output_scale=0.5), 1, 0.3)
+    assert isinstance(optimizer, LSTMOptimizer)
+    params, layers = jnp.asarray(1.0), [np.zeros(3) for _ in range(4)]
+    state = optimizer.init(params)
+    for g in (-0.7, 0.1):
+        updates, state = update(optimizer, jnp.asarray(g), state, params)
+        x = np.asarray([math.log(abs(g)) / 2.0, np.sign(g)] if abs(g) >= math.exp(-2.0) else [-1.0, math.exp(2.0) * g])
+        for i, cell in enumerate(optimizer.cells):
+            h, c = layers[2 * i : 2 * i + 2]
+            write, candidate, forget, read = np.split(
+                np.concatenate([x, h]) @ np.asarray(cell.weight, np.float64) + np.asarray(cell.bias), 4
+            )
+            c = c / (1.0 + np.exp(-forget - 1.0)) + np.tanh(candidate) / (1.0 + np.exp(-write))
+            x = np.tanh(c) / (1.0 + np.exp(-read))
+            layers[2 * i : 2 * i + 2] = x, c
+        readout = optimizer.readout
+        expected = 0.5 * (x @ np.asarray(readout.weight)[:, 0] + float(readout.bias[0]))
+        np.testing.assert_allclose(float(updates), expected, rtol=1e-5)
+
+
+def test_hierarchical_rnn_has_the_parts_of_the_paper() -> None:
+    def count(tree: PyTree[Array]) -> int:
+        return sum(x.size for x in jax.tree.leaves(tree))
+
+    o = ROWS["hierarchical_rnn"].create()
+    assert isinstance(o, HierarchicalRNN)
+    assert count((o.parameter_rnn, o.tensor_to_parameter, o.global_to_parameter)) == 1_950
+    assert count((o.tensor_rnn, o.global_to_tensor)) == 3_840
+    assert count(o.global_rnn) == 2_460
+    readouts = (o.direction, o.shortcut, o.rate, o.momentum_decay, o.scale_decay, o.log_step, o.rate_decay)
+    assert count(readouts) == 49
+    assert count(o.starts) == 50
+    assert count(ROWS["hierarchical_rnn"].create(use_attention=True)) == 8_349 + 14
+    state = jax.eval_shape(o.init, jnp.zeros((7, 11)))
+    assert count(state) - 1 - 40 == 19 * 77
+
+
+def test_hierarchical_rnn_is_its_equations() -> None:
+    """Two steps of two tensors by hand, at every level."""
+    optimizer = perturbed(ROWS["hierarchical_rnn"].create(use_attention=True), 1, 0.2)
+    assert isinstance(optimizer, HierarchicalRNN)
+    o = jax.tree.map(lambda x: np.asarray(x, np.float64), optimizer)
+
+    def sigmoid(x: Any) -> Any:
+        return 1.0 / (1.0 + np.exp(-x))
+
+    def gru(cell: Any, x: Any, h: Any, beta: Any) -> Any:  # units last
+        n = h.shape[-1]
+        gates = sigmoid(np.concatenate([x, h], -1) @ cell.gates + cell.gates_bias + beta[: 2 * n])
+        reset, keep = gates[..., :n], gates[..., n:]
+        candidate = np.concatenate([x, reset * h], -1) @ cell.candidate + cell.candidate_bias + beta[2 * n :]
+        return keep * h + (1.0 - keep) * np.tanh(candidate)
+
+    def affine(map: Any, x: Any) -> Any:
+        return x @ map.weight + map.bias
+
+    params = {"a": draw((3, 2), 0), "b": draw((4,), 1)}
+    state = optimizer.init(params, key=jax.random.key(5))
+    rates = {n: np.asarray(s.log_rate, np.float64).ravel() for n, s in state.tensors.items()}
+    true = {n: np.asarray(p, np.float64).ravel() for n, p in params.items()}
+    hidden = {n: np.tile(o.starts[0], (len(w), 1)) for n, w in true.items()}
+    tensor, whole = dict.fromkeys(true, o.starts[1]), o.starts[2]
+    momentum = {n: np.zeros((len(w), 4)) for n, w in true.items()}
+    square = {n: np.zeros((len(w), 4)) for n, w in true.items()}
+    for t in range(2):
+        grads = {"a": draw((3, 2), 10 + t), "b": draw((4,), 20 + t)}
+        updates, state = update(optimizer, grads, state, params)
+        params = optax.apply_updates(params, updates)
+        mean_rate, next_tensor = np.concatenate([*rates.values()]).mean(), {}
+        for n in true:
+            g, h = np.asarray(grads[n], np.float64).ravel(), hidden[n]
+            d = np.stack([sigmoid(affine(o.momentum_decay, h)[:, 0]) ** (0.5**s) for s in range(4)], -1) * (t > 0)
+            gamma = sigmoid(affine(o.scale_decay, h)) * (t > 0)
+            momentum[n] = d * momentum[n] + (1.0 - d) * g[:, None]
+            square[n] = gamma * square[n] + (1.0 - gamma) * (momentum[n] ** 2 + 1e-12)
+            x, log = np.arcsinh(momentum[n] / np.sqrt(square[n] + 1e-16)), np.log(square[n] + 1e-16)
+            inputs = [x, x[:, :-1] * x[:, 1:], log - log.mean(-1, keepdims=True), (rates[n] - mean_rate)[:, None]]
+            inputs = np.concatenate(inputs, -1)
+            beta = affine(o.tensor_to_parameter, tensor[n]) + affine(o.global_to_parameter, whole)
+            hidden[n] = h = gru(o.parameter_rnn, inputs, h, beta)
+            seen = np.concatenate([h, inputs], -1).mean(0)
+            next_tensor[n] = gru(o.tensor_rnn, seen, tensor[n], affine(o.global_to_tensor, whole))
+            directions = h @ o.direction + x @ o.shortcut
+            step, look = (directions / np.sqrt((directions**2).mean(0) + 1e-16)).T
+            proposal = rates[n] + affine(o.rate, h)[:, 0]
+            attended = true[n] - np.exp(proposal) * look
+            true[n] = true[n] - np.exp(proposal + o.log_step) * step
+            rates[n] = sigmoid(o.rate_decay) * rates[n] + (1.0 - sigmoid(o.rate_decay)) * proposal
+            np.testing.assert_allclose(np.ravel(params[n]), attended, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(np.ravel(optimizer.eval_params(state, params)[n]), true[n], rtol=1e-4, atol=1e-6)
+        tensor = next_tensor
+        whole = gru(o.global_rnn, np.mean([*tensor.values()], 0), whole, np.zeros(60))
+        np.testing.assert_allclose(state.global_hidden, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_hierarchical_rnn_quirk_shows_the_global_rnn_the_last_tensor_alone() -> None:
+    params = small_params()
+    grads = random_like(params, 1)
+    found = {}
+    for quirk in (False, True):
+        optimizer = ROWS["hierarchical_rnn"].create(last_tensor_only=quirk)
+        for scale in (1.0, 100.0):  # of the first tensor
+            _, state = update(optimizer, grads | {"b": scale * grads["b"]}, optimizer.init(params), params)
+            _, state = update(optimizer, random_like(params, 2), state, params)
+            found[quirk, scale] = state.global_hidden
+    assert bool((found[True, 1.0] == found[True, 100.0]).all())
+    assert bool((found[False, 1.0] != found[False, 100.0]).any())
+
+
+def test_hierarchical_rnn_draws_its_rates_from_the_key() -> None:
+    optimizer, params = ROWS["hierarchical_rnn"].create(), {"w": jnp.zeros((50, 40)), "b": jnp.zeros((3,))}
+    one, same, default = (optimizer.init(params, key=k) for k in (jax.random.key(1), jax.random.key(1), None))
+    assert_same(one, same)
+    assert_same(default, optimizer.init(params, key=jax.random.key(0)))
+    rates = one.tensors["w"].log_rate
+    assert bool((rates != default.tensors["w"].log_rate).all())
+    assert math.log(1e-6) <= float(rates.min()) < float(rates.max()) <= math.log(1e-2)
+    # Half the logarithm each for the tensor and the parameter: within one tensor the range is half as wide.
+    assert 0.95 < float(rates.max() - rates.min()) / (0.5 * math.log(1e4)) <= 1.0
+
+
+def test_attention_takes_gradients_elsewhere_and_evaluates_the_true_parameters() -> None:
+    """In any loop: `params` are the point of attention; losses that count are those of the true parameters."""
+    optimizer = annealed_hierarchy(ROWS["hierarchical_rnn"].create(use_attention=True, initial_rates=(0.1, 0.1)))
+    task = lopt.tasks.Quadratic(dim=4)
+    inner = lopt.start(optimizer, task, jax.random.key(0), 20)
+    start = inner.params
+    assert_same(optimizer.eval_params(inner.opt_state, start), start)
+    after, losses = lopt.unroll(optimizer, task, inner, jax.random.key(1), 20)
+    params, state, expected = start, inner.opt_state, []
+    for key in jax.random.split(jax.random.key(1), 20):
+        expected.append(task.loss(inner.problem, optimizer.eval_params(state, params), key))
+        grads = jax.grad(lambda p, k=key: task.loss(inner.problem, p, k))(params)
+        updates, state = update(optimizer, grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(after.params, params, rtol=1e-4)
+    np.testing.assert_allclose(losses, jnp.stack(expected), rtol=1e-3)
+    true = optimizer.eval_params(state, params)
+    assert float(jnp.abs(true - params).max()) > 1e-3
+    assert float(task.loss(inner.problem, true, jax.random.key(2))) < 0.7 * float(losses[0])
+    record = lopt.train(optimizer, task, steps=20, key=jax.random.key(0), evals=4)
+    found = lopt.start(optimizer, task, jax.random.fold_in(jax.random.split(jax.random.key(0), 1)[0], 0), 20)
+    np.testing.assert_allclose(
+        record.train_loss[0, -1], task.loss(found.problem, record.params[0], jax.random.key(2)), rtol=1e-5
+    )
+
+
+def test_attention_keeps_the_true_parameters_in_float32() -> None:
+    optimizer, params = ROWS["hierarchical_rnn"].create(use_attention=True), small_params(0, jnp.bfloat16)
+    state = optimizer.init(params)
+    for seed in range(3):
+        updates, state = update(optimizer, random_like(params, seed), state, params)
+        params = optax.apply_updates(params, updates)
+    assert state.tensors["w"].param.dtype == jnp.float32
+    assert optimizer.eval_params(state, params)["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", ["gru", "hierarchical_rnn"])
+def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
+    optimizer, params = ROWS[name].create(use_attention=True) if name[0] == "h" else ROWS[name].create(), jnp.ones(())
+    step = jax.jit(lambda s, p: optimizer.update(p, s, p), donate_argnums=0)
+    step(optimizer.init(params), params)
+    step(optimizer.init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("mlp", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
+        ("mlp", {"hidden": (4, 0)}, r"hidden is \(4, 0\); .* each at least 1"),
+        ("mlp", {"decays": (0.9, 1.0)}, r"decays is \(0.9, 1.0\); .* below 1"),
+        ("gru", {"hidden": 0}, "hidden is 0; it must be at least 1"),
+        ("lstm", {"layers": 0}, "layers is 0; it must be at least 1"),
+        ("lstm", {"p": 0.0}, "p is 0.0; it must be positive"),
+        ("hierarchical_rnn", {"sizes": (10, 0, 20)}, r"sizes is \(10, 0, 20\) and timescales 4; each"),
+        ("hierarchical_rnn", {"initial_rates": (0.1, 0.01)}, r"initial_rates is \(0.1, 0.01\); both must be positive"),
+    ],
+)
+def test_learned_optimizers_reject_bad_fields(name: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ROWS[name].create(**fields)
 
 
 @pytest.mark.parametrize("name", ["small_fc", "star"])

@@ -21,7 +21,7 @@ def param_to_decay(param: Float[Array, ...]) -> Float[Array, ...]:
     return jnp.clip(1.0 - jnp.exp(10.0 * param), 0.0, 1.0)
 
 
-def ema(old: Array, new: Array, decay: float | Float[Array, ""]) -> Array:
+def ema(old: Array, new: Array, decay: float | Array) -> Array:
     r"""$\beta\,\mathrm{old} + (1-\beta)\,\mathrm{new}$."""
     return decay * old + (1.0 - decay) * new
 

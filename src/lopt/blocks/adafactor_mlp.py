@@ -21,7 +21,6 @@ from lopt.blocks.accumulators import (
 from lopt.blocks.features import TIME_SCALES, rms_scale
 from lopt.blocks.nets import MLP, Units
 from lopt.blocks.per_parameter import network_step
-from lopt.blocks.tensors import bounded
 
 FEATURES = 28
 # The rows of the first weight matrix that each kind of feature meets; the time features follow.
@@ -121,7 +120,7 @@ class AdafactorMLP(eqx.Module):
             )
         )
         # Row and column statistics: vectors, or the diagonal below rank two.
-        row_mean, col_mean = factored_means(bounded(gradient))
+        row_mean, col_mean = factored_means(gradient)
         row = tuple(ema(r, row_mean, b) for r, b in zip(state.row, factored_decay, strict=True))
         col = tuple(
             c if c is None or col_mean is None else ema(c, col_mean, b)

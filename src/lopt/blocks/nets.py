@@ -43,6 +43,11 @@ class MLP(eqx.Module):
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in sizes[1:])
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether all layers are sums."""
+        return max(w.shape[1] for w in self.weights) <= NARROW
+
+    @property
     def chunk(self) -> int:
         """Elements a chunk at which hidden layers stay in cache."""
         return chunk_for(max(w.shape[1] for w in self.weights))

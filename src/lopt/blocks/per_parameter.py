@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from lopt.blocks.features import rms_scale
 from lopt.blocks.nets import MLP, Units, add_biases
-from lopt.blocks.tensors import bounded, chunked
+from lopt.blocks.tensors import chunked
 
 Arrays = tuple[Array, ...]
 
@@ -40,7 +40,7 @@ def network_step(
     Args:
         net: the network.
         rows: the row of its first weight matrix that each feature meets.
-        gradient: of the loss, float32; cut to where its square is finite.
+        gradient: of the loss, float32.
         param: the parameter, float32.
         accumulators: arrays of the shape of the parameter.
         accumulate: `(gradient, accumulators) -> accumulators`, elementwise.
@@ -56,8 +56,8 @@ def network_step(
     """
 
     def first(overwrite: Arrays, read: Arrays) -> tuple[Arrays, Array]:
-        new = accumulate(bounded(read[0]), overwrite)
-        found = features(bounded(read[0]), read[1], new, read[2:])
+        new = accumulate(read[0], overwrite)
+        found = features(read[0], read[1], new, read[2:])
         return new, jnp.stack([jnp.sum(jnp.square(f)) for f in found])
 
     accumulators, squares = chunked(first, accumulators, (gradient, param, *factors))
@@ -66,7 +66,7 @@ def network_step(
     share_leaves, treedef = jax.tree.flatten(list(shares))
 
     def outputs(gradient: Array, read: Arrays) -> tuple[Units, tuple[Array, Array, Arrays]]:
-        gradient, param, rest = bounded(gradient), read[0], read[ends[1] :]
+        param, rest = read[0], read[ends[1] :]
         accumulators, factors = read[1 : ends[0]], read[ends[0] : ends[1]]
         hidden = net.first_layer(rows, features(gradient, param, accumulators, factors), scales)
         for share in treedef.unflatten(rest):
@@ -89,5 +89,9 @@ def network_step(
         out = [jnp.broadcast_to(means[i], x.shape) if i in means else x for i, x in enumerate(out)]
         return (readout(out, *seen),), ()
 
-    (update,), _ = chunked(second, (gradient,), read, chunk=net.chunk)
+    if net.is_narrow:
+        # Elementwise from end to end: XLA makes one loop of it, without temporaries and over all cores, so no chunks.
+        ((update,), _) = second((gradient,), read)
+    else:
+        (update,), _ = chunked(second, (gradient,), read, chunk=net.chunk)
     return update, accumulators

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 cache
-LARGEST = 1e15  # gradients beyond it are cut: the sum of squares over any tensor stays finite in float32
 
 Chunks = tuple[Array, ...]
 Sums = TypeVar("Sums")  # a tree of arrays
@@ -47,11 +46,6 @@ def map_tensors(
 def tile(vector: Float[Array, " units"], param: Array) -> Float[Array, "units ..."]:
     """A vector for every element of a parameter, in memory of its own, so that a state that is donated does not take its start along."""
     return jnp.array(jnp.broadcast_to(vector.reshape(-1, *[1] * param.ndim), (len(vector), *param.shape)))
-
-
-def bounded(gradient: Array) -> Array:
-    r"""The gradient with every element cut to $\pm 10^{15}$, so that squares and their sums are finite."""
-    return jnp.clip(gradient, -LARGEST, LARGEST)
 
 
 def chunk_for(width: int) -> int:

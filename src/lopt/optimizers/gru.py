@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import GRU, product
-from lopt.blocks.tensors import bounded, chunk_for, chunked, map_tensors, tile
+from lopt.blocks.tensors import chunk_for, chunked, map_tensors, tile
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -95,7 +95,7 @@ class GRUOptimizer(Optimizer):
 
     def next_hidden(self, hidden: Float[Array, "hidden ..."], gradient: Array) -> Float[Array, "hidden ..."]:
         """$F(h, g)$ for gradients of any shape."""
-        scaled = self.input_scale * bounded(gradient)
+        scaled = self.input_scale * gradient
         inputs = [jnp.log1p(jnp.abs(scaled)), jnp.sign(scaled)] if self.log_sign else [scaled]
         return self.cell(jnp.stack(inputs), hidden)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
 from lopt.blocks.nets import GRU, Affine, normal, product
-from lopt.blocks.tensors import bounded, chunk_for, chunked, map_tensors, tile
+from lopt.blocks.tensors import chunk_for, chunked, map_tensors, tile
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -212,7 +212,7 @@ class HierarchicalRNN(Optimizer):
             # The first step copies the gradient.
             decay = jnp.where(is_first, 0.0, jnp.stack(timescales))
             scale_decay = jnp.where(is_first, 0.0, jax.nn.sigmoid(scale_decay + self.scale_decay.bias[0]))
-            momentum = ema(momentum, bounded(gradient)[None], decay)
+            momentum = ema(momentum, gradient[None], decay)
             mean_square = ema(mean_square, jnp.square(momentum) + 1e-12, scale_decay[None])
             scaled = jnp.arcsinh(momentum * jax.lax.rsqrt(mean_square + 1e-16))
             log_square = jnp.log(mean_square + 1e-16)
@@ -233,7 +233,7 @@ class HierarchicalRNN(Optimizer):
             step = jnp.exp(proposal + self.log_step) * directions[0]
             look = [jnp.exp(proposal) * d for d in directions[1:]]
             new = (step, ema(log_rate, proposal, rate_decay), hidden, momentum, mean_square, *look)
-            return new, tuple(sum_of_units(x) for x in (hidden, inputs, jnp.square(directions)))
+            return new, tuple(_sum_of_units(x) for x in (hidden, inputs, jnp.square(directions)))
 
         overwrite = (gradient, state.log_rate, state.hidden, state.momentum, state.mean_square)
         chunk_size = chunk_for(4 * self.sizes[0])
@@ -249,6 +249,6 @@ class HierarchicalRNN(Optimizer):
         return update, TensorState(log_rate, hidden, momentum, mean_square, tensor_hidden, true_param)
 
 
-def sum_of_units(x: Float[Array, "units ..."]) -> Float[Array, " units"]:
+def _sum_of_units(x: Float[Array, "units ..."]) -> Float[Array, " units"]:
     """The sum of every unit over its tensor."""
     return jnp.sum(x.reshape(len(x), -1), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import LSTM, Affine
-from lopt.blocks.tensors import bounded, chunk_for, chunked, map_tensors
+from lopt.blocks.tensors import chunk_for, chunked, map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -104,9 +105,7 @@ class LSTMOptimizer(Optimizer):
 
     def preprocess(self, gradient: Array) -> Array:
         """Logarithm and sign of a gradient, `[2, *shape]`."""
-        g = bounded(gradient)
-        size = jnp.abs(g)
-        edge = jnp.exp(-self.p)
+        size, edge = jnp.abs(gradient), math.exp(-self.p)
         is_large = size >= edge
         log = jnp.log(jnp.maximum(size, edge)) / self.p
-        return jnp.stack([jnp.where(is_large, log, -1.0), jnp.where(is_large, jnp.sign(g), g / edge)])
+        return jnp.stack([jnp.where(is_large, log, -1.0), jnp.where(is_large, jnp.sign(gradient), gradient / edge)])
