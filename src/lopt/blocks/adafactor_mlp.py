@@ -39,7 +39,7 @@ class TensorState(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What a readout may use beside the network's outputs, all of one chunk."""
+    """What a readout may use beside the network's outputs."""
 
     gradient: Array
     param: Array
@@ -110,7 +110,7 @@ class AdafactorMLP(eqx.Module):
             state: its accumulators.
             param: the parameter, float32.
             time: `time_embedding` of the step.
-            readout: `(network outputs, Signals) -> update`, elementwise; it is called on chunks.
+            readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
         """
         momentum_decay, second_decay, factored_decay = (
