@@ -33,7 +33,7 @@ RUNS = {
     "mlp": Run({"step_mult": 1e-2}),
     "gru": Run({"hidden": 16}),
     "lstm": Run({}),
-    "hierarchical_rnn": Run({"initial_rates": (1e-4, 1e-1)}, learning_rate=1e-2),
+    "hierarchical_rnn": Run({"initial_rates": (1e-4, 1e-2)}, learning_rate=5e-3, steps=300),
 }
 
 

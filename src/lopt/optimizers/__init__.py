@@ -62,6 +62,7 @@ __all__ = [
     "AdamW",
     "FromOptax",
     "GRUOptimizer",
+    "HierarchicalRNN",
     "LSTMOptimizer",
     "MLPOptimizer",
     "Momentum",
