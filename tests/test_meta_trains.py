@@ -49,7 +49,7 @@ def losses_on_new_problems(optimizer: lopt.Optimizer, task: lopt.Task) -> Array:
         key = jax.random.key(seed)
         inner = lopt.start(optimizer, task, key, HORIZON)
         _, losses = lopt.unroll(optimizer, task, inner, jax.random.fold_in(key, 1), HORIZON)
-        return meta_loss(task.normalize(losses))[0]
+        return meta_loss(jax.vmap(task.normalize)(losses))[0]
 
     return jax.vmap(run)(1_000 + jnp.arange(PROBLEMS))
 
