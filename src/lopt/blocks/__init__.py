@@ -1,5 +1,25 @@
 """What optimizers are made of, each piece defined once."""
 
-from lopt.blocks import accumulators, adafactor_mlp, features, nets, readout, tensors
+from lopt.blocks import (
+    accumulators,
+    adafactor_mlp,
+    features,
+    hyper_network,
+    nets,
+    progress,
+    readout,
+    tensor_lstm,
+    tensors,
+)
 
-__all__ = ["accumulators", "adafactor_mlp", "features", "nets", "readout", "tensors"]
+__all__ = [
+    "accumulators",
+    "adafactor_mlp",
+    "features",
+    "hyper_network",
+    "nets",
+    "progress",
+    "readout",
+    "tensor_lstm",
+    "tensors",
+]

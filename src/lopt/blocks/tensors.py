@@ -55,12 +55,12 @@ def chunked(
 
     Args:
         fn: the rule; its first result has the shapes of its first argument, its second is any array, summed over chunks.
-        overwrite: arrays of one shape, replaced in place by the first result.
-        read: arrays that broadcast against that shape, with the same number of axes.
+        overwrite: arrays of one shape, replaced in place by the first result; may be none, where only the sums are of interest.
+        read: arrays that broadcast against that shape, with the same number of axes; without `overwrite`, the first has that shape.
         chunk: elements a chunk.
     """
     overwrite, read = tuple(overwrite), tuple(read)
-    shape = overwrite[0].shape
+    shape = (*overwrite, *read)[0].shape
     if math.prod(shape) <= chunk:
         return fn(overwrite, read)
     rows, row_size = shape[0], math.prod(shape[1:])

@@ -10,18 +10,26 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.names import build
 from lopt.optimizer import Optimizer
+from lopt.optimizers.celo import Celo
+from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.hierarchical_lstm import HierarchicalLSTM
 from lopt.optimizers.small_fc import SmallFC
 from lopt.optimizers.star import STAR
+from lopt.optimizers.velo import VeLO
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
+    "celo": Celo,
+    "celo2": Celo2,
+    "hierarchical_lstm": HierarchicalLSTM,
     "momentum": Momentum,
     "sgd": SGD,
     "small_fc": SmallFC,
     "star": STAR,
+    "velo": VeLO,
 }
 
 
@@ -46,4 +54,18 @@ def create(name: str, /, *, key: PRNGKeyArray | None = None, **fields: Any) -> O
     return build("optimizer", OPTIMIZERS, name, **fields)
 
 
-__all__ = ["OPTIMIZERS", "SGD", "STAR", "Adam", "AdamW", "FromOptax", "Momentum", "SmallFC", "create"]
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "STAR",
+    "Adam",
+    "AdamW",
+    "Celo",
+    "Celo2",
+    "FromOptax",
+    "HierarchicalLSTM",
+    "Momentum",
+    "SmallFC",
+    "VeLO",
+    "create",
+]
