@@ -20,6 +20,8 @@ from lopt.optimizers import STAR, Celo, HierarchicalLSTM, SmallFC, VeLO, create
 Arrays = Mapping[str, np.ndarray]
 DTYPES = ("float16", "float32", "float64")
 ARRAY, SCALAR = 1, 3  # flax's codes for its extensions of msgpack
+PIECES = 14  # kinds of features of VeLO's per-parameter network
+STATE = ("lstm_init_state/hidden", "lstm_init_state/cell")
 
 
 def from_learned_optimization(kind: str, arrays: Arrays, **fields: Any) -> Optimizer:
@@ -73,7 +75,9 @@ def read_flax(path: str | Path) -> dict[str, np.ndarray]:
     except CheckpointError:
         raise
     except (msgpack.UnpackException, ValueError) as error:
-        raise CheckpointError(f"{path} is not a flax checkpoint, or is damaged or truncated: {error}.") from error
+        raise CheckpointError(
+            f"{path} is not a flax checkpoint, or is damaged or truncated: {str(error).rstrip('.')}."
+        ) from error
 
     arrays: dict[str, np.ndarray] = {}
 
@@ -124,13 +128,17 @@ def _hyper_network(name: str) -> Callable[[Arrays, dict[str, Any]], Optimizer]:
         optimizer = create(name, **sizes | fields)
         assert isinstance(optimizer, VeLO | Celo)
         # The first layer comes in pieces, one for each kind of feature.
-        pieces = {f"{bank}w0__{i}": arrays.get(f"{bank}w0__{i}") for i in range(14)}
-        for piece, array in pieces.items():
-            if array is None or array.ndim != 3 or array.shape[::2] != pieces[f"{bank}w0__0"].shape[::2]:
-                found = "is missing" if array is None else f"has shape {list(array.shape)}"
+        pieces = [f"{bank}w0__{i}" for i in range(PIECES)]
+        for piece in pieces:
+            if (
+                piece not in arrays
+                or arrays[piece].ndim != 3
+                or arrays[piece].shape[::2] != arrays[pieces[0]].shape[::2]
+            ):
+                found = f"has shape {list(arrays[piece].shape)}" if piece in arrays else "is missing"
                 raise CheckpointError(f"The checkpoint belongs to another architecture: {piece} {found}.")
         whole = {k: v for k, v in arrays.items() if k not in pieces}
-        whole[f"{bank}w0"] = np.concatenate(list(pieces.values()), axis=1)
+        whole[f"{bank}w0"] = np.concatenate([arrays[piece] for piece in pieces], axis=1)
         order = [
             *_layers(bank + "w{}", bank + "b{}", len(optimizer.rule.net.weights)),
             *(n for layer in ("linear", "linear_1", "linear_2") for n in _linear(f"rnn_params/{layer}")),
@@ -144,9 +152,6 @@ def _hyper_network(name: str) -> Callable[[Arrays, dict[str, Any]], Optimizer]:
     return convert
 
 
-STATE = ("lstm_init_state/hidden", "lstm_init_state/cell")
-
-
 def _layers(weight: str, bias: str, depth: int) -> list[str]:
     return [name.format(i) for name in (weight, bias) for i in range(depth)]
 
@@ -155,7 +160,7 @@ def _linear(name: str) -> tuple[str, str]:
     return f"{name}/w", f"{name}/b"
 
 
-def _sizes(arrays: Arrays, **names: str) -> dict[str, int]:
+def _sizes(arrays: Arrays, **names: str) -> dict[str, Any]:
     """Fields that are the last size of an array."""
     return {field: arrays[name].shape[-1] for field, name in names.items() if name in arrays and arrays[name].ndim}
 

@@ -157,7 +157,10 @@ class AdafactorMLP(eqx.Module):
         factors = (
             *(r for r, _ in scales),
             # Below rank two the reference floors the momentum's factor at another value than the gradient's.
-            *(jax.lax.rsqrt(r + self.diagonal_floor) if c is None else c for r, (_, c) in zip(row, scales, strict=True)),
+            *(
+                jax.lax.rsqrt(r + self.diagonal_floor) if c is None else c
+                for r, (_, c) in zip(row, scales, strict=True)
+            ),
         )
 
         def dense_features(g: Array, w: Array, m: Sequence[Array], v: Array, factors: Sequence[Array]) -> list[Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -67,11 +69,40 @@ def interpolate(bank: MLP, control: Float[Array, " bank"]) -> MLP:
     return jax.tree.map(lambda w: jnp.tensordot(control, w, axes=1) / len(control), bank)
 
 
-def bank_of(rule: AdafactorMLP, size: int, *, key: PRNGKeyArray) -> AdafactorMLP:
-    """`rule` with `size` networks in the place of its one: every leaf of `net` gets a leading axis."""
-    sizes = [rule.net.weights[0].shape[0], *(len(b) for b in rule.net.biases)]
-    bank = jax.vmap(lambda k: MLP(sizes, key=k))(jax.random.split(key, size))
-    return eqx.tree_at(lambda r: r.net, rule, bank)
+def bank_rule(
+    hidden: Sequence[int],
+    momentum_decays: Sequence[float],
+    second_decay: float,
+    factored_decays: Sequence[float],
+    *,
+    bank: int,
+    key: PRNGKeyArray,
+) -> AdafactorMLP:
+    """The extended `AdafactorMLP` of VeLO, its decays fixed, with a bank of networks: every leaf of `net` has a leading axis.
+
+    Args:
+        hidden: widths of the hidden layers.
+        momentum_decays: decays of $m$.
+        second_decay: decay of $v$.
+        factored_decays: decays of $r, c$.
+        bank: how many networks.
+        key: draws the initial weights.
+    """
+
+    def one(key: PRNGKeyArray) -> AdafactorMLP:
+        return AdafactorMLP(
+            hidden,
+            3,
+            momentum_decays,
+            second_decay,
+            factored_decays,
+            extended=True,
+            learn_decays=False,
+            diagonal_floor=0.0,
+            key=key,
+        )
+
+    return jax.vmap(one)(jax.random.split(key, bank))
 
 
 def steered_update(
@@ -91,7 +122,7 @@ def steered_update(
     $$u = -\lambda_1\, s\, \mathrm{RMS}(w)\, d\, e^{\lambda_2 m}, \qquad (d, m, \cdot) = \mathrm{MLP}\Big(\text{features}; \frac1K \sum_k c_k \Theta_k\Big)$$
 
     Args:
-        rule: accumulators and features, and a bank of networks $\Theta$; see `bank_of`.
+        rule: accumulators and features, and a bank of networks $\Theta$; see `bank_rule`.
         controls: $c$, a row for each tensor that is not empty.
         steps: $s$.
         updates: gradients, clipped here to $\pm$ `gradient_clip`.

@@ -14,7 +14,7 @@ FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 AVERAGES = 10  # moving averages of a `LossHistory`
 
 
-def require_loss(name: str, value: Array | None) -> Float[Array, ""]:
+def require_loss(name: str, value: float | Array | None) -> Float[Array, ""]:
     """The loss as float32, or one sentence about the optimizer called `name` that lacks it."""
     if value is None:
         raise InputError(f"{name} needs the training loss: call update(grads, state, params, value=loss).")
@@ -45,7 +45,7 @@ class LossHistory(NamedTuple):
 
     means: Float[Array, 10]
     lowest: Float[Array, 10]  # that the bias-corrected averages have been
-    count: Int[Array, ""]
+    recorded: Int[Array, ""]
     longest: Float[Array, ""]  # half-life, steps
 
     @classmethod
@@ -66,22 +66,24 @@ class LossHistory(NamedTuple):
 
     def record(self, loss: Float[Array, ""]) -> LossHistory:
         """The history with one more loss."""
-        decays, count = self._decays(), self.count + 1
+        decays, count = self._decays(), self.recorded + 1
         # `means` is one step behind `count` here: the reference's correction.
         highest = jnp.abs(jnp.max(self._averages(self.means, count)))
-        cap = jnp.where(self.count == 0, jnp.where(jnp.isfinite(loss), loss, 0.0), 2.0 * highest)
+        cap = jnp.where(self.recorded == 0, jnp.where(jnp.isfinite(loss), loss, 0.0), 2.0 * highest)
         loss = jnp.where(jnp.isfinite(loss), jnp.minimum(cap, loss), cap)
         means = decays * self.means + (1.0 - decays) * loss
-        return self._replace(
-            means=means, lowest=jnp.minimum(self.lowest, self._averages(means, count)), count=count
-        )
+        return self._replace(means=means, lowest=jnp.minimum(self.lowest, self._averages(means, count)), recorded=count)
 
     def features(self) -> Float[Array, 9]:
-        r"""$\mathrm{clip}\big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\big)$ for averages $\ell_i$ from fast to slow; 0 for two steps."""
-        averages = self._averages(self.means, self.count)
+        r"""How each average stands between its lowest and the next slower one.
+
+        $$\mathrm{clip}\Big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\Big)$$ for averages $\ell_i$ from fast to
+        slow; 0 for the first two losses.
+        """
+        averages = self._averages(self.means, self.recorded)
         lowest = self.lowest[:-1]
         found = (averages[:-1] - lowest) / jnp.maximum(1e-8, averages[1:] - lowest) - 1.0
-        return jnp.where(self.count <= 2, jnp.zeros_like(found), jnp.clip(found, -1.0, 1.0))
+        return jnp.where(self.recorded <= 2, jnp.zeros_like(found), jnp.clip(found, -1.0, 1.0))
 
 
 class LossMoments(NamedTuple):
@@ -89,7 +91,7 @@ class LossMoments(NamedTuple):
 
     mean: Float[Array, ""]
     variance: Float[Array, ""]
-    count: Int[Array, ""]
+    recorded: Int[Array, ""]
 
     @classmethod
     def start(cls) -> LossMoments:
@@ -101,13 +103,13 @@ class LossMoments(NamedTuple):
         """The moments with one more loss; one that is not finite is left out."""
         mean = decay * self.mean + (1.0 - decay) * loss
         variance = decay * self.variance + (1.0 - decay) * jnp.square(mean - loss)
-        new = LossMoments(mean, variance, self.count + 1)
+        new = LossMoments(mean, variance, self.recorded + 1)
         usable = jnp.isfinite(mean) & jnp.isfinite(variance)
         return jax.tree.map(lambda n, o: jnp.where(usable, n, o), new, self)
 
     def _correction(self, decay: float) -> Float[Array, ""]:
         # A maximum, where the reference adds: compilers may drop what is added, and 0 times infinity is left.
-        return 1.0 / jnp.maximum(1.0 - decay ** self.count.astype(jnp.float32), 1e-8)
+        return 1.0 / jnp.maximum(1.0 - decay ** self.recorded.astype(jnp.float32), 1e-8)
 
     def corrected_mean(self, decay: float) -> Float[Array, ""]:
         """The mean, bias corrected; 0 before the first loss."""

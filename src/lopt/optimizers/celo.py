@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP
-from lopt.blocks.hyper_network import Controller, bank_of, steered_update
+from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
 from lopt.optimizer import Optimizer, Params, Updates
@@ -100,18 +100,7 @@ class Celo(Optimizer):
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
         rule_key, controller_key = jax.random.split(key)
-        rule = AdafactorMLP(
-            hidden,
-            3,
-            momentum_decays,
-            second_decay,
-            factored_decays,
-            extended=True,
-            learn_decays=False,
-            diagonal_floor=0.0,
-            key=rule_key,
-        )
-        self.rule = bank_of(rule, bank, key=rule_key)
+        self.rule = bank_rule(hidden, momentum_decays, second_decay, factored_decays, bank=bank, key=rule_key)
         self.controller = Controller(INPUTS, lstm_hidden, bank, stacked_mixing=stacked_mixing, key=controller_key)
 
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> CeloState:

@@ -88,7 +88,12 @@ class Celo2(Optimizer):
         key: PRNGKeyArray,
     ):
         first, second, third = orthogonalize_coefficients
-        self.hidden, self.learning_rate, self.exp_mult, self.normalize = tuple(hidden), learning_rate, exp_mult, normalize
+        self.hidden, self.learning_rate, self.exp_mult, self.normalize = (
+            tuple(hidden),
+            learning_rate,
+            exp_mult,
+            normalize,
+        )
         self.orthogonalize_steps, self.orthogonalize_coefficients = orthogonalize_steps, (first, second, third)
         self.gradient_clip, self.second_floor = gradient_clip, second_floor
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay

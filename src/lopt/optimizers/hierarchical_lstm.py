@@ -1,4 +1,7 @@
-"""`HierarchicalLSTM`: a per-tensor LSTM above a per-parameter MLP that sees the validation loss, of Metz et al. 2020."""
+"""`HierarchicalLSTM`: a per-tensor LSTM above a per-parameter MLP that sees the validation loss, of Metz et al. 2020.
+
+Longer than its neighbours: two networks with 52 and 54 inputs that tell each other things, and nobody else uses either.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +199,7 @@ class HierarchicalLSTM(Optimizer):
         if valid_value is not None:
             valid = valid.record(jnp.asarray(valid_value).astype(jnp.float32), self.valid_decay)
             if self.count_validation:
-                step = step + valid.count - state.valid.count
+                step = step + valid.recorded - state.valid.recorded
         losses = [train.standardize(x, self.train_decay) for x in (loss, valid.corrected_mean(self.valid_decay))]
 
         leaves, treedef = jax.tree.flatten(params)
@@ -206,7 +209,7 @@ class HierarchicalLSTM(Optimizer):
             return jax.tree.map(jnp.zeros_like, params), state._replace(step=step + 1, train=train, valid=valid)
 
         # First pass: accumulators, and sums over each tensor.
-        steps_clipped = 1.0 + state.train.count.astype(jnp.float32)
+        steps_clipped = 1.0 + state.train.recorded.astype(jnp.float32)
         limit = self.clip_mult * state.gradient_scale / (1.0 - self.clip_decay**steps_clipped)
         gradients = [jnp.clip(g.astype(jnp.float32), -limit, limit) for g in treedef.flatten_up_to(updates)]
         sums = {}

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP, TensorState
-from lopt.blocks.hyper_network import Controller, bank_of, steered_update
+from lopt.blocks.adafactor_mlp import AdafactorMLP
+from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
 from lopt.blocks.tensors import chunked
@@ -21,12 +21,14 @@ RANKS = 5  # length of the one-hot rank
 
 
 class VeLOState(NamedTuple):
-    """State of `VeLO`: steps taken and to be taken, losses, the LSTM with a row a tensor, and a `TensorState` in the place of each."""
+    """State of `VeLO`: steps taken and to be taken, losses, rows for all tensors, and a `TensorState` in the place of each."""
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]
     losses: LossHistory
     lstm: LSTMState
+    means: Float[Array, "tensors accumulators"]  # of the momenta and the second moment
+    variances: Float[Array, "tensors accumulators"]
     tensors: PyTree
 
 
@@ -107,18 +109,7 @@ class VeLO(Optimizer):
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
         rule_key, controller_key = jax.random.split(key)
-        rule = AdafactorMLP(
-            hidden,
-            3,
-            momentum_decays,
-            second_decay,
-            factored_decays,
-            extended=True,
-            learn_decays=False,
-            diagonal_floor=0.0,
-            key=rule_key,
-        )
-        self.rule = bank_of(rule, bank, key=rule_key)
+        self.rule = bank_rule(hidden, momentum_decays, second_decay, factored_decays, bank=bank, key=rule_key)
         self.controller = Controller(
             self._inputs(), lstm_hidden, bank, stacked_mixing=stacked_mixing, key=controller_key
         )
@@ -133,11 +124,14 @@ class VeLO(Optimizer):
         steps = require_horizon("VeLO", horizon)
         longest = jnp.full((), 10.0, jnp.float32) if self.equal_half_lives else steps
         tensors = sum(p.size > 0 for p in jax.tree.leaves(params))
+        none = jnp.zeros((tensors, len(self.momentum_decays) + 1), jnp.float32)
         return VeLOState(
             jnp.zeros((), jnp.int32),
             steps,
             LossHistory.start(longest),
             self.controller.lstm.init(tensors),
+            none,
+            none,
             jax.tree.map(self.rule.init, params),
         )
 
@@ -158,9 +152,11 @@ class VeLO(Optimizer):
         del extra
         losses = state.losses.record(require_loss("VeLO", value))
         shared = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features()])
-        leaves, treedef = jax.tree.flatten(params)
-        pairs = zip(leaves, treedef.flatten_up_to(state.tensors), strict=True)
-        rows = [jnp.concatenate([shared, self._tensor_features(p, s)]) for p, s in pairs if p.size]
+        full = [p for p in jax.tree.leaves(params) if p.size]
+        rows = [
+            jnp.concatenate([shared, self._tensor_features(p, mean, variance)])
+            for p, mean, variance in zip(full, state.means, state.variances, strict=True)
+        ]
         features = jnp.stack(rows) if rows else jnp.zeros((0, self._inputs()), jnp.float32)
         controls, steps, lstm = self.controller(features, state.lstm)
         updates, tensors = steered_update(
@@ -174,17 +170,20 @@ class VeLO(Optimizer):
             exp_mult=self.exp_mult,
             gradient_clip=self.gradient_clip,
         )
-        return updates, VeLOState(state.step + 1, state.horizon, losses, lstm, tensors)
+        # Taken here, where nothing is about to overwrite the accumulators: elsewhere XLA would copy them first.
+        means, variances = self._moments(tensors, params)
+        return updates, VeLOState(state.step + 1, state.horizon, losses, lstm, means, variances, tensors)
 
     def _inputs(self) -> int:
         moments = len(self.momentum_decays)
         return 9 + 9 + 1 + RANKS + moments + (moments if self.variance_about_momentum else 1)
 
-    def _tensor_features(self, param: Array, state: TensorState) -> Float[Array, " features"]:
+    def _tensor_features(
+        self, param: Array, mean: Float[Array, " accumulators"], variance: Float[Array, " accumulators"]
+    ) -> Float[Array, " features"]:
         """Of the tensor and of its accumulators before this step."""
         scale = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(jnp.square(param.astype(jnp.float32)))))
-        means, variances = _moments([*state.momentum, state.second])
-        (mean_m, mean_v), (var_m, var_v) = ((x[:-1], x[-1]) for x in (means, variances))
+        mean_m, mean_v, var_m, var_v = mean[:-1], mean[-1], variance[:-1], variance[-1]
         # The mean of (v - a)^2, without another pass.
         var_v = var_v + jnp.square(mean_v - mean_m) if self.variance_about_momentum else var_v[None]
         rank = sum(n > 1 for n in param.shape)
@@ -197,9 +196,20 @@ class VeLO(Optimizer):
             ]
         )
 
+    def _moments(self, tensors: PyTree, params: Params) -> tuple[Array, Array]:
+        """Means and variances of momenta and second moment, a row a tensor."""
+        leaves, treedef = jax.tree.flatten(params)
+        pairs = zip(leaves, treedef.flatten_up_to(tensors), strict=True)
+        found = [_mean_variance([*s.momentum, s.second]) for p, s in pairs if p.size]
+        if not found:
+            none = jnp.zeros((0, len(self.momentum_decays) + 1), jnp.float32)
+            return none, none
+        means, variances = zip(*found, strict=True)
+        return jnp.stack(means), jnp.stack(variances)
 
-def _moments(arrays: Sequence[Array]) -> tuple[Float[Array, " arrays"], Float[Array, " arrays"]]:
-    """Mean and variance of each array, in one pass; about an entry of it, so that no digits cancel."""
+
+def _mean_variance(arrays: Sequence[Array]) -> tuple[Float[Array, " arrays"], Float[Array, " arrays"]]:
+    """Of each array, in one pass; about an entry of it, so that no digits cancel."""
     pilots = [a.reshape(-1)[0] for a in arrays]
 
     def add(overwrite: tuple[Array, ...], read: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
