@@ -77,8 +77,9 @@ class LossHistory(NamedTuple):
     def features(self) -> Float[Array, 9]:
         r"""How each average stands between its lowest and the next slower one.
 
-        $$\mathrm{clip}\Big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\Big)$$ for averages $\ell_i$ from fast to
-        slow; 0 for the first two losses.
+        $$\mathrm{clip}\Big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\Big)$$
+
+        The averages $\ell_i$ go from fast to slow. 0 for the first two losses.
         """
         averages = self._averages(self.means, self.recorded)
         lowest = self.lowest[:-1]
