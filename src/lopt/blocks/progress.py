@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from lopt.errors import InputError
@@ -14,7 +15,7 @@ FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 AVERAGES = 10  # moving averages of a `LossHistory`
 
 
-def require_loss(name: str, value: float | Array | None) -> Float[Array, ""]:
+def require_loss(name: str, value: ArrayLike | None) -> Float[Array, ""]:
     """The loss as float32, or one sentence about the optimizer called `name` that lacks it."""
     if value is None:
         raise InputError(f"{name} needs the training loss: call update(grads, state, params, value=loss).")
@@ -44,35 +45,30 @@ class LossHistory(NamedTuple):
     """
 
     means: Float[Array, 10]
-    lowest: Float[Array, 10]  # that the bias-corrected averages have been
+    corrected: Float[Array, 10]  # for the bias of their start at zero
+    lowest: Float[Array, 10]  # that these have been
     recorded: Int[Array, ""]
     longest: Float[Array, ""]  # half-life, steps
 
     @classmethod
     def start(cls, longest: Float[Array, ""]) -> LossHistory:
         """Before the first loss."""
-        return cls(
-            jnp.zeros(AVERAGES, jnp.float32),
-            jnp.full(AVERAGES, 999_999_999_999.0, jnp.float32),
-            jnp.zeros((), jnp.int32),
-            longest,
-        )
-
-    def _averages(self, means: Float[Array, 10], count: Int[Array, ""]) -> Float[Array, 10]:
-        return means / (1.0 - self._decays() ** count.astype(jnp.float32))
-
-    def _decays(self) -> Float[Array, 10]:
-        return jnp.exp(-1.0 / jnp.logspace(1.0, jnp.log10(self.longest), AVERAGES))
+        zeros = jnp.zeros(AVERAGES, jnp.float32)
+        return cls(zeros, zeros, jnp.full(AVERAGES, 999_999_999_999.0, jnp.float32), jnp.zeros((), jnp.int32), longest)
 
     def record(self, loss: Float[Array, ""]) -> LossHistory:
         """The history with one more loss."""
-        decays, count = self._decays(), self.recorded + 1
-        # `means` is one step behind `count` here: the reference's correction.
-        highest = jnp.abs(jnp.max(self._averages(self.means, count)))
+        rates = 1.0 / jnp.logspace(1.0, jnp.log10(self.longest), AVERAGES)
+        # 1 - exp(-x) without cancellation: differences of averages that hardly differ are what the features show.
+        recorded = self.recorded + 1
+        corrections = -1.0 / jnp.expm1(-rates * recorded.astype(jnp.float32))
+        # The old means with the correction of the new ones, as in the reference.
+        highest = jnp.abs(jnp.max(self.means * corrections))
         cap = jnp.where(self.recorded == 0, jnp.where(jnp.isfinite(loss), loss, 0.0), 2.0 * highest)
         loss = jnp.where(jnp.isfinite(loss), jnp.minimum(cap, loss), cap)
-        means = decays * self.means + (1.0 - decays) * loss
-        return self._replace(means=means, lowest=jnp.minimum(self.lowest, self._averages(means, count)), recorded=count)
+        means = self.means - jnp.expm1(-rates) * (loss - self.means)
+        corrected = means * corrections
+        return LossHistory(means, corrected, jnp.minimum(self.lowest, corrected), recorded, self.longest)
 
     def features(self) -> Float[Array, 9]:
         r"""How each average stands between its lowest and the next slower one.
@@ -81,9 +77,8 @@ class LossHistory(NamedTuple):
 
         The averages $\ell_i$ go from fast to slow. 0 for the first two losses.
         """
-        averages = self._averages(self.means, self.recorded)
         lowest = self.lowest[:-1]
-        found = (averages[:-1] - lowest) / jnp.maximum(1e-8, averages[1:] - lowest) - 1.0
+        found = (self.corrected[:-1] - lowest) / jnp.maximum(1e-8, self.corrected[1:] - lowest) - 1.0
         return jnp.where(self.recorded <= 2, jnp.zeros_like(found), jnp.clip(found, -1.0, 1.0))
 
 

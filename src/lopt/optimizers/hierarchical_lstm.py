@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
@@ -23,7 +24,8 @@ from lopt.blocks.tensor_lstm import Linear, LSTMState, TensorLSTM
 from lopt.blocks.tensors import chunked
 from lopt.optimizer import Optimizer, Params, Updates
 
-CHUNK = 4_096  # parameters whose hidden units fit the level-2 cache
+CHUNK = 8_192  # parameters whose hidden units fit the level-2 cache
+SUMS_CHUNK = 131_072  # parameters; every one of 34 sums costs a little for each chunk
 SHAPE_AXES = 4  # axes of a tensor that the LSTM sees
 TENSOR_FEATURES = 14 + SHAPE_AXES
 
@@ -184,8 +186,8 @@ class HierarchicalLSTM(Optimizer):
         state: HierarchicalLSTMState,
         params: Params,
         *,
-        value: float | Float[Array, ""] | None = None,
-        valid_value: float | Float[Array, ""] | None = None,
+        value: ArrayLike | None = None,
+        valid_value: ArrayLike | None = None,
         **extra: Any,
     ) -> tuple[Updates, HierarchicalLSTMState]:
         """One step; see the class.
@@ -255,7 +257,7 @@ class HierarchicalLSTM(Optimizer):
             return (*m, *v), jnp.stack(sums)
 
         flat = [x.reshape(-1) for x in (*state.momentum, *state.second, gradient, param)]
-        arrays, sums = chunked(accumulate, flat[:-2], flat[-2:])
+        arrays, sums = chunked(accumulate, flat[:-2], flat[-2:], chunk=SUMS_CHUNK)
         arrays = [x.reshape(param.shape) for x in arrays]
         new = state._replace(momentum=tuple(arrays[:count]), second=tuple(arrays[count:]))
         squares, plain = sums[: 3 + 4 * count], sums[3 + 4 * count :]

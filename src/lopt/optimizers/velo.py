@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP
@@ -141,7 +142,7 @@ class VeLO(Optimizer):
         state: VeLOState,
         params: Params,
         *,
-        value: float | Float[Array, ""] | None = None,
+        value: ArrayLike | None = None,
         **extra: Any,
     ) -> tuple[Updates, VeLOState]:
         """One step; see the class.
