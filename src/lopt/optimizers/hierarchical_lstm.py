@@ -38,7 +38,7 @@ class TensorState(NamedTuple):
     from_mlp: Float[Array, " from_mlp"]
 
 
-class Sums(NamedTuple):
+class _Sums(NamedTuple):
     """Over one tensor."""
 
     squares: Float[Array, " inputs"]  # of the MLP's features
@@ -246,7 +246,7 @@ class HierarchicalLSTM(Optimizer):
             ema(state.gradient_scale, scale, jnp.float32(self.clip_decay)),
         )
 
-    def _accumulate(self, gradient: Array, state: TensorState, param: Array) -> tuple[TensorState, Sums]:
+    def _accumulate(self, gradient: Array, state: TensorState, param: Array) -> tuple[TensorState, _Sums]:
         count = len(self.decays)
 
         def accumulate(overwrite: tuple[Array, ...], read: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
@@ -261,9 +261,9 @@ class HierarchicalLSTM(Optimizer):
         arrays = [x.reshape(param.shape) for x in arrays]
         new = state._replace(momentum=tuple(arrays[:count]), second=tuple(arrays[count:]))
         squares, plain = sums[: 3 + 4 * count], sums[3 + 4 * count :]
-        return new, Sums(squares, plain[:count], plain[count:-1], plain[-1])
+        return new, _Sums(squares, plain[:count], plain[count:-1], plain[-1])
 
-    def _see(self, sums: Sums, shape: tuple[int, ...], losses: Sequence[Array]) -> Float[Array, " features"]:
+    def _see(self, sums: _Sums, shape: tuple[int, ...], losses: Sequence[Array]) -> Float[Array, " features"]:
         """What the LSTM sees of a tensor, in the order of the released code."""
         size, count = math.prod(shape), len(self.decays)
         square = sums.squares / size
@@ -290,7 +290,7 @@ class HierarchicalLSTM(Optimizer):
         return jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
 
     def _apply(
-        self, gradient: Array, state: TensorState, param: Array, sums: Sums, constant: Float[Array, " constant"]
+        self, gradient: Array, state: TensorState, param: Array, sums: _Sums, constant: Float[Array, " constant"]
     ) -> tuple[Array, TensorState]:
         """The update, and the tensor's accumulators with what the network says to the LSTM."""
         count, (first, *middle, last) = len(self.decays), self.net.weights
