@@ -335,7 +335,8 @@ def test_works_in_multi_transform(row: OptimizerRow) -> None:
     tx = optax.multi_transform({"ours": optimizer.to_optax(horizon=STEPS), "theirs": optax.sgd(0.1)}, labels)
     grads = random_like(params, 5)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=LOSS)
-    own, _ = update(optimizer, grads, optimizer.init(params, horizon=STEPS), params)
+    alone, own_grads = {"w": params["w"]}, {"w": grads["w"]}
+    own, _ = update(optimizer, own_grads, optimizer.init(alone, horizon=STEPS), alone)
     assert_close(updates, {"w": own["w"], "b": -0.1 * grads["b"]})
 
 

@@ -23,14 +23,13 @@ from lopt.blocks.nets import MLP
 from lopt.blocks.tensors import chunked
 
 FEATURES = 28
+# The rows of the first weight matrix that each kind of feature meets; the time features follow.
+DENSE_ROWS = (*range(13), 25, 26, 27)
+ROW_ROWS = (13, 14, 15, 19, 20, 21)
+COL_ROWS = (16, 17, 18, 22, 23, 24)
+
 FEATURES_EXTENDED = 30
 GRADIENT_CLIP = 0.1  # of the second gradient feature of the extended set
-
-
-def _rows(dense: int) -> tuple[tuple[int, ...], ...]:
-    """The rows of the first weight matrix that dense, row and column features meet; dense ones lie on either side."""
-    rows = (*range(dense, dense + 3), *range(dense + 6, dense + 9))
-    return (*range(dense), *range(dense + 12, dense + 15)), rows, tuple(i + 3 for i in rows)
 
 
 class TensorState(NamedTuple):
@@ -199,13 +198,16 @@ class AdafactorMLP(eqx.Module):
             normalisers = rms_scale(jnp.stack([jnp.mean(jnp.square(f)) for f in features]))
             return self.net.first_layer(rows, features, normalisers)
 
-        dense_rows, row_rows, col_rows = _rows(15 if self.extended else 13)
+        dense_rows, row_rows, col_rows = DENSE_ROWS, ROW_ROWS, COL_ROWS
+        if self.extended:  # two more before the rows
+            dense_rows = (*range(15), *(i + 2 for i in dense_rows[13:]))
+            row_rows, col_rows = (tuple(i + 2 for i in rows) for rows in (row_rows, col_rows))
         # Below rank two the diagonal stands in for both row and column.
         shares = [
             vector_share(row, row_rows),
             vector_share([r if c is None else c for r, c in zip(row, col, strict=True)], col_rows),
         ]
-        constant = time @ self.net.weights[0][len(dense_rows) + 12 :] + self.net.biases[0]
+        constant = time @ self.net.weights[0][FEATURES_EXTENDED if self.extended else FEATURES :] + self.net.biases[0]
         width = len(shares[0])
 
         def outputs(g: Array, read: Sequence[Array]) -> tuple[list[Array], Signals]:
