@@ -295,6 +295,17 @@ def test_stays_finite_whatever_the_scale_of_gradients(row: OptimizerRow, scale: 
 
 
 @optimizer_rows
+def test_state_can_be_donated(row: OptimizerRow) -> None:
+    """No two of its arrays share memory, with each other or with the optimizer."""
+    optimizer, params = row.create(), small_params()
+    step = jax.jit(lambda o, g, s, p: o.update(g, s, p, value=LOSS), donate_argnums=2)
+    _, expected = update(optimizer, random_like(params, 1), optimizer.init(params, horizon=STEPS), params)
+    _, state = step(optimizer, random_like(params, 1), optimizer.init(params, horizon=STEPS), params)
+    assert_same(state, expected)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((optimizer, params)))
+
+
+@optimizer_rows
 def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     tx = optax.chain(

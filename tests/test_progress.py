@@ -41,7 +41,7 @@ def test_loss_history(curve: str, horizon: float) -> None:
     varied = False
     for loss, expected in zip(CURVES[curve], by_hand(CURVES[curve], horizon), strict=True):
         history = step(history, jnp.float32(loss))
-        features = np.asarray(history.features())
+        features = np.asarray(history.features)
         np.testing.assert_allclose(features, expected, atol=2e-3)
         varied |= bool((np.abs(features) < 0.99).any() and (np.abs(features) > 0.01).all())
     assert varied or curve != "rising and falling", "the curve says nothing"
@@ -52,7 +52,7 @@ def test_loss_history_stays_within_bounds(curve: str) -> None:
     history = LossHistory.start(jnp.float32(100.0))
     for loss in CURVES[curve]:
         history = history.record(jnp.float32(loss))
-        assert bool((jnp.abs(history.features()) <= 1.0).all())
+        assert bool((jnp.abs(history.features) <= 1.0).all())
 
 
 def test_loss_history_counts_a_bad_loss_as_the_cap() -> None:

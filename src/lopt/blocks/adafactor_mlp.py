@@ -110,11 +110,11 @@ class AdafactorMLP(eqx.Module):
 
     def init(self, param: Array) -> TensorState:
         """Accumulators of one tensor at zero."""
-        zeros = jnp.zeros(param.shape, jnp.float32)
         factored = [factored_zeros(param.shape) for _ in self.decays[2]]
+        # Each in memory of its own, or the state could not be donated.
         return TensorState(
-            tuple(zeros for _ in self.decays[0]),
-            zeros,
+            tuple(jnp.zeros(param.shape, jnp.float32) for _ in self.decays[0]),
+            jnp.zeros(param.shape, jnp.float32),
             tuple(row for row, _ in factored),
             tuple(col for _, col in factored),
         )

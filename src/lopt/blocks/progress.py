@@ -30,7 +30,7 @@ def require_horizon(name: str, horizon: int | Array | None) -> Float[Array, ""]:
         )
     if isinstance(horizon, int) and horizon < 1:
         raise InputError(f"horizon is {horizon}; it must be at least 1.")
-    return jnp.asarray(horizon).astype(jnp.float32)
+    return jnp.array(horizon, jnp.float32)
 
 
 def fraction_embedding(count: Int[Array, ""], horizon: Float[Array, ""]) -> Float[Array, 9]:
@@ -39,22 +39,30 @@ def fraction_embedding(count: Int[Array, ""], horizon: Float[Array, ""]) -> Floa
 
 
 class LossHistory(NamedTuple):
-    r"""Moving averages of the training loss at ten half-lives, log-spaced from 10 steps to the horizon (VeLO).
+    r"""Moving averages of the training loss at ten half-lives, log-spaced from 10 steps to the horizon, as features (VeLO).
 
-    Losses are capped at twice the largest bias-corrected average; one that is not finite counts as the cap.
+    $$x_i = \mathrm{clip}\Big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\Big)$$
+
+    for bias-corrected averages $\ell_i$ from fast to slow and their minima so far; 0 for the first two losses. Losses are capped at twice
+    the largest average; one that is not finite counts as the cap.
     """
 
     means: Float[Array, 10]
-    corrected: Float[Array, 10]  # for the bias of their start at zero
-    lowest: Float[Array, 10]  # that these have been
+    lowest: Float[Array, 10]
+    features: Float[Array, 9]
     recorded: Int[Array, ""]
     longest: Float[Array, ""]  # half-life, steps
 
     @classmethod
     def start(cls, longest: Float[Array, ""]) -> LossHistory:
         """Before the first loss."""
-        zeros = jnp.zeros(AVERAGES, jnp.float32)
-        return cls(zeros, zeros, jnp.full(AVERAGES, 999_999_999_999.0, jnp.float32), jnp.zeros((), jnp.int32), longest)
+        return cls(
+            jnp.zeros(AVERAGES, jnp.float32),
+            jnp.full(AVERAGES, 999_999_999_999.0, jnp.float32),
+            jnp.zeros(AVERAGES - 1, jnp.float32),
+            jnp.zeros((), jnp.int32),
+            jnp.array(longest),
+        )
 
     def record(self, loss: Float[Array, ""]) -> LossHistory:
         """The history with one more loss."""
@@ -67,19 +75,13 @@ class LossHistory(NamedTuple):
         cap = jnp.where(self.recorded == 0, jnp.where(jnp.isfinite(loss), loss, 0.0), 2.0 * highest)
         loss = jnp.where(jnp.isfinite(loss), jnp.minimum(cap, loss), cap)
         means = self.means - jnp.expm1(-rates) * (loss - self.means)
-        corrected = means * corrections
-        return LossHistory(means, corrected, jnp.minimum(self.lowest, corrected), recorded, self.longest)
-
-    def features(self) -> Float[Array, 9]:
-        r"""How each average stands between its lowest and the next slower one.
-
-        $$\mathrm{clip}\Big(\frac{\ell_i - \min \ell_i}{\ell_{i+1} - \min \ell_i} - 1, -1, 1\Big)$$
-
-        The averages $\ell_i$ go from fast to slow. 0 for the first two losses.
-        """
-        lowest = self.lowest[:-1]
-        found = (self.corrected[:-1] - lowest) / jnp.maximum(1e-8, self.corrected[1:] - lowest) - 1.0
-        return jnp.where(self.recorded <= 2, jnp.zeros_like(found), jnp.clip(found, -1.0, 1.0))
+        averages = means * corrections
+        lowest = jnp.minimum(self.lowest, averages)
+        # Not averages - lowest, which rounding may keep from zero at a new minimum, and the division would blow up.
+        above = jnp.maximum(averages - self.lowest, 0.0)[:-1]
+        found = above / jnp.maximum(1e-8, averages[1:] - lowest[:-1]) - 1.0
+        features = jnp.where(recorded <= 2, jnp.zeros_like(found), jnp.clip(found, -1.0, 1.0))
+        return LossHistory(means, lowest, features, recorded, self.longest)
 
 
 class LossMoments(NamedTuple):
@@ -92,8 +94,7 @@ class LossMoments(NamedTuple):
     @classmethod
     def start(cls) -> LossMoments:
         """Before the first loss."""
-        zero = jnp.zeros((), jnp.float32)
-        return cls(zero, zero, jnp.zeros((), jnp.int32))
+        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
     def record(self, loss: Float[Array, ""], decay: float) -> LossMoments:
         """The moments with one more loss; one that is not finite is left out."""

@@ -50,7 +50,8 @@ class TensorLSTM(eqx.Module):
 
     def init(self, rows: int) -> LSTMState:
         """The learned initial state for every tensor."""
-        return LSTMState(*(jnp.repeat(x, rows, axis=0) for x in (self.hidden, self.cell)))
+        # In memory of its own, so that a state that is donated does not take the optimizer along.
+        return LSTMState(*(jnp.array(jnp.repeat(x, rows, axis=0)) for x in (self.hidden, self.cell)))
 
     def __call__(self, x: Float[Array, "rows inputs"], state: LSTMState) -> LSTMState:
         """One step; `hidden` of the result is the output."""

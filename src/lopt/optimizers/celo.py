@@ -136,7 +136,7 @@ class Celo(Optimizer):
         """
         del extra
         losses = state.losses.record(require_loss("Celo", value))
-        features = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features()])
+        features = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features])
         # One row serves all tensors: all would see, and so remember, the same.
         controls, exponent, lstm = self.controller(features[None], state.lstm)
         steps = self.schedule_mult * jnp.exp(exponent) if self.scheduled else jnp.ones_like(exponent)

@@ -172,9 +172,9 @@ class HierarchicalLSTM(Optimizer):
 
         return HierarchicalLSTMState(
             jnp.zeros((), jnp.int32),
-            jax.tree.map(lambda p: TensorState(zeros(p), zeros(p), self.initial_from_mlp), params),
+            jax.tree.map(lambda p: TensorState(zeros(p), zeros(p), jnp.array(self.initial_from_mlp)), params),
             self.lstm.init(tensors),
-            self.initial_from_lstm,
+            jnp.array(self.initial_from_lstm),
             LossMoments.start(),
             LossMoments.start(),
             jnp.full((), 1.0 - self.clip_decay, jnp.float32),

@@ -125,14 +125,14 @@ class VeLO(Optimizer):
         steps = require_horizon("VeLO", horizon)
         longest = jnp.full((), 10.0, jnp.float32) if self.equal_half_lives else steps
         tensors = sum(p.size > 0 for p in jax.tree.leaves(params))
-        none = jnp.zeros((tensors, len(self.momentum_decays) + 1), jnp.float32)
+        shape = tensors, len(self.momentum_decays) + 1
         return VeLOState(
             jnp.zeros((), jnp.int32),
             steps,
             LossHistory.start(longest),
             self.controller.lstm.init(tensors),
-            none,
-            none,
+            jnp.zeros(shape, jnp.float32),
+            jnp.zeros(shape, jnp.float32),
             jax.tree.map(self.rule.init, params),
         )
 
@@ -152,7 +152,7 @@ class VeLO(Optimizer):
         """
         del extra
         losses = state.losses.record(require_loss("VeLO", value))
-        shared = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features()])
+        shared = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features])
         full = [p for p in jax.tree.leaves(params) if p.size]
         rows = [
             jnp.concatenate([shared, self._tensor_features(p, mean, variance)])
