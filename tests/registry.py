@@ -41,6 +41,8 @@ class OptimizerRow(NamedTuple):
         prepare: sets meta-parameters, where random ones cannot be expected to converge.
         per_parameter: whether permuting the rows of a matrix permutes its update.
         learned: whether its meta-parameters are weights that start at random.
+        sees_other_tensors: whether the update of a tensor depends on the others.
+        sees_axes: whether it knows one axis of a tensor from another.
     """
 
     name: str
@@ -50,6 +52,8 @@ class OptimizerRow(NamedTuple):
     prepare: Callable[[Optimizer], Optimizer] = _same
     per_parameter: bool = True
     learned: bool = False
+    sees_other_tensors: bool = False
+    sees_axes: bool = False
 
     def create(self, *, seed: int = 0, **fields: Any) -> Optimizer:
         """The optimizer at its defaults, with some fields changed."""
@@ -107,7 +111,7 @@ class EstimatorRow(NamedTuple):
 
 
 def normalised_descent(optimizer: Optimizer) -> Optimizer:
-    r"""Weights of a `SmallFC` that make it $u = -\lambda_1\, g / \sqrt{10^{-5} + \overline{g^2}}$.
+    r"""Weights of a `SmallFC`, and of others with an `AdafactorMLP`, that make it $u = -\lambda_1\, g / \sqrt{10^{-5} + \overline{g^2}}$.
 
     Two hidden units carry $\mathrm{relu}(\pm g)$ to the direction; all else is zero.
     """
@@ -117,6 +121,29 @@ def normalised_descent(optimizer: Optimizer) -> Optimizer:
     middle = [w.at[0, 0].set(1.0).at[1, 1].set(1.0) for w in middle]
     last = last.at[0, 0].set(1.0).at[1, 0].set(-1.0)
     return eqx.tree_at(lambda o: o.rule.net.weights, zero, (first, *middle, last))
+
+
+def descent_from_the_bank(optimizer: Optimizer) -> Optimizer:
+    """`normalised_descent` for a `VeLO` or `Celo`: all networks of the bank, blended with equal weights, and steps of length one."""
+    rule: Any = optimizer.rule  # pyright: ignore[reportAttributeAccessIssue]
+    one = normalised_descent(eqx.tree_at(lambda o: o.rule, optimizer, jax.tree.map(lambda x: x[0], rule)))
+    share = getattr(optimizer, "bank_mult", 1.0)
+    net = jax.tree.map(lambda x: jnp.stack([x / share] * len(rule.net.biases[0])), one.rule.net)  # pyright: ignore[reportAttributeAccessIssue]
+    steered = eqx.tree_at(lambda o: o.rule.net, one, net)  # all else is zero
+    biases = [steered.controller.controls.bias, steered.controller.step.bias]  # pyright: ignore[reportAttributeAccessIssue]
+    return eqx.tree_at(
+        lambda o: (o.controller.controls.bias, o.controller.step.bias), steered, [jnp.ones_like(b) for b in biases]
+    )
+
+
+def descent_without_advice(optimizer: Optimizer) -> Optimizer:
+    """`normalised_descent` for a `HierarchicalLSTM`, its LSTM silent."""
+    zero = jax.tree.map(jnp.zeros_like, optimizer)
+    first, *middle, last = zero.net.weights  # pyright: ignore[reportAttributeAccessIssue]
+    first = first.at[0, 0].set(1.0).at[0, 1].set(-1.0)
+    middle = [w.at[0, 0].set(1.0).at[1, 1].set(1.0) for w in middle]
+    last = last.at[0, 0].set(1.0).at[1, 0].set(-1.0)
+    return eqx.tree_at(lambda o: o.net.weights, zero, (first, *middle, last))
 
 
 def without_black_box(optimizer: Optimizer) -> Optimizer:
@@ -207,6 +234,41 @@ OPTIMIZERS = [
         207,
         {"nominal_step": 0.02, "momentum_decays": (0.5, 0.8, 0.9), "second_decay": 0.99},
         prepare=without_black_box,
+        learned=True,
+    ),
+    OptimizerRow(
+        "hierarchical_lstm",
+        lopt.optimizers.HierarchicalLSTM,
+        35_799,
+        {"step_mult": 6e-3, "lstm_hidden": 8},
+        prepare=descent_without_advice,
+        learned=True,
+        sees_other_tensors=True,
+        sees_axes=True,
+    ),
+    OptimizerRow(
+        "velo",
+        lopt.optimizers.VeLO,
+        2_320_385,
+        {"step_mult": 5.2e-3, "lstm_hidden": 8, "bank": 4},
+        prepare=descent_from_the_bank,
+        learned=True,
+        sees_other_tensors=True,
+    ),
+    OptimizerRow(
+        "celo",
+        lopt.optimizers.Celo,
+        37_089,
+        {"step_mult": 5.2e-3, "lstm_hidden": 8, "scheduled": False},
+        prepare=descent_from_the_bank,
+        learned=True,
+    ),
+    OptimizerRow(
+        "celo2",
+        lopt.optimizers.Celo2,
+        347,
+        {"learning_rate": 6e-3, "normalize": False},
+        prepare=normalised_descent,
         learned=True,
     ),
 ]

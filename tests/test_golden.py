@@ -1,4 +1,4 @@
-"""`SmallFC`, `MLPOptimizer` and `STAR` compute what the reference implementation computes, step by step; see `golden/README.md`."""
+"""Optimizers compute what their reference implementations compute, step by step; see `golden/README.md`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "precondition": False,
         },
     ),
+    "hierarchical_lstm": ("hierarchical_lstm", {"step_mult": 0.1, "exp_mult": 0.1}),
+    "velo": ("velo", {"equal_half_lives": True}),
+    "celo": ("celo", {}),
 }
 
 
@@ -56,6 +59,7 @@ class Golden(NamedTuple):
     params: dict[str, np.ndarray]
     grads: dict[str, np.ndarray]
     losses: np.ndarray
+    valid_losses: np.ndarray  # NaN where there is none
 
 
 def read(name: str) -> Golden:
@@ -71,31 +75,35 @@ def read(name: str) -> Golden:
         {n: np.stack([arrays[f"params/{t}/{n}"] for t in range(steps + 1)]) for n in tensors},
         {n: np.stack([arrays[f"grads/{t}/{n}"] for t in range(steps)]) for n in tensors},
         np.stack([arrays[f"loss/{t}"] for t in range(steps)]),
+        # Recorded after an update, it is given to the next one.
+        np.stack([arrays.get(f"valid_loss_after/{t - 1}", np.float32(np.nan)) for t in range(steps)]),
     )
 
 
-def replay(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any) -> Any:
+def replay(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, valid_losses: Any) -> Any:
     """Parameters after every update."""
-    state, path = optimizer.init(params), []
+    state, path = optimizer.init(params, horizon=len(valid_losses)), []
     for t in range(len(losses)):
         gradient = jax.tree.map(lambda g, t=t: jnp.asarray(g[t]), grads)
-        updates, state = optimizer.update(gradient, state, params, value=jnp.asarray(losses[t]))
+        valid = None if np.isnan(valid_losses[t]) else jnp.asarray(valid_losses[t])
+        updates, state = optimizer.update(gradient, state, params, value=jnp.asarray(losses[t]), valid_value=valid)
         params = optax.apply_updates(params, updates)
         path.append(params)
     return jax.tree.map(lambda *xs: jnp.stack(xs), *path)
 
 
-def scanned(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any) -> Any:
+def scanned(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, valid_losses: Any) -> Any:
     """`replay` in one program."""
 
     def step(carry: Any, given: Any) -> Any:
         params, state = carry
-        gradient, loss = given
-        updates, state = optimizer.update(gradient, state, params, value=loss)
+        gradient, loss, valid = given
+        updates, state = optimizer.update(gradient, state, params, value=loss, valid_value=valid)
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
-    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, losses))[1]
+    start = params, optimizer.init(params, horizon=len(losses))
+    return jax.lax.scan(step, start, (grads, losses, valid_losses))[1]
 
 
 def assert_golden(path: Any, golden: Golden) -> None:
@@ -119,20 +127,20 @@ def case(request: pytest.FixtureRequest) -> tuple[lopt.Optimizer, Golden]:
 
 def test_eager(case: tuple[lopt.Optimizer, Golden]) -> None:
     optimizer, golden = case
-    assert_golden(replay(optimizer, start(golden), golden.grads, golden.losses), golden)
+    assert_golden(replay(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses), golden)
 
 
 def test_jitted(case: tuple[lopt.Optimizer, Golden]) -> None:
     optimizer, golden = case
-    assert_golden(jax.jit(scanned)(optimizer, start(golden), golden.grads, golden.losses), golden)
+    assert_golden(jax.jit(scanned)(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses), golden)
 
 
 def test_vmapped(case: tuple[lopt.Optimizer, Golden]) -> None:
     """A batch of three: the reference's weights, and two neighbours that must not leak into it and must differ from it."""
     optimizer, golden = case
     batch = jax.tree.map(lambda x: jnp.stack([0.5 * x, x, 1.5 * x]), optimizer)
-    run = jax.jit(jax.vmap(scanned, in_axes=(0, None, None, None)))
-    paths = run(batch, start(golden), golden.grads, golden.losses)
+    run = jax.jit(jax.vmap(scanned, in_axes=(0, None, None, None, None)))
+    paths = run(batch, start(golden), golden.grads, golden.losses, golden.valid_losses)
     assert_golden(jax.tree.map(lambda x: x[1], paths), golden)
     for other in (0, 2):
         with pytest.raises(AssertionError, match="tolerances away"):
@@ -165,11 +173,39 @@ def test_every_field_matters(name: str, field: str, value: Any) -> None:
 
     def run(**changed: Any) -> Any:
         optimizer = from_learned_optimization(kind, golden.meta_parameters, **(fields | changed))
-        return replay(optimizer, start(golden), golden.grads, golden.losses)
+        return replay(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses)
 
     assert_golden(run(), golden)
     with pytest.raises(AssertionError, match="tolerances away"):
         assert_golden(run(**{field: value}), golden)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("hierarchical_lstm", "step_mult", 0.11),
+        ("hierarchical_lstm", "exp_mult", 0.2),
+        ("hierarchical_lstm", "train_decay", 0.8),
+        ("hierarchical_lstm", "valid_decay", 0.5),
+        ("hierarchical_lstm", "clip_mult", 2.0),
+        ("hierarchical_lstm", "clip_decay", 0.5),
+        ("hierarchical_lstm", "count_validation", False),
+        ("velo", "step_mult", 2e-3),
+        ("velo", "bank_mult", 50.0),
+        ("velo", "gradient_clip", 0.1),
+        ("velo", "second_decay", 0.99),
+        ("celo", "schedule_mult", 0.2),
+        ("celo", "scheduled", False),
+        ("celo", "factored_decays", (0.9, 0.99, 0.9)),
+    ],
+)
+def test_every_field_matters_where_tensors_see_each_other(name: str, field: str, value: Any) -> None:
+    kind, fields = ROWS[name]
+    golden = read(name)
+    optimizer = from_learned_optimization(kind, golden.meta_parameters, **(fields | {field: value}))
+    path = jax.jit(scanned)(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses)
+    with pytest.raises(AssertionError, match="tolerances away"):
+        assert_golden(path, golden)
 
 
 def test_converter_takes_any_order_of_arrays() -> None:

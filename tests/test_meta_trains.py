@@ -34,6 +34,10 @@ RUNS = {
     "gru": Run({"hidden": 16}),
     "lstm": Run({}),
     "hierarchical_rnn": Run({"initial_rates": (1e-4, 1e-2)}, learning_rate=5e-3, steps=300),
+    "hierarchical_lstm": Run({"lstm_hidden": 8, "hidden": (16,), "step_mult": 1e-2}),
+    "velo": Run({"lstm_hidden": 8, "bank": 4, "step_mult": 1e-2}),
+    "celo": Run({"lstm_hidden": 8, "step_mult": 1e-1}),
+    "celo2": Run({"learning_rate": 1e-2}),
 }
 
 

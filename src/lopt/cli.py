@@ -185,6 +185,37 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Convert:
+    """Turn another library's checkpoint (flax's msgpack) into a saved optimizer. Nothing in the file is run."""
+
+    kind: tyro.conf.Positional[str]
+    """What it holds: celo, velo, hierarchical_lstm, small_fc or nominal."""
+    checkpoint: tyro.conf.Positional[Path]
+    """The file."""
+    out: Path
+    """Where the optimizer goes; its card goes beside it."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer that the file does not hold, as `step_mult=0.001`."""
+    licence: str = "not stated"
+    """Of the weights; goes on the card."""
+
+    def run(self) -> None:
+        """Read, convert, save, print."""
+        from lopt import zoo
+        from lopt.console import console
+        from lopt.convert import from_learned_optimization, read_flax
+
+        fields = _parse(self.optimizer_fields)
+        optimizer = from_learned_optimization(self.kind, read_flax(self.checkpoint), **fields)
+        card = zoo.Card(
+            description=f"Converted from {self.checkpoint.name}.",
+            command=shlex.join(("lopt", *sys.argv[1:])),
+            licence=self.licence,
+        )
+        console.print(f"Optimizer: {zoo.save(self.out, optimizer, card)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List tasks, optimizers, estimators, recipes and saved weights."""
 
@@ -224,6 +255,7 @@ Command = (
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 

@@ -1,4 +1,4 @@
-r"""The 39-feature per-parameter network that `SmallFC` and `STAR` share."""
+r"""The per-parameter network on Adafactor-style features that `SmallFC`, `STAR`, `VeLO`, `Celo` and `Celo2` share."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ DENSE_ROWS = (*range(13), 25, 26, 27)
 ROW_ROWS = (13, 14, 15, 19, 20, 21)
 COL_ROWS = (16, 17, 18, 22, 23, 24)
 
+FEATURES_EXTENDED = 30
+GRADIENT_CLIP = 0.1  # of the second gradient feature of the extended set
+
 
 class TensorState(NamedTuple):
     """Accumulators of one tensor; one array a decay."""
@@ -56,16 +59,32 @@ class AdafactorMLP(eqx.Module):
     Accumulators of the gradient $g$: momentum $m$ at three decays, second moment $v$ at one, Adafactor's row and column
     second moments $r, c$ at three. Features, each divided by its root mean square over the tensor:
     $g$; $w$; $m$ (3); $v$; $m/\sqrt{v}$ (3); $1/\sqrt{v}$; $g\,\rho\,\gamma$ (3); $r$ (3); $c$ (3); $1/\sqrt r$ (3); $1/\sqrt c$ (3);
-    $m\,\rho\,\gamma$ (3), with $\rho, \gamma$ of `factored_scale`; then eleven time features.
+    $m\,\rho\,\gamma$ (3), with $\rho, \gamma$ of `factored_scale`; then eleven time features. The extended set of VeLO (Metz et al.
+    2022b) has $g$ clipped to $\pm 0.1$ after $g$, $g/\sqrt{v}$ after $g\,\rho\,\gamma$, and no time: 30 features.
 
-    The seven decays are meta-learned as offsets $\theta_\beta$: $\beta = 1 - \exp(10(p_0 + \theta_\beta))$.
+    The seven decays are meta-learned as offsets $\theta_\beta$, $\beta = 1 - \exp(10(p_0 + \theta_\beta))$, or fixed.
+
+    Args:
+        hidden: widths of the hidden layers.
+        outputs: of the network.
+        momentum_decays: initial decays of $m$.
+        second_decay: initial decay of $v$.
+        factored_decays: initial decays of $r, c$.
+        extended: whether the features are the extended set.
+        learn_decays: whether decays are meta-learned.
+        second_floor: what is added to $v$ before its root.
+        diagonal_floor: what is added to the diagonal that stands in for $\rho\,\gamma$ in the features of $m$ below rank two.
+        key: draws the initial weights.
     """
 
     net: MLP
-    momentum_decay: Float[Array, 3]  # offsets
-    second_decay: Float[Array, 1]
-    factored_decay: Float[Array, 3]
+    momentum_decay: Float[Array, 3] | None  # offsets
+    second_decay: Float[Array, 1] | None
+    factored_decay: Float[Array, 3] | None
     decays: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    extended: bool = eqx.field(static=True)
+    second_floor: float = eqx.field(static=True)
+    diagonal_floor: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -75,21 +94,27 @@ class AdafactorMLP(eqx.Module):
         second_decay: float,
         factored_decays: Sequence[float],
         *,
+        extended: bool = False,
+        learn_decays: bool = True,
+        second_floor: float = 1e-6,
+        diagonal_floor: float = 1e-6,
         key: PRNGKeyArray,
     ):
-        self.net = MLP([FEATURES + len(TIME_SCALES), *hidden, outputs], key=key)
+        inputs = FEATURES_EXTENDED if extended else FEATURES + len(TIME_SCALES)
+        self.net = MLP([inputs, *hidden, outputs], key=key)
         self.decays = (tuple(momentum_decays), (second_decay,), tuple(factored_decays))
         self.momentum_decay, self.second_decay, self.factored_decay = (
-            jnp.zeros(len(d), jnp.float32) for d in self.decays
+            jnp.zeros(len(d), jnp.float32) if learn_decays else None for d in self.decays
         )
+        self.extended, self.second_floor, self.diagonal_floor = extended, second_floor, diagonal_floor
 
     def init(self, param: Array) -> TensorState:
         """Accumulators of one tensor at zero."""
-        zeros = jnp.zeros(param.shape, jnp.float32)
         factored = [factored_zeros(param.shape) for _ in self.decays[2]]
+        # Each in memory of its own, or the state could not be donated.
         return TensorState(
-            tuple(zeros for _ in self.decays[0]),
-            zeros,
+            tuple(jnp.zeros(param.shape, jnp.float32) for _ in self.decays[0]),
+            jnp.zeros(param.shape, jnp.float32),
             tuple(row for row, _ in factored),
             tuple(col for _, col in factored),
         )
@@ -99,7 +124,7 @@ class AdafactorMLP(eqx.Module):
         gradient: Array,
         state: TensorState,
         param: Array,
-        time: Float[Array, 11],
+        time: Float[Array, " time"],
         readout: Readout,
         average: Sequence[int] = (),
     ) -> tuple[Array, TensorState]:
@@ -109,12 +134,12 @@ class AdafactorMLP(eqx.Module):
             gradient: of the loss, float32.
             state: its accumulators.
             param: the parameter, float32.
-            time: `time_embedding` of the step.
+            time: `time_embedding` of the step; empty for the extended features.
             readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
         """
         momentum_decay, second_decay, factored_decay = (
-            param_to_decay(decay_to_param(d) + offset)
+            jnp.asarray(d, jnp.float32) if offset is None else param_to_decay(decay_to_param(d) + offset)
             for d, offset in zip(
                 self.decays, (self.momentum_decay, self.second_decay, self.factored_decay), strict=True
             )
@@ -131,22 +156,27 @@ class AdafactorMLP(eqx.Module):
         factors = (
             *(r for r, _ in scales),
             # Below rank two the reference floors the momentum's factor at another value than the gradient's.
-            *(jax.lax.rsqrt(r + 1e-6) if c is None else c for r, (_, c) in zip(row, scales, strict=True)),
+            *(
+                jax.lax.rsqrt(r + self.diagonal_floor) if c is None else c
+                for r, (_, c) in zip(row, scales, strict=True)
+            ),
         )
 
         def dense_features(g: Array, w: Array, m: Sequence[Array], v: Array, factors: Sequence[Array]) -> list[Array]:
-            rsqrt = jax.lax.rsqrt(v + 1e-6)
+            rsqrt = jax.lax.rsqrt(v + self.second_floor)
             for_gradient, for_momentum = factors[: len(row)], factors[len(row) :]
             if is_factored:
                 for_gradient = for_momentum = [r * c for r, c in zip(for_gradient, for_momentum, strict=True)]
             return [
                 g,
+                *([jnp.clip(g, -GRADIENT_CLIP, GRADIENT_CLIP)] if self.extended else []),
                 w,
                 *m,
                 v,
                 *(x * rsqrt for x in m),
                 rsqrt,
                 *(g * f for f in for_gradient),
+                *([g * rsqrt] if self.extended else []),
                 *(x * f for x, f in zip(m, for_momentum, strict=True)),
             ]
 
@@ -156,12 +186,16 @@ class AdafactorMLP(eqx.Module):
             normalisers = rms_scale(jnp.stack([jnp.mean(jnp.square(f)) for f in features]))
             return self.net.first_layer(rows, features, normalisers)
 
+        dense_rows, row_rows, col_rows = DENSE_ROWS, ROW_ROWS, COL_ROWS
+        if self.extended:  # two more before the rows
+            dense_rows = (*range(15), *(i + 2 for i in dense_rows[13:]))
+            row_rows, col_rows = (tuple(i + 2 for i in rows) for rows in (row_rows, col_rows))
         # Below rank two the diagonal stands in for both row and column.
         shares = [
-            vector_share(row, ROW_ROWS),
-            vector_share([r if c is None else c for r, c in zip(row, col, strict=True)], COL_ROWS),
+            vector_share(row, row_rows),
+            vector_share([r if c is None else c for r, c in zip(row, col, strict=True)], col_rows),
         ]
-        constant = time @ self.net.weights[0][FEATURES:] + self.net.biases[0]
+        constant = time @ self.net.weights[0][FEATURES_EXTENDED if self.extended else FEATURES :] + self.net.biases[0]
 
         def accumulate(g: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
             *m, v = old
@@ -171,7 +205,7 @@ class AdafactorMLP(eqx.Module):
 
         update, (*momentum, second) = network_step(
             self.net,
-            DENSE_ROWS,
+            dense_rows,
             gradient,
             param,
             (*state.momentum, state.second),

@@ -75,7 +75,7 @@ def chunked(
             which lets each of them read the whole array, would copy all of it for every chunk.
     """
     overwrite, read = tuple(overwrite), tuple(read)
-    shape = overwrite[0].shape
+    shape = (*overwrite, *read)[0].shape
     if math.prod(shape) <= chunk:
         return fn(overwrite, read)
     # Counted from the end, so that an axis in front does not matter.

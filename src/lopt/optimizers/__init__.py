@@ -10,19 +10,26 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.names import build
 from lopt.optimizer import Optimizer
+from lopt.optimizers.celo import Celo
+from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.gru import GRUOptimizer
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.hierarchical_lstm import HierarchicalLSTM
 from lopt.optimizers.hierarchical_rnn import HierarchicalRNN
 from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
 from lopt.optimizers.small_fc import SmallFC
 from lopt.optimizers.star import STAR
+from lopt.optimizers.velo import VeLO
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
+    "celo": Celo,
+    "celo2": Celo2,
     "gru": GRUOptimizer,
+    "hierarchical_lstm": HierarchicalLSTM,
     "hierarchical_rnn": HierarchicalRNN,
     "lstm": LSTMOptimizer,
     "mlp": MLPOptimizer,
@@ -30,6 +37,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "small_fc": SmallFC,
     "star": STAR,
+    "velo": VeLO,
 }
 
 
@@ -60,12 +68,16 @@ __all__ = [
     "STAR",
     "Adam",
     "AdamW",
+    "Celo",
+    "Celo2",
     "FromOptax",
     "GRUOptimizer",
+    "HierarchicalLSTM",
     "HierarchicalRNN",
     "LSTMOptimizer",
     "MLPOptimizer",
     "Momentum",
     "SmallFC",
+    "VeLO",
     "create",
 ]
