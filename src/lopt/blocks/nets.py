@@ -196,9 +196,14 @@ class LSTM(eqx.Module):
     ) -> tuple[Float[Array, "hidden ..."], Float[Array, "hidden ..."]]:
         """The next $h$ and $c$."""
         gates = add_vector(product(jnp.concatenate([x, h]), self.weight), self.bias)
-        write, candidate, forget, read = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(forget + 1.0) * c + jax.nn.sigmoid(write) * jnp.tanh(candidate)
-        return jax.nn.sigmoid(read) * jnp.tanh(c), c
+        return lstm_gates(jnp.split(gates, 4), c)
+
+
+def lstm_gates(gates: Sequence[Array], c: Array) -> tuple[Array, Array]:
+    """The next hidden and cell values of an `LSTM`, from its four gates before their non-linearities and the cell values."""
+    write, candidate, forget, read = gates
+    c = jax.nn.sigmoid(forget + 1.0) * c + jax.nn.sigmoid(write) * jnp.tanh(candidate)
+    return jax.nn.sigmoid(read) * jnp.tanh(c), c
 
 
 def normal(key: PRNGKeyArray, inputs: int, outputs: int, scale: float) -> Float[Array, "inputs outputs"]:

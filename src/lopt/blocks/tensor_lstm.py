@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.blocks.nets import MLP
+from lopt.blocks.nets import MLP, lstm_gates
 
 
 class Linear(eqx.Module):
@@ -56,6 +55,4 @@ class TensorLSTM(eqx.Module):
     def __call__(self, x: Float[Array, "rows inputs"], state: LSTMState) -> LSTMState:
         """One step; `hidden` of the result is the output."""
         gates = self.gates(jnp.concatenate([x, state.hidden], axis=1))
-        i, z, f, o = jnp.split(gates, 4, axis=1)
-        cell = jax.nn.sigmoid(f + 1.0) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(z)
-        return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(cell), cell)
+        return LSTMState(*lstm_gates(jnp.split(gates, 4, axis=1), state.cell))

@@ -1,0 +1,30 @@
+"""Parameters that are cut over two devices get the updates of whole ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry import OptimizerRow, optimizer_rows
+
+PROGRAM = Path(__file__).parent / "sharded.py"
+
+
+@pytest.fixture(scope="module")
+def errors() -> dict[str, dict[str, float]]:
+    """Of every optimizer and tensor, relative to its largest update."""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run([sys.executable, str(PROGRAM)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@optimizer_rows
+def test_sharded_parameters_get_the_same_updates(row: OptimizerRow, errors: dict[str, dict[str, float]]) -> None:
+    assert max(errors[row.name].values()) < 1e-4, errors[row.name]
