@@ -11,10 +11,10 @@ demo: $(VENV)/.demo
 	$(BIN)/lopt demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -354,10 +354,18 @@ def task_marks(row: TaskRow) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
 
 
-# Ready for `pytest.mark.parametrize`.
-optimizer_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in OPTIMIZERS])
-task_rows = pytest.mark.parametrize("row", [pytest.param(r, id=r.name, marks=task_marks(r)) for r in TASKS])
-estimator_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ESTIMATORS])
+def _rows(
+    rows: Sequence[Any], marks: Callable[[Any], list[pytest.MarkDecorator]] = lambda _: []
+) -> pytest.MarkDecorator:
+    """For `pytest.mark.parametrize`. All tests of a row run in one process, so that what they share is compiled once."""
+    return pytest.mark.parametrize(
+        "row", [pytest.param(r, id=r.name, marks=[pytest.mark.xdist_group(r.name), *marks(r)]) for r in rows]
+    )
+
+
+optimizer_rows = _rows(OPTIMIZERS)
+task_rows = _rows(TASKS, task_marks)
+estimator_rows = _rows(ESTIMATORS)
 
 
 @contextlib.contextmanager

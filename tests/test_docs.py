@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 import lopt
+from registry import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -96,6 +97,20 @@ def test_coverage_ends_with_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys
         coverage.main()
     assert stop.value.code == 1
     assert capsys.readouterr().out == "lopt.x: not in docs/api\n"
+
+
+def test_the_table_of_optimizers_has_every_one_and_its_meta_parameters() -> None:
+    rows = [
+        line.split("|")[1:-1] for line in (DOCS / "optimizers.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    found = {
+        name: int(count.replace(",", ""))
+        for row in rows
+        for name, count in zip(
+            re.findall(r"`(\w+)`", row[0]), re.findall(r"\d[\d,]*\d|\d", row[5].replace(", ", " ")), strict=True
+        )
+    }
+    assert found == {row.name: row.meta_parameters for row in OPTIMIZERS}
 
 
 @pytest.mark.parametrize(
