@@ -75,6 +75,9 @@ class TaskRow(NamedTuple):
         learning_rate: at which 100 steps of Adam lower the loss.
         noisy: whether two keys give two training losses.
         splits: whether its splits hold different examples.
+        smooth: whether its loss has the gradient that it shows; not where it rounds.
+        precision: relative, of its arithmetic.
+        reports: its metrics.
     """
 
     name: str
@@ -84,6 +87,9 @@ class TaskRow(NamedTuple):
     learning_rate: float
     noisy: bool
     splits: bool
+    smooth: bool = True
+    precision: float = 1e-5
+    reports: tuple[str, ...] = ("loss",)
 
     def create(self) -> Task:
         """The task; the same object every time."""
@@ -286,6 +292,41 @@ def _reparametrized(level: Any) -> Callable[[], Task]:
     return lambda: lopt.tasks.Reparametrized(_small_quadratic(), level, low=0.1, high=10.0)
 
 
+AUGMENTED = [
+    TaskRow(
+        "noisy_delayed",
+        "NoisyGradients",
+        "gradients",
+        lambda: lopt.tasks.NoisyGradients(lopt.tasks.DelayedGradients(_small_quadratic(), 2), 0.05),
+        0.05,
+        noisy=False,  # the loss is not
+        splits=False,
+    ),
+    TaskRow(
+        "random_subspace",
+        "RandomSubspace",
+        "augment",
+        lambda: lopt.tasks.RandomSubspace(_small_quadratic(), 4),
+        0.05,
+        noisy=False,
+        splits=False,
+    ),
+    TaskRow(
+        "reduced_batch_bfloat16",
+        "ReducedBatch",
+        "reduced",
+        lambda: lopt.tasks.ReducedBatch(
+            lopt.tasks.LowPrecision(_digits(widths=(8,), batch_size=32)(), "bfloat16"), 0.5
+        ),
+        0.01,
+        noisy=True,
+        splits=True,
+        smooth=False,
+        precision=2.0**-7,  # a digit of bfloat16
+        reports=("loss", "accuracy"),
+    ),
+]
+
 TASKS = [
     TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
@@ -334,6 +375,7 @@ TASKS = [
         noisy=True,
         splits=True,
     ),
+    *AUGMENTED,
 ]
 
 ESTIMATORS = [

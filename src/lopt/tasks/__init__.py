@@ -7,10 +7,12 @@ from typing import Any
 
 from lopt.names import build
 from lopt.task import Task
-from lopt.tasks.augment import Reparametrized
+from lopt.tasks.augment import RandomSubspace, Reparametrized
 from lopt.tasks.data import MissingDataError
+from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
 from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
 from lopt.tasks.quadratic import Quadratic
+from lopt.tasks.reduced import LowPrecision, ReducedBatch
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_mlp": digits_mlp,
@@ -40,10 +42,17 @@ def create(name: str, /, **fields: Any) -> Task:
 
 __all__ = [
     "TASKS",
+    "DelayedGradients",
     "ImageMLP",
+    "LowPrecision",
     "MissingDataError",
+    "NoisyGradients",
+    "NormalizedGradients",
     "Quadratic",
+    "RandomSubspace",
+    "ReducedBatch",
     "Reparametrized",
+    "SparseGradients",
     "create",
     "digits_mlp",
     "fashion_mlp",
