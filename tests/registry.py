@@ -327,6 +327,39 @@ AUGMENTED = [
     ),
 ]
 
+META_TASKS = [
+    TaskRow(
+        "learned_optimizer_training",
+        "learned_optimizer_training",
+        "learned_optimizer_training",
+        lambda: lopt.tasks.LearnedOptimizerTraining(lopt.create("momentum"), _small_quadratic(), steps=8, batch_size=2),
+        0.1,
+        noisy=True,
+        splits=False,
+    ),
+    TaskRow(
+        "analytic_continuation",
+        "analytic_continuation",
+        "analytic_continuation",
+        lambda: lopt.tasks.AnalyticContinuation(frequencies=17, points=12, noise=0.01, entropy=0.1),
+        0.05,
+        noisy=False,
+        splits=False,  # other measurements of one spectrum, not other examples
+        reports=("loss", "l1"),
+    ),
+    TaskRow(
+        "quantized_gnn",
+        "quantized_gnn",
+        "quantized_gnn",
+        lambda: lopt.tasks.QuantizedGNN(nodes=48, classes=3, features=6, hidden=5, noise=1.0),
+        0.02,
+        noisy=False,
+        splits=False,  # other nodes of the problem's graph: the task holds no examples
+        smooth=False,
+        reports=("loss", "accuracy", "bits"),
+    ),
+]
+
 TASKS = [
     TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
@@ -376,6 +409,7 @@ TASKS = [
         splits=True,
     ),
     *AUGMENTED,
+    *META_TASKS,
 ]
 
 ESTIMATORS = [
