@@ -351,7 +351,7 @@ META_TASKS = [
         "quantized_gnn",
         "quantized_gnn",
         "quantized_gnn",
-        lambda: lopt.tasks.QuantizedGNN(nodes=48, classes=3, features=6, hidden=5, noise=1.0),
+        lambda: lopt.tasks.QuantizedGNN(nodes=48, classes=3, features=6, hidden=5, noise=1.0, bits=(2, 8)),
         0.02,
         noisy=False,
         splits=False,  # other nodes of the problem's graph: the task holds no examples
