@@ -75,6 +75,9 @@ class TaskRow(NamedTuple):
         learning_rate: at which 100 steps of Adam lower the loss.
         noisy: whether two keys give two training losses.
         splits: whether its splits hold different examples.
+        smooth: whether its loss has the gradient that it shows; not where it rounds.
+        precision: relative, of its arithmetic.
+        reports: its metrics.
     """
 
     name: str
@@ -84,6 +87,9 @@ class TaskRow(NamedTuple):
     learning_rate: float
     noisy: bool
     splits: bool
+    smooth: bool = True
+    precision: float = 1e-5
+    reports: tuple[str, ...] = ("loss",)
 
     def create(self) -> Task:
         """The task; the same object every time."""
@@ -286,6 +292,74 @@ def _reparametrized(level: Any) -> Callable[[], Task]:
     return lambda: lopt.tasks.Reparametrized(_small_quadratic(), level, low=0.1, high=10.0)
 
 
+AUGMENTED = [
+    TaskRow(
+        "noisy_delayed",
+        "NoisyGradients",
+        "gradients",
+        lambda: lopt.tasks.NoisyGradients(lopt.tasks.DelayedGradients(_small_quadratic(), 2), 0.05),
+        0.05,
+        noisy=False,  # the loss is not
+        splits=False,
+    ),
+    TaskRow(
+        "random_subspace",
+        "RandomSubspace",
+        "augment",
+        lambda: lopt.tasks.RandomSubspace(_small_quadratic(), 4),
+        0.05,
+        noisy=False,
+        splits=False,
+    ),
+    TaskRow(
+        "reduced_batch_bfloat16",
+        "ReducedBatch",
+        "reduced",
+        lambda: lopt.tasks.ReducedBatch(
+            lopt.tasks.LowPrecision(_digits(widths=(8,), batch_size=32)(), "bfloat16"), 0.5
+        ),
+        0.01,
+        noisy=True,
+        splits=True,
+        smooth=False,
+        precision=2.0**-7,  # a digit of bfloat16
+        reports=("loss", "accuracy"),
+    ),
+]
+
+META_TASKS = [
+    TaskRow(
+        "learned_optimizer_training",
+        "learned_optimizer_training",
+        "learned_optimizer_training",
+        lambda: lopt.tasks.LearnedOptimizerTraining(lopt.create("momentum"), _small_quadratic(), steps=8, batch_size=2),
+        0.1,
+        noisy=True,
+        splits=False,
+    ),
+    TaskRow(
+        "analytic_continuation",
+        "analytic_continuation",
+        "analytic_continuation",
+        lambda: lopt.tasks.AnalyticContinuation(frequencies=17, points=12, noise=0.01, entropy=0.1),
+        0.05,
+        noisy=False,
+        splits=False,  # other measurements of one spectrum, not other examples
+        reports=("loss", "l1"),
+    ),
+    TaskRow(
+        "quantized_gnn",
+        "quantized_gnn",
+        "quantized_gnn",
+        lambda: lopt.tasks.QuantizedGNN(nodes=48, classes=3, features=6, hidden=5, noise=1.0, bits=(2, 8)),
+        0.02,
+        noisy=False,
+        splits=False,  # other nodes of the problem's graph: the task holds no examples
+        smooth=False,
+        reports=("loss", "accuracy", "bits"),
+    ),
+]
+
 TASKS = [
     TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
@@ -334,6 +408,8 @@ TASKS = [
         noisy=True,
         splits=True,
     ),
+    *AUGMENTED,
+    *META_TASKS,
 ]
 
 ESTIMATORS = [

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.optimizer import Optimizer, Params, State
-from lopt.task import Problem, Split, Task
+from lopt.task import Memory, Problem, Split, Task
 
 
 class Inner(NamedTuple):
@@ -21,6 +21,7 @@ class Inner(NamedTuple):
     opt_state: State
     step: Int[Array, ""]  # inner steps taken since the start
     horizon: Int[Array, ""]  # inner step at which the problem is replaced
+    memory: Memory = ()  # what the task carries from one gradient to the next
 
 
 def start(optimizer: Optimizer, task: Task, key: PRNGKeyArray, horizon: int | Int[Array, ""]) -> Inner:
@@ -37,7 +38,7 @@ def start(optimizer: Optimizer, task: Task, key: PRNGKeyArray, horizon: int | In
     params = task.init(problem, params_key)
     horizon = jnp.asarray(horizon, jnp.int32)
     opt_state = optimizer.init(params, key=opt_key, horizon=horizon)
-    return Inner(problem, params, opt_state, jnp.zeros((), jnp.int32), horizon)
+    return Inner(problem, params, opt_state, jnp.zeros((), jnp.int32), horizon, task.remember(problem, params))
 
 
 def restart(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, horizon: Int[Array, ""]) -> Inner:
@@ -58,6 +59,8 @@ def unroll(
 
     $$\ell_t = f(w_t; \xi_t), \quad (u_t, s_{t+1}) = U(\nabla f(w_t; \xi_t), s_t, w_t; \theta), \quad w_{t+1} = w_t + u_t$$
 
+    The gradient is what `task.observe` shows, which for an augmented task is another than $\nabla f$.
+
     Args:
         optimizer: $U$ with its meta-parameters $\theta$.
         task: gives $f$; draws the minibatch $\xi_t$ from the key.
@@ -72,15 +75,17 @@ def unroll(
         takes its gradients elsewhere than at the parameters that it has found, the latter count.
     """
 
-    def step(carry: tuple[Params, State], key: PRNGKeyArray) -> tuple[tuple[Params, State], Float[Array, ""]]:
-        params, opt_state = carry
-        loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, key))(params)
+    def step(
+        carry: tuple[Params, State, Memory], key: PRNGKeyArray
+    ) -> tuple[tuple[Params, State, Memory], Float[Array, ""]]:
+        params, opt_state, memory = carry
+        loss, grads, memory = task.observe(inner.problem, params, memory, key)
         at = optimizer.eval_params(opt_state, params)
         updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
         if split != "train" or at is not params:
             loss = task.loss(inner.problem, at, key, split)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        return (optax.apply_updates(params, updates), opt_state, memory), loss
 
     keys = jax.random.split(key, length)
-    (params, opt_state), losses = jax.lax.scan(step, (inner.params, inner.opt_state), keys)
-    return inner._replace(params=params, opt_state=opt_state, step=inner.step + length), losses
+    (params, opt_state, memory), losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.memory), keys)
+    return inner._replace(params=params, opt_state=opt_state, step=inner.step + length, memory=memory), losses

@@ -21,8 +21,8 @@ from lopt.unroll import Inner, restart, start, unroll
 
 Noise = PyTree[Array]  # the structure of the optimizer
 
-# Members of an antithetic pair share problem, step and horizon; parameters and optimizer state are their own.
-PAIR = Inner(problem=None, params=0, opt_state=0, step=None, horizon=None)  # pyright: ignore[reportArgumentType]
+# Members of an antithetic pair share problem, step and horizon; parameters, optimizer state and memory are their own.
+PAIR = Inner(problem=None, params=0, opt_state=0, step=None, horizon=None, memory=0)  # pyright: ignore[reportArgumentType]
 
 PAIRS = PartitionSpec("pairs")
 
@@ -30,7 +30,7 @@ PAIRS = PartitionSpec("pairs")
 class ParticleState(NamedTuple):
     """Antithetic pairs in flight; every array has a leading axis of pairs."""
 
-    inner: Inner  # `params` and `opt_state` have a second axis of two, the signs
+    inner: Inner  # `params`, `opt_state` and `memory` have a second axis of two, the signs
     noise: Noise
 
 

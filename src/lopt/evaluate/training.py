@@ -191,10 +191,10 @@ def _advance(
 
         def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
             batch_key = jax.random.fold_in(stream, inner.step)
-            loss, grads = jax.value_and_grad(lambda p: task.loss(inner.problem, p, batch_key))(inner.params)
+            loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, batch_key)
             updates, opt_state = update_if_finite(optimizer, grads, inner.opt_state, inner.params, value=loss)
             params = optax.apply_updates(inner.params, updates)
-            return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1), loss
+            return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory), loss
 
         return jax.lax.scan(step, inner, length=length)
 

@@ -167,4 +167,6 @@ def _moments(rule: Adam | AdamW) -> dict[str, Any]:
         "b1": 1.0 - jnp.exp(rule.log_one_minus_b1),
         "b2": 1.0 - jnp.exp(rule.log_one_minus_b2),
         "eps": jnp.exp(rule.log_eps),
+        # Where a gradient has always been zero the root has no slope, and a meta-gradient through it would be NaN. Far below any eps.
+        "eps_root": 1e-30,
     }

@@ -7,15 +7,23 @@ from typing import Any
 
 from lopt.names import build
 from lopt.task import Task
-from lopt.tasks.augment import Reparametrized
+from lopt.tasks.analytic_continuation import AnalyticContinuation
+from lopt.tasks.augment import RandomSubspace, Reparametrized
 from lopt.tasks.data import MissingDataError
+from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
 from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
+from lopt.tasks.learned_optimizer_training import LearnedOptimizerTraining, learned_optimizer_training
 from lopt.tasks.quadratic import Quadratic
+from lopt.tasks.quantized_gnn import QuantizedGNN
+from lopt.tasks.reduced import LowPrecision, ReducedBatch
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "analytic_continuation": AnalyticContinuation,
     "digits_mlp": digits_mlp,
     "fashion_mlp": fashion_mlp,
+    "learned_optimizer_training": learned_optimizer_training,
     "quadratic": Quadratic,
+    "quantized_gnn": QuantizedGNN,
 }
 
 
@@ -40,11 +48,22 @@ def create(name: str, /, **fields: Any) -> Task:
 
 __all__ = [
     "TASKS",
+    "AnalyticContinuation",
+    "DelayedGradients",
     "ImageMLP",
+    "LearnedOptimizerTraining",
+    "LowPrecision",
     "MissingDataError",
+    "NoisyGradients",
+    "NormalizedGradients",
     "Quadratic",
+    "QuantizedGNN",
+    "RandomSubspace",
+    "ReducedBatch",
     "Reparametrized",
+    "SparseGradients",
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "learned_optimizer_training",
 ]

@@ -73,7 +73,7 @@ class Quadratic(Task):
         """$f(w; \\mu)$; see the class."""
         distance = params - problem.optimum
         if split == "train" and self.noise:
-            distance = distance - self.noise * jax.random.normal(key, (self.dim,))
+            distance = distance - self.noise * jax.random.normal(key, (self.dim,), params.dtype)
         rotated = distance - 2.0 * problem.axis * jnp.dot(problem.axis, distance)
         return 0.5 * jnp.sum(problem.eigenvalues * jnp.square(rotated))
 
