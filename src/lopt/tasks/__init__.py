@@ -12,10 +12,50 @@ from lopt.tasks.data import MissingDataError
 from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
 from lopt.tasks.quadratic import Quadratic
 
+# isort: split
+# Analytic families and the ensemble of Wichrowska et al.
+from lopt.tasks.chaotic import ChaoticToy
+from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
+from lopt.tasks.data_quadratics import DataQuadratic
+from lopt.tasks.influence import InfluenceBalancing
+from lopt.tasks.landscapes import SURFACES, Landscape, landscape
+from lopt.tasks.least_squares import LeastSquares, PNorm
+from lopt.tasks.linear_regression import LinearRegression
+from lopt.tasks.matmul import MatMulSearch
+from lopt.tasks.noisy_quadratic import NoisyQuadratic
+from lopt.tasks.quadratic import Bowl
+from lopt.tasks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
+from lopt.tasks.sparse_softmax import SparseSoftmax
+from lopt.tasks.wichrowska import (
+    WICHROWSKA2017,
+    WICHROWSKA2017_FULL,
+    WICHROWSKA2017_OFF,
+    WICHROWSKA2017_TEST,
+)
+from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
+
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_mlp": digits_mlp,
     "fashion_mlp": fashion_mlp,
     "quadratic": Quadratic,
+    # Analytic families and the ensemble of Wichrowska et al.
+    "bowl": Bowl,
+    "chaotic": ChaoticToy,
+    "clusters_mlp": clusters_mlp,
+    "data_quadratic": DataQuadratic,
+    "dependency_chain": DependencyChain,
+    "influence_balancing": InfluenceBalancing,
+    "landscape": Landscape,
+    "least_squares": LeastSquares,
+    "linear_regression": LinearRegression,
+    "matmul_search": MatMulSearch,
+    "min_max_well": MinMaxWell,
+    "noisy_quadratic": NoisyQuadratic,
+    "outward_snake": OutwardSnake,
+    "p_norm": PNorm,
+    "random_network_mlp": random_network_mlp,
+    "sparse_softmax": SparseSoftmax,
+    "two_moons": two_moons,
 }
 
 
@@ -39,12 +79,39 @@ def create(name: str, /, **fields: Any) -> Task:
 
 
 __all__ = [
+    "SURFACES",
     "TASKS",
+    "WICHROWSKA2017",
+    "WICHROWSKA2017_FULL",
+    "WICHROWSKA2017_OFF",
+    "WICHROWSKA2017_TEST",
+    "Bowl",
+    "ChaoticToy",
+    "DataQuadratic",
+    "DependencyChain",
     "ImageMLP",
+    "InfluenceBalancing",
+    "Landscape",
+    "LeastSquares",
+    "LinearRegression",
+    "LogObjective",
+    "MatMulSearch",
+    "MinMaxWell",
     "MissingDataError",
+    "NoisyQuadratic",
+    "OutwardSnake",
+    "PNorm",
+    "PointMLP",
     "Quadratic",
     "Reparametrized",
+    "SparseSoftmax",
+    "SumOfTasks",
+    "clusters_mlp",
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "landscape",
+    "random_network_mlp",
+    "rescaled",
+    "two_moons",
 ]
