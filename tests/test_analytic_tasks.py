@@ -333,6 +333,7 @@ def test_normalisation_of_a_sum_goes_to_zero_at_the_sum_of_the_least() -> None:
 # Points.
 
 
+@pytest.mark.slow
 def test_random_networks_label_as_they_say() -> None:
     task = lopt.tasks.random_network_mlp(inputs=7)
     points = draw_problem(task, key(0))
@@ -347,6 +348,7 @@ def test_random_networks_label_as_they_say() -> None:
     assert float(shares.std()) > 0.1
 
 
+@pytest.mark.slow
 def test_small_network_is_its_equation() -> None:
     task = lopt.tasks.clusters_mlp(inputs=4, widths=(3,), batch_size=2000)
     params = draw_params(task, (), key(0))
@@ -363,6 +365,7 @@ def test_small_network_is_its_equation() -> None:
     np.testing.assert_allclose(found["accuracy"], np.mean((logit > 0) == y), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_small_networks_start_as_the_release_starts_them() -> None:
     task = lopt.tasks.random_network_mlp(inputs=64, widths=(100,))
     draw = jax.jit(jax.vmap(lambda k: task.init((), k)))(jax.random.split(key(0), 50))
@@ -385,6 +388,7 @@ def test_two_moons_is_the_whole_set_with_a_penalty_on_the_norm() -> None:
     np.testing.assert_allclose(one, 5e-3 * float(jnp.linalg.norm(ravel_pytree(params)[0])), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_ways_of_reading_an_embedding_agree() -> None:
     index, products = lopt.tasks.SparseSoftmax(), lopt.tasks.SparseSoftmax(one_hot=True)
     problem = draw_problem(index, key(0))
