@@ -78,6 +78,7 @@ class TaskRow(NamedTuple):
         smooth: whether its loss has the gradient that it shows; not where it rounds.
         precision: relative, of its arithmetic.
         reports: its metrics.
+        slow: a second row of its file, or one that takes long to compile.
     """
 
     name: str
@@ -90,6 +91,7 @@ class TaskRow(NamedTuple):
     smooth: bool = True
     precision: float = 1e-5
     reports: tuple[str, ...] = ("loss",)
+    slow: bool = False
 
     def create(self) -> Task:
         """The task; the same object every time."""
@@ -410,6 +412,80 @@ TASKS = [
     ),
     *AUGMENTED,
     *META_TASKS,
+    # Analytic families and the ensemble of Wichrowska et al.
+    *(
+        TaskRow(
+            name, kind, module, functools.partial(lopt.tasks.create, kind, **fields), rate, noisy, splits, slow=slow
+        )
+        for name, kind, module, fields, rate, noisy, splits, slow in (
+            ("rosenbrock", "landscape", "landscapes", {"function": "rosenbrock"}, 0.3, False, False, False),
+            ("styblinski_tang", "landscape", "landscapes", {"function": "styblinski_tang"}, 0.1, False, False, True),
+            ("bowl", "bowl", "quadratic", {"angle": 0.8}, 0.05, False, False, True),
+            (
+                "quadratic_tilted",
+                "quadratic",
+                "quadratic",
+                {"dim": 5, "low": -2.0, "tilted": True},
+                0.3,
+                False,
+                False,
+                True,
+            ),
+            ("least_squares", "least_squares", "least_squares", {"dim": 6}, 0.05, False, False, True),
+            ("p_norm", "p_norm", "least_squares", {"dim": 6, "power": 1.5}, 0.05, False, False, False),
+            ("linear_regression", "linear_regression", "linear_regression", {"low": -1.0}, 0.05, True, False, False),
+            (
+                "noisy_quadratic",
+                "noisy_quadratic",
+                "noisy_quadratic",
+                {"covariance": [0.0, 0.1, 0.1]},
+                0.05,
+                True,
+                False,
+                False,
+            ),
+            ("matmul_search", "matmul_search", "matmul", {}, 0.05, False, False, True),
+            ("chaotic", "chaotic", "chaotic", {"spread": 0.5}, 0.1, False, False, True),
+            ("dependency_chain", "dependency_chain", "winding", {"dim": 4}, 0.05, False, False, True),
+            ("min_max_well", "min_max_well", "winding", {"dim": 5}, 0.02, False, False, True),
+            ("outward_snake", "outward_snake", "winding", {"dim": 4}, 0.05, True, False, False),
+            ("projection", "data_quadratic", "data_quadratics", {"dim": 4}, 0.05, True, False, False),
+            (
+                "sum_of_quadratics",
+                "data_quadratic",
+                "data_quadratics",
+                {"form": "sum", "dim": 4},
+                0.05,
+                True,
+                False,
+                True,
+            ),
+            ("influence_balancing", "influence_balancing", "influence", {}, 0.02, False, False, True),
+            ("sparse_softmax", "sparse_softmax", "sparse_softmax", {}, 0.1, False, False, True),
+            ("clusters", "clusters_mlp", "small_mlp", {"batch_size": 20}, 0.03, True, True, False),
+            ("random_network_mlp", "random_network_mlp", "small_mlp", {}, 0.2, True, False, True),
+            ("two_moons", "two_moons", "small_mlp", {"widths": (8,), "batch_size": 64}, 0.05, True, True, True),
+        )
+    ),
+    TaskRow(
+        "log_bowl",
+        "LogObjective",
+        "combinators",
+        lambda: lopt.tasks.LogObjective(lopt.tasks.Bowl()),
+        0.05,
+        noisy=False,
+        splits=False,
+        slow=True,
+    ),
+    TaskRow(
+        "sum_of_tasks",
+        "SumOfTasks",
+        "combinators",
+        lambda: lopt.tasks.SumOfTasks([lopt.tasks.Bowl(), lopt.tasks.Quadratic(dim=3, noise=0.1)]),
+        0.05,
+        noisy=True,
+        splits=False,
+    ),
 ]
 
 ESTIMATORS = [
@@ -427,7 +503,8 @@ def _build_once(name: str) -> Task:
 def task_marks(row: TaskRow) -> list[pytest.MarkDecorator]:
     """A task whose data are not on this machine is skipped, and nothing else is."""
     missing = row.kind == "fashion_mlp" and fashion_mnist_folder() is None
-    return [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
+    marks = [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
+    return [*marks, pytest.mark.slow] if row.slow else marks
 
 
 def _rows(

@@ -25,7 +25,10 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 # Files that are no optimizer, task or estimator, and why.
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
-    "tasks": {"data": "loads the arrays that tasks hold"},
+    "tasks": {
+        "data": "loads the arrays that tasks hold",
+        "wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
+    },
     "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},
 }
 

@@ -17,6 +17,28 @@ from lopt.tasks.quadratic import Quadratic
 from lopt.tasks.quantized_gnn import QuantizedGNN
 from lopt.tasks.reduced import LowPrecision, ReducedBatch
 
+# isort: split
+# Analytic families and the ensemble of Wichrowska et al.
+from lopt.tasks.chaotic import ChaoticToy
+from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
+from lopt.tasks.data_quadratics import DataQuadratic
+from lopt.tasks.influence import InfluenceBalancing
+from lopt.tasks.landscapes import SURFACES, Landscape, landscape
+from lopt.tasks.least_squares import LeastSquares, PNorm
+from lopt.tasks.linear_regression import LinearRegression
+from lopt.tasks.matmul import MatMulSearch
+from lopt.tasks.noisy_quadratic import NoisyQuadratic
+from lopt.tasks.quadratic import Bowl
+from lopt.tasks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
+from lopt.tasks.sparse_softmax import SparseSoftmax
+from lopt.tasks.wichrowska import (
+    WICHROWSKA2017,
+    WICHROWSKA2017_FULL,
+    WICHROWSKA2017_OFF,
+    WICHROWSKA2017_TEST,
+)
+from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
+
 TASKS: dict[str, Callable[..., Task]] = {
     "analytic_continuation": AnalyticContinuation,
     "digits_mlp": digits_mlp,
@@ -24,6 +46,24 @@ TASKS: dict[str, Callable[..., Task]] = {
     "learned_optimizer_training": learned_optimizer_training,
     "quadratic": Quadratic,
     "quantized_gnn": QuantizedGNN,
+    # Analytic families and the ensemble of Wichrowska et al.
+    "bowl": Bowl,
+    "chaotic": ChaoticToy,
+    "clusters_mlp": clusters_mlp,
+    "data_quadratic": DataQuadratic,
+    "dependency_chain": DependencyChain,
+    "influence_balancing": InfluenceBalancing,
+    "landscape": Landscape,
+    "least_squares": LeastSquares,
+    "linear_regression": LinearRegression,
+    "matmul_search": MatMulSearch,
+    "min_max_well": MinMaxWell,
+    "noisy_quadratic": NoisyQuadratic,
+    "outward_snake": OutwardSnake,
+    "p_norm": PNorm,
+    "random_network_mlp": random_network_mlp,
+    "sparse_softmax": SparseSoftmax,
+    "two_moons": two_moons,
 }
 
 
@@ -47,23 +87,50 @@ def create(name: str, /, **fields: Any) -> Task:
 
 
 __all__ = [
+    "SURFACES",
     "TASKS",
+    "WICHROWSKA2017",
+    "WICHROWSKA2017_FULL",
+    "WICHROWSKA2017_OFF",
+    "WICHROWSKA2017_TEST",
     "AnalyticContinuation",
+    "Bowl",
+    "ChaoticToy",
+    "DataQuadratic",
     "DelayedGradients",
+    "DependencyChain",
     "ImageMLP",
+    "InfluenceBalancing",
+    "Landscape",
     "LearnedOptimizerTraining",
+    "LeastSquares",
+    "LinearRegression",
+    "LogObjective",
     "LowPrecision",
+    "MatMulSearch",
+    "MinMaxWell",
     "MissingDataError",
     "NoisyGradients",
+    "NoisyQuadratic",
     "NormalizedGradients",
+    "OutwardSnake",
+    "PNorm",
+    "PointMLP",
     "Quadratic",
     "QuantizedGNN",
     "RandomSubspace",
     "ReducedBatch",
     "Reparametrized",
     "SparseGradients",
+    "SparseSoftmax",
+    "SumOfTasks",
+    "clusters_mlp",
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "landscape",
     "learned_optimizer_training",
+    "random_network_mlp",
+    "rescaled",
+    "two_moons",
 ]
