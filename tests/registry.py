@@ -463,7 +463,16 @@ TASKS = [
             ("influence_balancing", "influence_balancing", "influence", {}, 0.02, False, False, True),
             ("sparse_softmax", "sparse_softmax", "sparse_softmax", {}, 0.1, False, False, True),
             ("clusters", "clusters_mlp", "small_mlp", {"batch_size": 20}, 0.03, True, True, False),
-            ("random_network_mlp", "random_network_mlp", "small_mlp", {}, 0.2, True, False, True),
+            (
+                "random_network_mlp",
+                "random_network_mlp",
+                "small_mlp",
+                {"inputs": 4, "widths": (8,), "batch_size": 64},
+                0.1,
+                True,
+                False,
+                True,
+            ),
             ("two_moons", "two_moons", "small_mlp", {"widths": (8,), "batch_size": 64}, 0.05, True, True, True),
         )
     ),
