@@ -75,6 +75,8 @@ class TaskRow(NamedTuple):
         learning_rate: at which 100 steps of Adam lower the loss.
         noisy: whether two keys give two training losses.
         splits: whether its splits hold different examples.
+        classifies: whether it reports an accuracy.
+        slow: whether its programs take long to compile.
     """
 
     name: str
@@ -84,6 +86,8 @@ class TaskRow(NamedTuple):
     learning_rate: float
     noisy: bool
     splits: bool
+    classifies: bool = False
+    slow: bool = False
 
     def create(self) -> Task:
         """The task; the same object every time."""
@@ -286,6 +290,14 @@ def _reparametrized(level: Any) -> Callable[[], Task]:
     return lambda: lopt.tasks.Reparametrized(_small_quadratic(), level, low=0.1, high=10.0)
 
 
+def _learning(
+    name: str, kind: str, module: str, *, classifies: bool = True, slow: bool = False, **fields: Any
+) -> TaskRow:
+    fields = {"batch_size": 16, "eval_size": 300} | fields
+    build = functools.partial(lopt.tasks.create, kind, **fields)
+    return TaskRow(name, kind, module, build, 0.02, noisy=True, splits=True, classifies=classifies, slow=slow)
+
+
 TASKS = [
     TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
@@ -298,10 +310,24 @@ TASKS = [
         splits=False,
     ),
     TaskRow(
-        "digits_mlp", "digits_mlp", "image_mlp", _digits(widths=(8,), batch_size=16), 0.01, noisy=True, splits=True
+        "digits_mlp",
+        "digits_mlp",
+        "image_mlp",
+        _digits(widths=(8,), batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+        classifies=True,
     ),
     TaskRow(
-        "digits_softmax", "digits_mlp", "image_mlp", _digits(widths=(), batch_size=16), 0.01, noisy=True, splits=True
+        "digits_softmax",
+        "digits_mlp",
+        "image_mlp",
+        _digits(widths=(), batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+        classifies=True,
     ),
     TaskRow(
         "digits_deep_tanh",
@@ -311,6 +337,7 @@ TASKS = [
         0.01,
         noisy=True,
         splits=True,
+        classifies=True,
     ),
     TaskRow(
         "fashion_mlp",
@@ -320,7 +347,50 @@ TASKS = [
         0.01,
         noisy=True,
         splits=True,
+        classifies=True,
     ),
+    # Learning from real data.
+    _learning("digits_mlp_batch_norm", "digits_mlp", "image_mlp", widths=(8,), norm="batch", activation="tanh"),
+    _learning(
+        "digits_mlp_dropout",
+        "digits_mlp",
+        "image_mlp",
+        slow=True,
+        widths=(16,),
+        norm="layer",
+        activation="gelu",
+        dropout=0.2,
+    ),
+    _learning(
+        "conv_net",
+        "conv_net",
+        "image_conv",
+        slow=True,
+        filters=((3, 3, 4),),
+        objective="squared_error",
+        activation="silu",
+    ),
+    _learning(
+        "residual_net", "residual_net", "image_conv", slow=True, channels=4, blocks=1, norm="layer", activation="gelu"
+    ),
+    _learning("plain_autoencoder", "plain_autoencoder", "autoencoder", widths=(), code=4, classifies=False),
+    _learning(
+        "variational_autoencoder",
+        "variational_autoencoder",
+        "autoencoder",
+        slow=True,
+        widths=(),
+        code=4,
+        classifies=False,
+    ),
+    _learning("table_mlp", "table_mlp", "tabular", table="wine", widths=(8,), activation="tanh"),
+    _learning("table_regression", "table_mlp", "tabular", table="diabetes", widths=(), classifies=False),
+    _learning("char_rnn", "char_rnn", "language", length=4, cell="rnn", hidden=8, embedding=4),
+    _learning("char_transformer", "char_transformer", "language", slow=True, length=4, width=8, depth=1, heads=2),
+    _learning("image_vit", "image_vit", "vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
+    # An MLP on digits with a tenth of the labels noisy; see `test_sampled.py` for the others.
+    TaskRow("sampled", "sampled", "sampled", lambda: lopt.tasks.sample_task(165), 0.02, True, False, classifies=True),
+    # End of learning from real data.
     *(
         TaskRow(f"reparametrized_{level}", "Reparametrized", "augment", _reparametrized(level), 0.02, False, False)
         for level in ("global", "tensor", "parameter")
@@ -333,6 +403,7 @@ TASKS = [
         0.03,
         noisy=True,
         splits=True,
+        classifies=True,
     ),
 ]
 
@@ -351,7 +422,8 @@ def _build_once(name: str) -> Task:
 def task_marks(row: TaskRow) -> list[pytest.MarkDecorator]:
     """A task whose data are not on this machine is skipped, and nothing else is."""
     missing = row.kind == "fashion_mlp" and fashion_mnist_folder() is None
-    return [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
+    marks = [pytest.mark.skip(reason="Fashion-MNIST is not installed")] if missing else []
+    return [*marks, pytest.mark.slow] if row.slow else marks
 
 
 # Ready for `pytest.mark.parametrize`.

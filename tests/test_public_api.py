@@ -25,7 +25,14 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 # Files that are no optimizer, task or estimator, and why.
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
-    "tasks": {"data": "loads the arrays that tasks hold"},
+    "tasks": {
+        "data": "loads the arrays that tasks hold",
+        "learning": "the abstract classes of problems of learning from examples",
+        "networks": "what their networks are made of",
+        "sampling": "what the sampled tasks are, as plain data",
+        "tables": "loads the arrays that tasks hold",
+        "text": "loads the arrays that tasks hold",
+    },
     "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},
 }
 

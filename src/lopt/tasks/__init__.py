@@ -8,14 +8,31 @@ from typing import Any
 from lopt.names import build
 from lopt.task import Task
 from lopt.tasks.augment import Reparametrized
+from lopt.tasks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
 from lopt.tasks.data import MissingDataError
+from lopt.tasks.image_conv import ImageConv, conv_net, residual_net
 from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
+from lopt.tasks.language import CharRNN, CharTransformer, char_rnn, char_transformer
 from lopt.tasks.quadratic import Quadratic
+from lopt.tasks.sampled import SampledTask, sample_task, sample_tasks
+from lopt.tasks.sampling import task_recipe
+from lopt.tasks.tabular import Tabular, table_mlp
+from lopt.tasks.vision_transformer import VisionTransformer, image_vit
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_mlp": digits_mlp,
     "fashion_mlp": fashion_mlp,
     "quadratic": Quadratic,
+    # Learning from real data.
+    "char_rnn": char_rnn,
+    "char_transformer": char_transformer,
+    "conv_net": conv_net,
+    "image_vit": image_vit,
+    "plain_autoencoder": plain_autoencoder,
+    "residual_net": residual_net,
+    "sampled": sample_task,
+    "table_mlp": table_mlp,
+    "variational_autoencoder": variational_autoencoder,
 }
 
 
@@ -40,11 +57,29 @@ def create(name: str, /, **fields: Any) -> Task:
 
 __all__ = [
     "TASKS",
+    "Autoencoder",
+    "CharRNN",
+    "CharTransformer",
+    "ImageConv",
     "ImageMLP",
     "MissingDataError",
     "Quadratic",
     "Reparametrized",
+    "SampledTask",
+    "Tabular",
+    "VisionTransformer",
+    "char_rnn",
+    "char_transformer",
+    "conv_net",
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "image_vit",
+    "plain_autoencoder",
+    "residual_net",
+    "sample_task",
+    "sample_tasks",
+    "table_mlp",
+    "task_recipe",
+    "variational_autoencoder",
 ]
