@@ -389,7 +389,7 @@ TASKS = [
     _learning("char_transformer", "char_transformer", "language", slow=True, length=4, width=8, depth=1, heads=2),
     _learning("image_vit", "image_vit", "vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
     # An MLP on digits with a tenth of the labels noisy; see `test_sampled.py` for the others.
-    TaskRow("sampled", "sampled", "sampled", lambda: lopt.tasks.sample_task(165), 0.02, True, False, classifies=True),
+    TaskRow("sampled", "sampled", "sampled", lambda: lopt.tasks.sample_task(165), 0.02, True, True, classifies=True),
     # End of learning from real data.
     *(
         TaskRow(f"reparametrized_{level}", "Reparametrized", "augment", _reparametrized(level), 0.02, False, False)

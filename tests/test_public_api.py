@@ -26,6 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
     "tasks": {
+        "corpus": "names collections of tasks",
         "data": "loads the arrays that tasks hold",
         "learning": "the abstract classes of problems of learning from examples",
         "networks": "what their networks are made of",

@@ -23,7 +23,7 @@ from jaxtyping import Array, PyTree
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks import MissingDataError, Quadratic, Reparametrized, data
+from lopt.tasks import MissingDataError, Quadratic, Reparametrized, SampledTask, data
 from lopt.tasks.learning import LearningTask
 from registry import TASKS, TaskRow, as_users_run_it, task_marks, task_rows
 
@@ -71,6 +71,7 @@ def assert_same(a: PyTree[Array], b: PyTree[Array]) -> None:
 
 def learning_task(task: lopt.Task) -> LearningTask:
     inner = task.task if isinstance(task, Reparametrized) else task
+    inner = inner.inner if isinstance(inner, SampledTask) else inner
     assert isinstance(inner, LearningTask)
     return inner
 

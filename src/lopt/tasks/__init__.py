@@ -9,6 +9,7 @@ from lopt.names import build
 from lopt.task import Task
 from lopt.tasks.augment import Reparametrized
 from lopt.tasks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
+from lopt.tasks.corpus import CORPORA, Corpus, find_corpus
 from lopt.tasks.data import MissingDataError
 from lopt.tasks.image_conv import ImageConv, conv_net, residual_net
 from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
@@ -56,10 +57,12 @@ def create(name: str, /, **fields: Any) -> Task:
 
 
 __all__ = [
+    "CORPORA",
     "TASKS",
     "Autoencoder",
     "CharRNN",
     "CharTransformer",
+    "Corpus",
     "ImageConv",
     "ImageMLP",
     "MissingDataError",
@@ -74,6 +77,7 @@ __all__ = [
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "find_corpus",
     "image_vit",
     "plain_autoencoder",
     "residual_net",
