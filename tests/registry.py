@@ -384,8 +384,8 @@ TASKS = [
         classifies=False,
     ),
     _learning("table_mlp", "table_mlp", "tabular", table="wine", widths=(8,), activation="tanh"),
-    _learning("table_regression", "table_mlp", "tabular", table="diabetes", widths=(), classifies=False),
-    _learning("char_rnn", "char_rnn", "language", length=4, cell="rnn", hidden=8, embedding=4),
+    _learning("table_regression", "table_mlp", "tabular", slow=True, table="diabetes", widths=(), classifies=False),
+    _learning("char_rnn", "char_rnn", "language", slow=True, length=4, cell="rnn", hidden=8, embedding=4),
     _learning("char_transformer", "char_transformer", "language", slow=True, length=4, width=8, depth=1, heads=2),
     _learning("image_vit", "image_vit", "vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
     # An MLP on digits with a tenth of the labels noisy; see `test_sampled.py` for the others.

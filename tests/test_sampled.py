@@ -119,6 +119,7 @@ def test_noise_on_numbers_has_its_deviation() -> None:
     assert (task._targets(problem, jnp.arange(len(held)), held, "test") == held).all()
 
 
+@pytest.mark.slow
 def test_activation_and_scale_are_those_of_the_recipe() -> None:
     recipe = task_recipe(
         seed := seed_of("mlp", "digits", lambda r: r.activation == "gelu" and len(r.config.fields) == 3)

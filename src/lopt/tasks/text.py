@@ -87,7 +87,8 @@ def _prose() -> str:
 
 
 def _source() -> str:
-    files = [Path((importlib.util.find_spec(name) or importlib.util.find_spec("os")).origin or "") for name in SOURCES]  # pyright: ignore[reportOptionalMemberAccess]
+    specs = (importlib.util.find_spec(name) for name in SOURCES)
+    files = [Path(spec.origin or "") if spec else Path() for spec in specs]
     if not all(f.suffix == ".py" and f.is_file() for f in files):
         raise MissingDataError(
             "The sources of Python's standard library are not on this machine: install a Python with its .py files "
