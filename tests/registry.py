@@ -362,6 +362,16 @@ META_TASKS = [
     ),
 ]
 
+
+def _learning(
+    name: str, kind: str, module: str, *, classifies: bool = True, slow: bool = False, **fields: Any
+) -> TaskRow:
+    fields = {"batch_size": 16, "eval_size": 300} | fields
+    build = functools.partial(lopt.tasks.create, kind, **fields)
+    reports = ("loss", "accuracy") if classifies else ("loss",)
+    return TaskRow(name, kind, module, build, 0.02, noisy=True, splits=True, reports=reports, slow=slow)
+
+
 TASKS = [
     TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
@@ -374,10 +384,24 @@ TASKS = [
         splits=False,
     ),
     TaskRow(
-        "digits_mlp", "digits_mlp", "image_mlp", _digits(widths=(8,), batch_size=16), 0.01, noisy=True, splits=True
+        "digits_mlp",
+        "digits_mlp",
+        "image_mlp",
+        _digits(widths=(8,), batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+        reports=("loss", "accuracy"),
     ),
     TaskRow(
-        "digits_softmax", "digits_mlp", "image_mlp", _digits(widths=(), batch_size=16), 0.01, noisy=True, splits=True
+        "digits_softmax",
+        "digits_mlp",
+        "image_mlp",
+        _digits(widths=(), batch_size=16),
+        0.01,
+        noisy=True,
+        splits=True,
+        reports=("loss", "accuracy"),
     ),
     TaskRow(
         "digits_deep_tanh",
@@ -387,6 +411,7 @@ TASKS = [
         0.01,
         noisy=True,
         splits=True,
+        reports=("loss", "accuracy"),
     ),
     TaskRow(
         "fashion_mlp",
@@ -396,7 +421,59 @@ TASKS = [
         0.01,
         noisy=True,
         splits=True,
+        reports=("loss", "accuracy"),
     ),
+    # Learning from real data.
+    _learning("digits_mlp_batch_norm", "digits_mlp", "image_mlp", widths=(8,), norm="batch", activation="tanh"),
+    _learning(
+        "digits_mlp_dropout",
+        "digits_mlp",
+        "image_mlp",
+        slow=True,
+        widths=(16,),
+        norm="layer",
+        activation="gelu",
+        dropout=0.2,
+    ),
+    _learning(
+        "conv_net",
+        "conv_net",
+        "image_conv",
+        slow=True,
+        filters=((3, 3, 4),),
+        objective="squared_error",
+        activation="silu",
+    ),
+    _learning(
+        "residual_net", "residual_net", "image_conv", slow=True, channels=4, blocks=1, norm="layer", activation="gelu"
+    ),
+    _learning("plain_autoencoder", "plain_autoencoder", "autoencoder", widths=(), code=4, classifies=False),
+    _learning(
+        "variational_autoencoder",
+        "variational_autoencoder",
+        "autoencoder",
+        slow=True,
+        widths=(),
+        code=4,
+        classifies=False,
+    ),
+    _learning("table_mlp", "table_mlp", "tabular", table="wine", widths=(8,), activation="tanh"),
+    _learning("table_regression", "table_mlp", "tabular", slow=True, table="diabetes", widths=(), classifies=False),
+    _learning("char_rnn", "char_rnn", "language", slow=True, length=4, cell="rnn", hidden=8, embedding=4),
+    _learning("char_transformer", "char_transformer", "language", slow=True, length=4, width=8, depth=1, heads=2),
+    _learning("image_vit", "image_vit", "vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
+    # An MLP on digits with a tenth of the labels noisy; see `test_sampled.py` for the others.
+    TaskRow(
+        "sampled",
+        "sampled",
+        "sampled",
+        lambda: lopt.tasks.sample_task(165),
+        0.02,
+        True,
+        True,
+        reports=("loss", "accuracy"),
+    ),
+    # End of learning from real data.
     *(
         TaskRow(f"reparametrized_{level}", "Reparametrized", "augment", _reparametrized(level), 0.02, False, False)
         for level in ("global", "tensor", "parameter")
@@ -409,13 +486,22 @@ TASKS = [
         0.03,
         noisy=True,
         splits=True,
+        reports=("loss", "accuracy"),
     ),
     *AUGMENTED,
     *META_TASKS,
     # Analytic families and the ensemble of Wichrowska et al.
     *(
         TaskRow(
-            name, kind, module, functools.partial(lopt.tasks.create, kind, **fields), rate, noisy, splits, slow=slow
+            name,
+            kind,
+            module,
+            functools.partial(lopt.tasks.create, kind, **fields),
+            rate,
+            noisy,
+            splits,
+            reports=("loss", "accuracy") if splits else ("loss",),
+            slow=slow,
         )
         for name, kind, module, fields, rate, noisy, splits, slow in (
             ("rosenbrock", "landscape", "landscapes", {"function": "rosenbrock"}, 0.3, False, False, False),

@@ -54,3 +54,15 @@ def test_meta_train(tmp_path: Path) -> None:
         assert r["meta_steps"] >= 2
         assert r["inner_steps_per_second"] > 0
         assert 0 < r["compile_seconds"] < r["first_meta_step_seconds"]
+
+
+@pytest.mark.slow
+def test_tasks(tmp_path: Path) -> None:
+    arguments = ("--tasks", "quadratic", "table_mlp", "--seeds", "1", "--steps", "2", "--repeats", "2")
+    quadratic, table, sampled = run("tasks.py", tmp_path / "tasks.json", *arguments)
+    assert [(r["task"], r["parameters"]) for r in (quadratic, table)] == [("quadratic", 20), ("table_mlp", 530)]
+    for r in (quadratic, table):
+        assert r["step_ms"].keys() == r["ratio_to_digits_mlp"].keys() == SPREAD
+        assert r["step_ms"]["median"] > 0
+    assert (sampled["task"], sampled["programs"], sampled["not_finite"]) == ("1 sampled tasks", 1, 0)
+    assert sampled["slowest_step_ms"] > 0

@@ -26,7 +26,13 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
     "tasks": {
+        "corpus": "names collections of tasks",
         "data": "loads the arrays that tasks hold",
+        "learning": "the abstract classes of problems of learning from examples",
+        "networks": "what their networks are made of",
+        "sampling": "what the sampled tasks are, as plain data",
+        "tables": "loads the arrays that tasks hold",
+        "text": "loads the arrays that tasks hold",
         "wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
     },
     "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},

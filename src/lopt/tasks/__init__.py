@@ -9,28 +9,32 @@ from lopt.names import build
 from lopt.task import Task
 from lopt.tasks.analytic_continuation import AnalyticContinuation
 from lopt.tasks.augment import RandomSubspace, Reparametrized
-from lopt.tasks.data import MissingDataError
-from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
-from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
-from lopt.tasks.learned_optimizer_training import LearnedOptimizerTraining, learned_optimizer_training
-from lopt.tasks.quadratic import Quadratic
-from lopt.tasks.quantized_gnn import QuantizedGNN
-from lopt.tasks.reduced import LowPrecision, ReducedBatch
-
-# isort: split
-# Analytic families and the ensemble of Wichrowska et al.
+from lopt.tasks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
 from lopt.tasks.chaotic import ChaoticToy
 from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
+from lopt.tasks.corpus import CORPORA, Corpus, find_corpus
+from lopt.tasks.data import MissingDataError
 from lopt.tasks.data_quadratics import DataQuadratic
+from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
+from lopt.tasks.image_conv import ImageConv, conv_net, residual_net
+from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
 from lopt.tasks.influence import InfluenceBalancing
 from lopt.tasks.landscapes import SURFACES, Landscape, landscape
+from lopt.tasks.language import CharRNN, CharTransformer, char_rnn, char_transformer
+from lopt.tasks.learned_optimizer_training import LearnedOptimizerTraining, learned_optimizer_training
 from lopt.tasks.least_squares import LeastSquares, PNorm
 from lopt.tasks.linear_regression import LinearRegression
 from lopt.tasks.matmul import MatMulSearch
 from lopt.tasks.noisy_quadratic import NoisyQuadratic
-from lopt.tasks.quadratic import Bowl
+from lopt.tasks.quadratic import Bowl, Quadratic
+from lopt.tasks.quantized_gnn import QuantizedGNN
+from lopt.tasks.reduced import LowPrecision, ReducedBatch
+from lopt.tasks.sampled import SampledTask, sample_task, sample_tasks
+from lopt.tasks.sampling import task_recipe
 from lopt.tasks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
 from lopt.tasks.sparse_softmax import SparseSoftmax
+from lopt.tasks.tabular import Tabular, table_mlp
+from lopt.tasks.vision_transformer import VisionTransformer, image_vit
 from lopt.tasks.wichrowska import (
     WICHROWSKA2017,
     WICHROWSKA2017_FULL,
@@ -41,19 +45,20 @@ from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
 
 TASKS: dict[str, Callable[..., Task]] = {
     "analytic_continuation": AnalyticContinuation,
-    "digits_mlp": digits_mlp,
-    "fashion_mlp": fashion_mlp,
-    "learned_optimizer_training": learned_optimizer_training,
-    "quadratic": Quadratic,
-    "quantized_gnn": QuantizedGNN,
-    # Analytic families and the ensemble of Wichrowska et al.
     "bowl": Bowl,
     "chaotic": ChaoticToy,
+    "char_rnn": char_rnn,
+    "char_transformer": char_transformer,
     "clusters_mlp": clusters_mlp,
+    "conv_net": conv_net,
     "data_quadratic": DataQuadratic,
     "dependency_chain": DependencyChain,
+    "digits_mlp": digits_mlp,
+    "fashion_mlp": fashion_mlp,
+    "image_vit": image_vit,
     "influence_balancing": InfluenceBalancing,
     "landscape": Landscape,
+    "learned_optimizer_training": learned_optimizer_training,
     "least_squares": LeastSquares,
     "linear_regression": LinearRegression,
     "matmul_search": MatMulSearch,
@@ -61,9 +66,16 @@ TASKS: dict[str, Callable[..., Task]] = {
     "noisy_quadratic": NoisyQuadratic,
     "outward_snake": OutwardSnake,
     "p_norm": PNorm,
+    "plain_autoencoder": plain_autoencoder,
+    "quadratic": Quadratic,
+    "quantized_gnn": QuantizedGNN,
     "random_network_mlp": random_network_mlp,
+    "residual_net": residual_net,
+    "sampled": sample_task,
     "sparse_softmax": SparseSoftmax,
+    "table_mlp": table_mlp,
     "two_moons": two_moons,
+    "variational_autoencoder": variational_autoencoder,
 }
 
 
@@ -87,6 +99,7 @@ def create(name: str, /, **fields: Any) -> Task:
 
 
 __all__ = [
+    "CORPORA",
     "SURFACES",
     "TASKS",
     "WICHROWSKA2017",
@@ -94,11 +107,16 @@ __all__ = [
     "WICHROWSKA2017_OFF",
     "WICHROWSKA2017_TEST",
     "AnalyticContinuation",
+    "Autoencoder",
     "Bowl",
     "ChaoticToy",
+    "CharRNN",
+    "CharTransformer",
+    "Corpus",
     "DataQuadratic",
     "DelayedGradients",
     "DependencyChain",
+    "ImageConv",
     "ImageMLP",
     "InfluenceBalancing",
     "Landscape",
@@ -121,16 +139,31 @@ __all__ = [
     "RandomSubspace",
     "ReducedBatch",
     "Reparametrized",
+    "SampledTask",
     "SparseGradients",
     "SparseSoftmax",
     "SumOfTasks",
+    "Tabular",
+    "VisionTransformer",
+    "char_rnn",
+    "char_transformer",
     "clusters_mlp",
+    "conv_net",
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "find_corpus",
+    "image_vit",
     "landscape",
     "learned_optimizer_training",
+    "plain_autoencoder",
     "random_network_mlp",
     "rescaled",
+    "residual_net",
+    "sample_task",
+    "sample_tasks",
+    "table_mlp",
+    "task_recipe",
     "two_moons",
+    "variational_autoencoder",
 ]

@@ -23,6 +23,7 @@ from lopt.task import Task
 from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
 from lopt.tasks.data_quadratics import DataQuadratic
 from lopt.tasks.gradients import NoisyGradients, SparseGradients
+from lopt.tasks.image_conv import conv_net
 from lopt.tasks.image_mlp import fashion_mlp
 from lopt.tasks.landscapes import SURFACES, Landscape
 from lopt.tasks.least_squares import LeastSquares, PNorm
@@ -33,6 +34,7 @@ from lopt.tasks.sparse_softmax import SparseSoftmax
 from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
 
 Builder = Callable[[], Task]
+FILTERS = ((3, 3, 8), (5, 5, 8))  # of the held-out conv nets: height, width, channels
 
 
 def _noisy(build: Builder, deviation: float) -> Task:
@@ -190,16 +192,20 @@ _SOFTMAX = partial(_HELD_OUT_CLUSTERS, inputs=10)
 _HE = math.sqrt(2.0)  # the held-out networks start as He's rule says
 
 WICHROWSKA2017_TEST: dict[str, Builder] = {
-    "quadratic_20": _quadratic(20),
-    "quadratic_20_noisy": partial(_noisy, _quadratic(20), 1.0),
-    "rosenbrock": _surface("rosenbrock"),
-    "rosenbrock_noisy": partial(_noisy, _surface("rosenbrock"), 1.0),
-    "softmax_10_2": _SOFTMAX,
-    "softmax_10_2_noisy": partial(_noisy, _SOFTMAX, 1.0),
-    "mlp_10_32_64_2": partial(_HELD_OUT_CLUSTERS, inputs=10, widths=(32, 64), weight_scale=_HE, bias_scale=0.1),
-    "mlp_20_32_64_10": partial(
+    "test_quadratic_20": _quadratic(20),
+    "test_quadratic_20_noisy": partial(_noisy, _quadratic(20), 1.0),
+    "test_rosenbrock": _surface("rosenbrock"),
+    "test_rosenbrock_noisy": partial(_noisy, _surface("rosenbrock"), 1.0),
+    "test_softmax_10_2": _SOFTMAX,
+    "test_softmax_10_2_noisy": partial(_noisy, _SOFTMAX, 1.0),
+    "test_mlp_10_32_64_2": partial(_HELD_OUT_CLUSTERS, inputs=10, widths=(32, 64), weight_scale=_HE, bias_scale=0.1),
+    "test_mlp_20_32_64_10": partial(
         _HELD_OUT_CLUSTERS, inputs=20, classes=10, widths=(32, 64), weight_scale=_HE, bias_scale=0.1
     ),
-    "fashion_mlp_784_64_10_sigmoid": partial(fashion_mlp, widths=(64,), activation="sigmoid", batch_size=64),
-    "fashion_mlp_784_64_10_relu": partial(fashion_mlp, widths=(64,), activation="relu", batch_size=64),
+    "test_fashion_mlp_784_64_10_sigmoid": partial(fashion_mlp, widths=(64,), activation="sigmoid", batch_size=64),
+    "test_fashion_mlp_784_64_10_relu": partial(fashion_mlp, widths=(64,), activation="relu", batch_size=64),
+    "test_fashion_conv_sigmoid": partial(
+        conv_net, images="fashion_28", filters=FILTERS, activation="sigmoid", batch_size=64
+    ),
+    "test_fashion_conv_relu": partial(conv_net, images="fashion_28", filters=FILTERS, activation="relu", batch_size=64),
 }

@@ -1,0 +1,125 @@
+"""Time of a step of Adam on every named task, against one on `digits_mlp`, and on sampled tasks, with the number of compiled programs.
+
+Run: `python benchmarks/tasks.py`, about five minutes. Writes `benchmarks/results/tasks.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import lopt
+from common import RESULTS, header, machine, show, spread, text, write
+from lopt.unroll import Inner
+
+ADAM = lopt.create("adam", learning_rate=1e-3)
+
+
+class Stretch:
+    """A compiled stretch of inner steps that can be run again and again, for any problem of the task."""
+
+    def __init__(self, task: lopt.Task, steps: int):
+        self.task, self.steps = task, steps
+        self.start = jax.jit(lambda task, problem, key: _begin(task, problem, key, steps))
+        self.problem = jax.jit(lambda task, key: task.sample(key))(task, jax.random.key(0))
+        inner = self.start(task, self.problem, jax.random.key(1))
+        began = time.perf_counter()
+        run = jax.jit(lambda task, inner, key: lopt.unroll(ADAM, task, inner, key, steps)[1])
+        self.program = run.lower(task, inner, jax.random.key(2)).compile()
+        self.compile_seconds = time.perf_counter() - began
+        self.parameters = sum(x.size for x in jax.tree.leaves(inner.params))
+        self.inner = inner
+
+    def __call__(self) -> float:
+        """Milliseconds a step."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.program(self.task, self.inner, jax.random.key(3)))
+        return 1e3 * (time.perf_counter() - began) / self.steps
+
+    def losses(self, problem: Any, key: jax.Array) -> jax.Array:
+        """Training losses of one problem."""
+        return self.program(self.task, self.start(self.task, problem, key), key)
+
+
+def _begin(task: lopt.Task, problem: Any, key: jax.Array, steps: int) -> Inner:
+    params = task.init(problem, key)
+    return Inner(problem, params, ADAM.init(params), jnp.int32(0), jnp.int32(steps))
+
+
+def named(task: str, base: Stretch, steps: int, repeats: int) -> dict[str, Any]:
+    """Times of a task and of `digits_mlp` in turns, so that whatever else the machine does falls on both."""
+    fields = {"seed": 0} if task == "sampled" else {}
+    stretch = Stretch(lopt.tasks.create(task, **fields), steps)
+    pairs = [(base(), stretch()) for _ in range(repeats + 1)][1:]  # warm by then
+    return {
+        "task": task,
+        "parameters": stretch.parameters,
+        "step_ms": spread([t for _, t in pairs]),
+        "ratio_to_digits_mlp": spread([t / b for b, t in pairs]),
+        "compile_seconds": round(stretch.compile_seconds, 3),
+        "repeats": repeats,
+    }
+
+
+def sampled(count: int, steps: int) -> dict[str, Any]:
+    """Seeds 0 to `count`: each takes `steps` steps of Adam; the times are weighted as the seeds are."""
+    times, failures, compiles, seconds = [], 0, 0, 0.0
+    for task in lopt.tasks.sample_tasks(range(count)).values():
+        stretch = Stretch(task, steps)
+        compiles, seconds = compiles + 1, seconds + stretch.compile_seconds
+        stretch()
+        took = min(stretch() for _ in range(3))
+        for i in range(len(task.variations.share)):
+            problem = jax.tree.map(lambda x, i=i: x[i], task.variations)
+            failures += not bool(jnp.isfinite(stretch.losses(problem, jax.random.key(i))).all())
+            times.append(took)
+    return {
+        "task": f"{count} sampled tasks",
+        "programs": compiles,
+        "compile_seconds": round(seconds, 3),
+        "steps": steps,
+        "not_finite": failures,
+        "step_ms": spread(times),
+        "slowest_step_ms": round(max(times), 4),
+    }
+
+
+def main(
+    tasks: tuple[str, ...] = tuple(sorted(lopt.tasks.TASKS)),
+    seeds: int = 200,
+    steps: int = 20,
+    repeats: int = 20,
+    out: Path = RESULTS / "tasks.json",
+) -> None:
+    """Time tasks.
+
+    Args:
+        tasks: names from `lopt list`, at their defaults.
+        seeds: sampled tasks, from seed 0.
+        steps: inner steps of each timed stretch, one compiled scan.
+        repeats: pairs of stretches that are timed.
+        out: the JSON file to write.
+    """
+    facts = machine()
+    results: list[dict[str, Any]] = []
+    base = Stretch(lopt.tasks.create("digits_mlp"), steps)
+    header("task", "parameters", "ms a step", "ratio to digits_mlp", "compile s")
+    for task in tasks:
+        results.append(row := named(task, base, steps, repeats))
+        times = text(row["step_ms"]), text(row["ratio_to_digits_mlp"])
+        show(task, row["parameters"], *times, row["compile_seconds"])
+        write(out, facts, results)
+    if seeds:
+        results.append(row := sampled(seeds, steps))
+        write(out, facts, results)
+        print(f"\n{row['task']}: {row['programs']} programs, compiled in {row['compile_seconds']} s; ", end="")
+        print(f"{text(row['step_ms'])} ms a step, slowest {row['slowest_step_ms']}; {row['not_finite']} not finite")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
