@@ -26,7 +26,13 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
     "tasks": {"data": "loads the arrays that tasks hold"},
-    "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},
+    "estimators": {
+        "estimator": "the abstract class",
+        "objectives": "what all estimators make of losses",
+        "particles": "what all estimators on unrolls share",
+        "schedules": "an argument of all estimators, with tests of its own",
+        "per_task": "wraps any estimator, with tests of its own",
+    },
 }
 
 ROWS: dict[str, set[str]] = {
