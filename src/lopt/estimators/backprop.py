@@ -158,7 +158,8 @@ def unroll_and_differentiate(
     def forth(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
         now, kept = carry
         kept = jax.tree.map(lambda k, x: k.at[i].set(x), kept, now)
-        return segment(optimizer, *now, i), kept
+        moving, fixed = now
+        return segment(optimizer, moving, fixed, i), kept
 
     (moving, fixed), kept = jax.lax.fori_loop(0, count, forth, ((moving, fixed), kept))
 
