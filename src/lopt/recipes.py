@@ -57,9 +57,7 @@ class Recipe:
     tasks: tuple[TaskSpec, ...]
     estimator: str = "es_single"
     pairs: int = 8  # antithetic pairs a task
-    truncation: int | None = (
-        20  # inner steps a meta-gradient; None for whole problems, which is what full_es takes in any case
-    )
+    truncation: int = 20  # inner steps a meta-gradient, where it is not of whole problems
     horizon: tuple[int, int] = (100, 500)  # inner steps
     std: float = 0.01  # of the perturbation
     split: Split = "train"  # whose losses make the meta-loss
