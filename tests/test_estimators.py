@@ -602,7 +602,7 @@ task = lopt.tasks.Quadratic(dim=3, noise=0.1)
 optimizer = lopt.optimizers.Momentum(learning_rate=0.3, decay=0.5)
 found = {"devices": jax.device_count()}
 cases = [(kind, e.ESTIMATORS[kind], 4, 5, (5, 20)) for kind in KINDS]
-cases += [("pes of three", e.PES, 3, 5, (5, 20)), ("merged of varied length", e.Merged, 4, e.LogUniform(2, 9), (5, 20))]
+cases += [("pes of three", e.PES, 3, 5, (5, 20)), ("merged of varied length", e.Merged, 4, e.LogUniform(4, 9), (5, 20))]
 for name, kind, count, truncation, horizon in cases:
     fields = {"particles": count} if kind is e.Backprop else {"pairs": count, "std": 0.1}
     if kind is not e.FullES:
