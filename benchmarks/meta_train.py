@@ -1,6 +1,6 @@
-"""Inner steps per second and time to the first meta-step of `lopt.meta_train`, with the cores used in three ways.
+"""Inner steps per second, time to the first meta-step and memory of `lopt.meta_train`, for every estimator, with the cores used in three ways.
 
-Run: `python benchmarks/meta_train.py`, about fifteen minutes. Writes `benchmarks/results/meta_train.json`.
+Run: `python benchmarks/meta_train.py`, about an hour; `--estimators pes --optimizers small_fc` is a part of it. Writes `benchmarks/results/meta_train.json`.
 
 Layouts, each in fresh processes:
 - `threads`: one process, one device, as many threads as cores;
@@ -10,10 +10,12 @@ Layouts, each in fresh processes:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import product
 from pathlib import Path
@@ -23,6 +25,8 @@ import tyro
 
 from common import RESULTS, cores, header, machine, show, spread, text, write
 
+ESTIMATORS = ("pes", "es_single", "noise_reuse_es", "truncated_es", "full_es", "backprop", "merged")
+WHOLE = ("full_es", "merged")  # their unrolls are whole problems, of the length of the truncation
 LAYOUTS = ("threads", "devices", "processes")
 TASKS: dict[str, dict[str, Any]] = {"digits_mlp": {}, "quadratic": {"dim": 100}}
 
@@ -47,11 +51,7 @@ def work(case: Case, devices: int, core: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     import lopt
 
-    task = lopt.tasks.create(case.task, **TASKS.get(case.task, {}))
-    estimator = lopt.estimators.ESTIMATORS[case.estimator](
-        task, pairs=case.pairs, truncation=case.truncation, horizon=(2 * case.truncation, 10 * case.truncation)
-    )
-    optimizer = lopt.create(case.optimizer, key=jax.random.key(0))
+    estimator, optimizer = build(case)
     outer = optax.chain(optax.clip(0.1), optax.adam(1e-3))
     times: list[float] = []
     wanted, mark = 1, time.perf_counter()
@@ -72,10 +72,53 @@ def work(case: Case, devices: int, core: int) -> None:
     lopt.meta_train(optimizer, estimator, outer, steps=10**9, key=jax.random.key(1), on_step=on_step)
 
 
+def build(case: Case) -> tuple[Any, Any]:
+    """The estimator and the optimizer. Backpropagation alone has as many particles as the others have pairs, as in the reference's figures."""
+    import jax
+
+    import lopt
+
+    task, kind = lopt.tasks.create(case.task, **TASKS.get(case.task, {})), lopt.estimators.ESTIMATORS[case.estimator]
+    whole = case.estimator in WHOLE
+    fields: dict[str, Any] = {"particles" if case.estimator == "backprop" else "pairs": case.pairs}
+    fields["horizon"] = case.truncation if whole else (2 * case.truncation, 10 * case.truncation)
+    if not whole:
+        fields["truncation"] = case.truncation
+    return kind(task, **fields), lopt.create(case.optimizer, key=jax.random.key(0))
+
+
+def memory(case: Case) -> None:
+    """Print the temporary bytes of one estimate."""
+    import jax
+
+    estimator, optimizer = build(case)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda e, o, k: e.init(o, k), estimator, optimizer, key)
+    step = jax.jit(lambda e, o, s, k: e.estimate(o, s, k), donate_argnums=2)
+    found = step.lower(estimator, optimizer, state, key).compile().memory_analysis()
+    print(json.dumps(found.temp_size_in_bytes if found else None))
+
+
+def once(case: Case) -> dict[str, Any]:
+    """What needs no turns: temporary memory, and the time to the first meta-step with a warm compilation cache."""
+    command = [sys.executable, __file__, "--memory", json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    with tempfile.TemporaryDirectory() as cache:
+        settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        starts = []
+        for _ in range(2):
+            layout = Layout("threads", case, settings)
+            layout.close()
+            starts.append(layout.first_seconds)
+    return {"temp_megabytes": round(json.loads(done.stdout) / 1e6, 2), "second_start_seconds": round(starts[1], 2)}
+
+
 class Layout:
     """The processes of one layout, ready to take meta-steps."""
 
-    def __init__(self, name: str, case: Case):
+    def __init__(self, name: str, case: Case, settings: dict[str, str] | None = None):
         workers = [(1, core) for core in cores()] if name == "processes" else [(1, -1)]
         if name == "devices":
             workers = [(len(cores()), -1)]
@@ -86,6 +129,7 @@ class Layout:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env={**os.environ, **(settings or {})},
             )
             for worker in workers
         ]
@@ -132,11 +176,11 @@ class Layout:
 
 def main(
     tasks: tuple[str, ...] = tuple(TASKS),
-    estimators: tuple[str, ...] = ("pes", "es_single"),
+    estimators: tuple[str, ...] = ESTIMATORS,
     optimizers: tuple[str, ...] = ("small_fc", "star"),
     pairs: tuple[int, ...] = (8, 32),
     layouts: tuple[str, ...] = LAYOUTS,
-    truncation: int = 50,
+    truncations: tuple[int, ...] = (50,),
     turns: int = 10,
     seconds: float = 0.4,
     out: Path = RESULTS / "meta_train.json",
@@ -149,16 +193,17 @@ def main(
         optimizers: names from `lopt list`.
         pairs: antithetic pairs a meta-step.
         layouts: how the cores are used: threads, devices, processes.
-        truncation: inner steps a meta-step.
+        truncations: inner steps a meta-step.
         turns: how often each layout has its turn.
         seconds: how long a turn lasts, about.
         out: the JSON file to write.
     """
     facts = machine()
     results: list[dict[str, Any]] = []
-    header("task", "estimator", "optimizer", "pairs", "layout", "inner steps/s", "meta-step ms", "first s", "compile s")
-    for task, estimator, optimizer, n in product(tasks, estimators, optimizers, pairs):
-        case = Case(task, estimator, optimizer, n, truncation)
+    case_columns = ("task", "estimator", "optimizer", "pairs", "truncation", "layout")
+    header(*case_columns, "inner steps/s", "meta-step ms", "first s", "compile s", "again s", "MB")
+    for case in itertools.starmap(Case, product(tasks, estimators, optimizers, pairs, truncations)):
+        shared = once(case)
         running: dict[str, Layout] = {}
         for name in layouts:  # one after the other: the time to the first meta-step is each layout's own
             running[name] = Layout(name, case)
@@ -173,10 +218,11 @@ def main(
             layout.take(steps[name])
         for name, layout in running.items():
             layout.close()
-            row = {**case._asdict(), "layout": name, **layout.result()}
+            row = {**case._asdict(), "layout": name, **layout.result(), **shared}
             results.append(row)
             seconds_shown = (round(row[k], 1) for k in ("first_meta_step_seconds", "compile_seconds"))
-            show(*case[:4], name, row["inner_steps_per_second"], text(row["meta_step_ms"]), *seconds_shown)
+            rest = (row["second_start_seconds"], row["temp_megabytes"])
+            show(*case, name, row["inner_steps_per_second"], text(row["meta_step_ms"]), *seconds_shown, *rest)
         write(out, facts, results)
 
 
@@ -184,5 +230,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         fields, n_devices, pinned_core = json.loads(sys.argv[2])
         work(Case(*fields), n_devices, pinned_core)
+    elif sys.argv[1:2] == ["--memory"]:
+        memory(Case(*json.loads(sys.argv[2])))
     else:
         tyro.cli(main)

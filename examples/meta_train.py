@@ -28,7 +28,8 @@ def main() -> None:
     start = lopt.create("star", key=jax.random.key(0))
 
     # The meta-gradient: eight antithetic pairs, each on an inner problem of 50 to 200 steps, 20 of them a meta-step.
-    estimator = lopt.estimators.ESSingle(task, pairs=8, truncation=20, horizon=(50, 200))
+    horizon = (50, 200)
+    estimator = lopt.estimators.ESSingle(task, pairs=8, truncation=20, horizon=horizon)
     # The outer optimizer: any optax transformation. Clipping meta-gradients is part of it.
     outer = optax.chain(optax.clip(0.1), optax.adam(optax.cosine_decay_schedule(3e-3, args.steps, alpha=0.1)))
 
@@ -47,7 +48,7 @@ def main() -> None:
         seed=1,
         meta_steps=args.steps,
         inner_steps=args.steps * estimator.inner_steps,
-        horizon=estimator.horizon,
+        horizon=horizon,
     )
     path = lopt.save((args.run_dir or Path(tempfile.mkdtemp())) / "optimizer", state.optimizer, card)
     trained = lopt.load(path)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,7 +21,7 @@ import pytest
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 import lopt
-from lopt.estimators.particles import AntitheticES
+from lopt.estimators import Particles
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.tasks.data import fashion_mnist_folder
@@ -104,18 +105,30 @@ class EstimatorRow(NamedTuple):
     Attributes:
         name: its key in `lopt.estimators.ESTIMATORS`.
         kind: its class.
-        unbiased: whether it is, for truncations shorter than the horizon.
-        persistent: whether noise is fresh in every truncation and yet credited for all later ones.
+        unbiased: whether it is, for truncations shorter than the horizon, where it has truncations.
+        fields: constructor arguments of the property tests.
+        paired: whether its particles come in antithetic pairs.
+        whole: whether it knows no truncation, and every estimate is of whole problems.
+        differentiates: whether it backpropagates through the unroll.
     """
 
     name: str
-    kind: type[AntitheticES]
+    kind: type[Particles]
     unbiased: bool
-    persistent: bool
+    fields: Mapping[str, Any] = MappingProxyType({})
+    paired: bool = True
+    whole: bool = False
+    differentiates: bool = False
 
-    def create(self, task: Task, **fields: Any) -> AntitheticES:
-        """The estimator on a task."""
-        return self.kind(task, **fields)
+    def create(self, task: Task, **fields: Any) -> Particles:
+        """The estimator on a task; `pairs`, `std` and `truncation` are translated or left out where it has no such thing."""
+        if not self.paired:
+            fields["particles"] = fields.pop("pairs", 8)
+            fields.pop("std", None)
+        if self.whole:
+            truncation = fields.pop("truncation", 20)
+            fields["horizon"] = truncation
+        return self.kind(task, **{**self.fields, **fields})
 
 
 def normalised_descent(optimizer: Optimizer) -> Optimizer:
@@ -584,9 +597,13 @@ TASKS = [
 ]
 
 ESTIMATORS = [
-    EstimatorRow("pes", lopt.estimators.PES, unbiased=True, persistent=True),
-    EstimatorRow("es_single", lopt.estimators.ESSingle, unbiased=True, persistent=False),
-    EstimatorRow("truncated_es", lopt.estimators.TruncatedES, unbiased=False, persistent=False),
+    EstimatorRow("pes", lopt.estimators.PES, unbiased=True),
+    EstimatorRow("es_single", lopt.estimators.ESSingle, unbiased=True),
+    EstimatorRow("noise_reuse_es", lopt.estimators.NoiseReuseES, unbiased=True, fields={"noise_period": 10}),
+    EstimatorRow("truncated_es", lopt.estimators.TruncatedES, unbiased=False),
+    EstimatorRow("full_es", lopt.estimators.FullES, unbiased=True, whole=True),
+    EstimatorRow("backprop", lopt.estimators.Backprop, unbiased=False, paired=False, differentiates=True),
+    EstimatorRow("merged", lopt.estimators.Merged, unbiased=False, differentiates=True),
 ]
 
 

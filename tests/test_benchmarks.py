@@ -45,7 +45,7 @@ def test_step(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_meta_train(tmp_path: Path) -> None:
     arguments = ("--tasks", "quadratic", "--estimators", "pes", "--optimizers", "sgd", "--pairs", "2")
-    arguments += ("--truncation", "2", "--turns", "2", "--seconds", "0.001")
+    arguments += ("--truncations", "2", "--turns", "2", "--seconds", "0.001")
     results = run("meta_train.py", tmp_path / "meta_train.json", *arguments)
     assert [r["layout"] for r in results] == ["threads", "devices", "processes"]
     for r in results:
@@ -54,6 +54,8 @@ def test_meta_train(tmp_path: Path) -> None:
         assert r["meta_steps"] >= 2
         assert r["inner_steps_per_second"] > 0
         assert 0 < r["compile_seconds"] < r["first_meta_step_seconds"]
+        assert r["second_start_seconds"] > 0
+        assert r["temp_megabytes"] > 0
 
 
 @pytest.mark.slow

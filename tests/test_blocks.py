@@ -312,3 +312,23 @@ def test_map_tensors_calls_the_rule_in_float32_and_casts_back() -> None:
     assert updates["a"].tolist() == [3.0, 3.0]
     assert float(updates["d"]) == 10.0
     assert new_states == {"a": ("next", (1, "any")), "b": None, "c": "untouched", "d": ("next", 7)}
+
+
+def test_weighted_sums_have_the_derivatives_of_sums() -> None:
+    """They are given by a rule of their own, forward and backward, for inputs that broadcast too."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = ((3, 1), (1, 4), (3, 4))
+    inputs = [jax.random.normal(k, s) for k, s in zip(keys[:3], shapes, strict=True)]
+    weight = jax.random.normal(keys[3], (3, 2))
+
+    def squares(inputs: list[Array], weight: Array) -> Array:
+        return sum(jnp.sum(x**2) for x in nets.weighted_sums(inputs, weight))  # pyright: ignore[reportReturnType]
+
+    def plainly(inputs: list[Array], weight: Array) -> Array:
+        stacked = jnp.stack([jnp.broadcast_to(x, (3, 4)) for x in inputs])
+        return jnp.sum(jnp.einsum("iab,ij->jab", stacked, weight) ** 2)
+
+    expected = jax.tree.leaves(jax.grad(plainly, argnums=(0, 1))(inputs, weight))
+    for mode in (jax.jacrev, jax.jacfwd):
+        for found, right in zip(jax.tree.leaves(mode(squares, argnums=(0, 1))(inputs, weight)), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)

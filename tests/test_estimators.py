@@ -1,14 +1,15 @@
-"""Meta-gradient estimators against exact smoothed meta-gradients, and how particles live and die."""
+"""Evolution strategies against exact smoothed meta-gradients, and how the particles of all estimators live and die."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +20,27 @@ from jaxtyping import Array, PRNGKeyArray
 
 import lopt
 from lopt.errors import InputError
-from lopt.estimators import PES, ESSingle, TruncatedES, meta_loss
-from lopt.estimators.particles import AntitheticES, ParticleState
+from lopt.estimators import (
+    PES,
+    AntitheticES,
+    Backprop,
+    ESSingle,
+    FullES,
+    Merged,
+    NoiseReuseES,
+    Particles,
+    TruncatedES,
+    Unrolls,
+    meta_loss,
+)
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Momentum
 from lopt.task import Split, Task
-from registry import EstimatorRow, estimator_rows
+from registry import ESTIMATORS, EstimatorRow, estimator_rows
+
+evolution_rows = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.name) for row in ESTIMATORS if issubclass(row.kind, AntitheticES)]
+)
 
 EIGENVALUES, START = (1.0, 0.02), (1.0, 6.0)
 LEARNING_RATE = 1.4  # far-sighted descent wants more of it (second axis), greedy descent less (first axis)
@@ -94,17 +110,17 @@ def exact_single_noise(horizon: int = HORIZON) -> float:
 
 
 def lifetimes(
-    estimator: AntitheticES, optimizer: Optimizer, *, keys: int, seed: int = 0, staggered: bool = False
+    estimator: Particles, optimizer: Optimizer, *, keys: int, seed: int = 0, staggered: bool = False
 ) -> list[np.ndarray]:
     """Per key and leaf, the mean of the estimates over one lifetime, `[keys, ...]`; all inner problems begin at the first estimate.
 
     Or, if `staggered`, over as many estimates in the steady state, where every pair is at another phase.
     """
-    estimates = estimator.horizon[1] // estimator.truncation
-    assert estimator.horizon == (estimates * estimator.truncation,) * 2
+    estimates = estimator.horizon[1] // estimator.schedule.longest
+    assert estimator.horizon == (estimates * estimator.schedule.longest,) * 2
 
     def one(key: PRNGKeyArray) -> Optimizer:
-        def step(state: ParticleState, key: PRNGKeyArray) -> tuple[ParticleState, Optimizer]:
+        def step(state: Any, key: PRNGKeyArray) -> tuple[Any, Optimizer]:
             gradient, state, _ = estimator.estimate(optimizer, state, key)
             return state, gradient
 
@@ -121,18 +137,18 @@ def lifetimes(
 
 # Jitted once, with the estimator as an argument, so that tests share their programs.
 @jax.jit
-def begin(estimator: AntitheticES, optimizer: Optimizer, key: PRNGKeyArray) -> ParticleState:
+def begin(estimator: Particles, optimizer: Optimizer, key: PRNGKeyArray) -> Any:
     return estimator.init(optimizer, key)
 
 
 @jax.jit
 def estimate(
-    estimator: AntitheticES, optimizer: Optimizer, state: ParticleState, key: PRNGKeyArray
-) -> tuple[Optimizer, ParticleState, dict[str, Array]]:
+    estimator: Particles, optimizer: Optimizer, state: Any, key: PRNGKeyArray
+) -> tuple[Optimizer, Any, dict[str, Array]]:
     return estimator.estimate(optimizer, state, key)
 
 
-def _aged(state: ParticleState) -> ParticleState:
+def _aged(state: Any) -> Any:
     one = jnp.ones_like(state.inner.step)
     return state._replace(inner=state.inner._replace(step=one, horizon=one))
 
@@ -186,10 +202,47 @@ def test_truncated_es_is_biased(truncation: int) -> None:
         assert found.mean > 0 > exact, "greedy and far-sighted disagree even on the direction"
 
 
-def test_truncated_es_over_the_whole_horizon_is_full_es() -> None:
-    estimator = TruncatedES(Bowl(), pairs=256, truncation=HORIZON, horizon=HORIZON, std=STD)
+@pytest.mark.parametrize("noise_period", [5, 10, 20])
+def test_noise_reuse_es_is_unbiased(noise_period: int) -> None:
+    estimator = NoiseReuseES(Bowl(), pairs=256, truncation=5, horizon=HORIZON, std=STD, noise_period=noise_period)
+    (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=512)
+    assert_unbiased(mean(gradients), exact_independent_noise(noise_period))
+
+
+def test_full_es_is_unbiased() -> None:
+    estimator = FullES(Bowl(), pairs=256, horizon=HORIZON, std=STD)
+    assert estimator.inner_steps == 2 * 256 * HORIZON
     (gradients,) = lifetimes(estimator, SGD(learning_rate=LEARNING_RATE), keys=128)
     assert_unbiased(mean(gradients), exact_single_noise())
+
+
+def test_members_of_the_family_are_settings_of_noise_reuse() -> None:
+    """Noise kept for a truncation is PES, noise kept for the horizon ES-Single, bit for bit."""
+    optimizer, found = SGD(learning_rate=LEARNING_RATE), []
+    fields = {"pairs": 4, "truncation": 5, "horizon": HORIZON, "std": STD}
+    for other, period in ((PES, 5), (ESSingle, HORIZON)):
+        for estimator in (other(Bowl(), **fields), NoiseReuseES(Bowl(), **fields, noise_period=period)):
+            state, gradients = begin(estimator, optimizer, jax.random.key(0)), []
+            for i in range(8):
+                gradient, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+                gradients.append(float(gradient.log_learning_rate))  # pyright: ignore[reportAttributeAccessIssue]
+            found.append(gradients)
+    assert found[0] == found[1] != found[2] == found[3]
+
+
+def test_the_sign_of_differences() -> None:
+    """Gradients are credits times c over twice the variance, or minus that: no pair weighs more than another."""
+    estimator = ESSingle(Bowl(), pairs=1, truncation=5, horizon=HORIZON, std=STD, sign_scale=0.5)
+    optimizer = SGD(learning_rate=LEARNING_RATE)
+    plain = ESSingle(Bowl(), pairs=1, truncation=5, horizon=HORIZON, std=STD)
+    state = begin(estimator, optimizer, jax.random.key(0))
+    for i in range(4):
+        difference, _, _ = estimate(plain, optimizer, state, jax.random.key(i))
+        gradient, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+        trees = (gradient, state.noise.credit, difference)
+        found, credit, direction = (float(jax.tree.leaves(tree)[0].reshape(())) for tree in trees)
+        assert abs(found) == pytest.approx(abs(credit) * 0.5 / (2 * STD**2), rel=1e-5)
+        assert np.sign(found) == np.sign(direction)
 
 
 def test_es_single_is_unbiased_for_every_leaf() -> None:
@@ -210,7 +263,7 @@ def test_es_single_is_unbiased_for_every_leaf() -> None:
         assert_unbiased(mean(gradients[leaf]), exact(leaf))
 
 
-@estimator_rows
+@evolution_rows
 def test_small_noise_gives_the_backprop_gradient(row: EstimatorRow) -> None:
     optimizer = Momentum(learning_rate=0.6, decay=0.4)
     task, key = Bowl(), jax.random.key(0)
@@ -224,7 +277,7 @@ def test_small_noise_gives_the_backprop_gradient(row: EstimatorRow) -> None:
     for std in (0.1, 0.05):
         estimator = row.create(task, pairs=8, truncation=HORIZON, horizon=HORIZON, std=std)
         gradient, state, _ = estimate(estimator, optimizer, begin(estimator, optimizer, key), key)
-        noise = np.stack(jax.tree.leaves(state.noise), axis=-1)  # [pairs, leaves]
+        noise = np.stack(jax.tree.leaves(state.noise.credit), axis=-1)  # [pairs, leaves]
         # To first order the losses of a pair differ by twice the noise times the gradient.
         expected = np.mean(noise * (noise @ backprop)[:, None], axis=0) / std**2
         assert np.linalg.norm(expected) > 0.1 * np.linalg.norm(backprop)
@@ -267,23 +320,26 @@ def test_variance_of_pes_grows_with_truncations_and_that_of_es_single_does_not()
     r"""`FirstMove` on `Height` is linear in its noise, so variances are exact.
 
     With $a_\tau$ the derivative of the loss of truncation $\tau$, $\epsilon_s$ the noise in units of $\sigma$ and $M$ truncations, the mean estimate of
-    a lifetime is $\epsilon_1 \sum_s b_s \epsilon_s$ with $b_s = \frac1M \sum_{\tau \ge s} a_\tau$ for PES, and $b_1 \epsilon^2$ for ES-Single.
+    a lifetime is $\epsilon_1 \sum_s b_s \epsilon_s$ with $b_s = \frac1M \sum_{\tau \ge s} a_\tau$ for PES, and $b_1 \epsilon^2$ for ES-Single. Noise that is
+    kept for some truncations stands between: $s$ are then those at which it is drawn.
     """
     horizon, optimizer = 16, FirstMove(jnp.asarray(0.1))
     variances: dict[tuple[type, int], float] = {}
-    for kind, truncations in itertools.product((PES, ESSingle), (2, 16)):
-        estimator = kind(Height(), pairs=1, truncation=horizon // truncations, horizon=horizon, std=STD)
+    for kind, truncations in [*itertools.product((PES, ESSingle), (2, 16)), (NoiseReuseES, 16)]:
+        fields = {"noise_period": 4} if kind is NoiseReuseES else {}
+        estimator = kind(Height(), pairs=1, truncation=horizon // truncations, horizon=horizon, std=STD, **fields)
         (samples,) = lifetimes(estimator, optimizer, keys=60_000)
         moved = np.arange(horizon) > 0  # the first loss is taken before the first step
         credit = moved.reshape(truncations, -1).mean(axis=1)[::-1].cumsum()[::-1] / truncations
-        theory = 2 * credit[0] ** 2 + (np.sum(credit[1:] ** 2) if kind is PES else 0.0)
+        redrawn = {PES: credit[1:], ESSingle: credit[:0], NoiseReuseES: credit[4::4]}[kind]
+        theory = 2 * credit[0] ** 2 + np.sum(redrawn**2)
         squares = mean((samples - credit[0]) ** 2)
         assert_unbiased(mean(samples), credit[0])
         assert_unbiased(squares, theory)
         variances[kind, truncations] = squares.mean
     assert variances[PES, 16] > 3 * variances[PES, 2]
     assert variances[ESSingle, 16] == pytest.approx(variances[ESSingle, 2], rel=0.05)
-    assert variances[PES, 16] > 3 * variances[ESSingle, 16]
+    assert variances[PES, 16] > 2 * variances[NoiseReuseES, 16] > 2 * 1.2 * variances[ESSingle, 16]
 
 
 # --- Horizons and restarts. ---
@@ -331,27 +387,43 @@ def test_first_horizons_are_staggered() -> None:
     assert_distributed(horizons(estimator, staggered=True), expected)
 
 
+def noisy_bowls(row: EstimatorRow, **fields: Any) -> Particles:
+    """What several tests share, so that each row is compiled once."""
+    task = lopt.tasks.Quadratic(dim=2, noise=0.1)
+    return row.create(task, **{"pairs": 8, "truncation": 4, "horizon": (8, 24), **fields})
+
+
+def of_groups(tree: Any) -> np.ndarray:
+    """The first number of each group's first array."""
+    leaf = np.asarray(jax.tree.leaves(tree)[0])
+    return leaf.reshape(len(leaf), -1)[:, 0]
+
+
 @estimator_rows
 def test_particles_restart_exactly_at_their_horizons(row: EstimatorRow) -> None:
-    truncation = 4
-    estimator = row.create(lopt.tasks.Quadratic(dim=2), pairs=16, truncation=truncation, horizon=(8, 24))
+    estimator, truncation = noisy_bowls(row), 4
     optimizer = SGD(learning_rate=0.1)
     state = begin(estimator, optimizer, jax.random.key(0))
-    restarts = 0
-    for i in range(25):
+    restarts, rounds = 0, 30
+    for i in range(rounds):
         before = state.inner
         _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
         after = state.inner
-        done = np.asarray(before.step >= before.horizon)
-        kept = np.asarray(before.problem.optimum == after.problem.optimum).all(axis=1)
+        done = of_groups(before.step) >= of_groups(before.horizon)
+        kept = of_groups(before.problem.optimum) == of_groups(after.problem.optimum)
         np.testing.assert_array_equal(kept, ~done)
-        np.testing.assert_array_equal(after.step, np.where(done, truncation, before.step + truncation))
-        np.testing.assert_array_equal(np.asarray(after.horizon)[~done], np.asarray(before.horizon)[~done])
+        np.testing.assert_array_equal(
+            of_groups(after.step), np.where(done, truncation, of_groups(before.step) + truncation)
+        )
+        np.testing.assert_array_equal(of_groups(after.horizon)[~done], of_groups(before.horizon)[~done])
         assert (after.step <= after.horizon).all(), "a restart is never late"
-        held = np.asarray(jax.tree.leaves(state.noise)[0])
-        assert len(np.unique(held)) == 16, "every pair has its own noise"
+        if isinstance(estimator, AntitheticES):
+            assert len(np.unique(of_groups(state.noise.credit))) == 8, "every pair has its own noise"
         restarts += done.sum()
-    assert 16 * 25 * truncation / 24 < restarts < 16 * 25 * truncation / 8 + 16
+    if row.whole:
+        assert restarts == 8 * rounds
+    else:
+        assert 8 * rounds * truncation / 24 < restarts < 8 * rounds * truncation / 8 + 8
 
 
 def test_noise_is_held_for_a_lifetime_by_es_single_alone() -> None:
@@ -363,7 +435,7 @@ def test_noise_is_held_for_a_lifetime_by_es_single_alone() -> None:
         held = []
         for i in range(6):
             _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
-            held.append(np.asarray(state.noise.move))
+            held.append(np.asarray(state.noise.credit.move))
         credits[kind] = np.stack(held)
     fresh = credits[TruncatedES]
     np.testing.assert_array_equal(credits[ESSingle], np.repeat(fresh[::3], 3, axis=0))
@@ -373,10 +445,11 @@ def test_noise_is_held_for_a_lifetime_by_es_single_alone() -> None:
     assert len(np.unique(fresh)) == fresh.size
 
 
-@estimator_rows
-def test_members_of_a_pair_share_problem_and_minibatches(row: EstimatorRow) -> None:
+@pytest.mark.parametrize("name", ["es_single", "merged"])
+def test_members_of_a_pair_share_problem_and_minibatches(name: str) -> None:
     task = lopt.tasks.Quadratic(dim=3, noise=1.0)
     # Noise so small that the meta-parameters of both members round to the same numbers.
+    row = next(row for row in ESTIMATORS if row.name == name)
     estimator = row.create(task, pairs=8, truncation=5, horizon=(5, 15), std=1e-12)
     optimizer = SGD(learning_rate=0.3)
     state = begin(estimator, optimizer, jax.random.key(0))
@@ -390,8 +463,7 @@ def test_members_of_a_pair_share_problem_and_minibatches(row: EstimatorRow) -> N
 
 @estimator_rows
 def test_same_key_same_numbers(row: EstimatorRow) -> None:
-    estimator = row.create(lopt.tasks.Quadratic(dim=3, noise=0.1), pairs=4, truncation=5, horizon=(5, 20))
-    optimizer = SGD(learning_rate=0.3)
+    estimator, optimizer = noisy_bowls(row), SGD(learning_rate=0.3)
 
     def run(seed: int) -> list[np.ndarray]:
         key = jax.random.key(seed)
@@ -404,8 +476,12 @@ def test_same_key_same_numbers(row: EstimatorRow) -> None:
 
 
 @estimator_rows
-def test_inner_steps_counts_both_members(row: EstimatorRow) -> None:
-    assert row.create(Height(), pairs=3, truncation=5, horizon=20).inner_steps == 30
+def test_inner_steps_counts_all_particles(row: EstimatorRow) -> None:
+    members = 2 if row.paired else 1
+    assert row.create(Height(), pairs=3, truncation=5, horizon=20).inner_steps == 3 * members * 5
+    estimator, optimizer = noisy_bowls(row), SGD(learning_rate=0.3)
+    _, _, metrics = estimate(estimator, optimizer, begin(estimator, optimizer, jax.random.key(0)), jax.random.key(0))
+    assert metrics["inner_steps"] == estimator.inner_steps == 8 * members * 4
 
 
 # --- Losses that are not finite, and splits. ---
@@ -471,10 +547,12 @@ def test_meta_gradient_is_finite_where_losses_are_not(row: EstimatorRow, value: 
 
 @estimator_rows
 def test_a_diverging_particle_is_healed_by_its_restart(row: EstimatorRow) -> None:
-    estimator = row.create(lopt.tasks.Quadratic(dim=2), pairs=4, truncation=50, horizon=50)
+    estimator = noisy_bowls(row)
     state = begin(estimator, SGD(), jax.random.key(0))
-    _, state, lost = estimate(estimator, SGD(learning_rate=1e6), state, jax.random.key(1))
-    _, state, healed = estimate(estimator, SGD(learning_rate=1e-3), state, jax.random.key(2))
+    _, state, lost = estimate(estimator, SGD(learning_rate=1e30), state, jax.random.key(1))
+    for i in range(6):  # the longest horizon
+        gradient, state, healed = estimate(estimator, SGD(learning_rate=1e-3), state, jax.random.key(2 + i))
+        assert np.isfinite(gradient.log_learning_rate)  # pyright: ignore[reportAttributeAccessIssue]
     assert lost["diverged"] > 0.5
     assert healed["diverged"] == 0.0
     assert np.isfinite(np.asarray(state.inner.params)).all()
@@ -519,41 +597,50 @@ def test_the_meta_loss_comes_from_its_split_and_gradients_from_training() -> Non
 
 DEVICES = """
 import json, jax, lopt
+from lopt import estimators as e
 task = lopt.tasks.Quadratic(dim=3, noise=0.1)
 optimizer = lopt.optimizers.Momentum(learning_rate=0.3, decay=0.5)
 found = {"devices": jax.device_count()}
-for pairs in (4, 3):
-    estimator = lopt.estimators.PES(task, pairs=pairs, truncation=5, horizon=(5, 20), std=0.1)
-    state = jax.jit(estimator.init)(optimizer, jax.random.key(0))
-    estimate = jax.jit(estimator.estimate)
-    for i in range(5):
-        gradient, state, metrics = estimate(optimizer, state, jax.random.key(i))
-    found[str(pairs)] = [*map(float, jax.tree.leaves(gradient)), float(metrics["meta_loss"])]
-    found[f"devices of {pairs}"] = len(state.inner.params.sharding.device_set)
+cases = [(kind, e.ESTIMATORS[kind], 4, 5, (5, 20)) for kind in KINDS]
+cases += [("pes of three", e.PES, 3, 5, (5, 20)), ("merged of varied length", e.Merged, 4, e.LogUniform(4, 9), (5, 20))]
+for name, kind, count, truncation, horizon in cases:
+    fields = {"particles": count} if kind is e.Backprop else {"pairs": count, "std": 0.1}
+    if kind is not e.FullES:
+        fields["truncation"] = truncation
+    estimator = kind(task, horizon=horizon, **fields)
+    state = jax.jit(lambda e, o, k: e.init(o, k))(estimator, optimizer, jax.random.key(0))
+    estimate = jax.jit(lambda e, o, s, k: e.estimate(o, s, k))
+    for i in range(3):
+        gradient, state, metrics = estimate(estimator, optimizer, state, jax.random.key(i))
+    numbers = [*map(float, jax.tree.leaves(gradient)), *(float(metrics[k]) for k in ("meta_loss", "inner_steps"))]
+    found[name] = {"numbers": numbers, "devices": len(state.inner.params.sharding.device_set)}
 print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
 def test_two_devices_give_the_numbers_of_one() -> None:
+    kinds = ["pes", "noise_reuse_es", "full_es", "backprop", "merged"]
+
     def run(devices: int) -> dict[str, Any]:
         env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_NUM_CPU_DEVICES": str(devices)}
-        done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, check=True)
+        code = DEVICES.replace("KINDS", repr(kinds))
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
     one, two = run(1), run(2)
     assert (one.pop("devices"), two.pop("devices")) == (1, 2)
-    assert two["devices of 4"] == 2, "pairs are spread over the devices"
-    assert two["devices of 3"] == 1, "three pairs do not divide over two"
-    for name in ("4", "3"):
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
-        assert np.abs(one[name]).min() > 1e-3, "numbers too small for a relative tolerance"
+    assert set(one) == {*kinds, "pes of three", "merged of varied length"}
+    for name in one:
+        assert two[name]["devices"] == (1 if name == "pes of three" else 2), "three pairs do not divide over two"
+        np.testing.assert_allclose(two[name]["numbers"], one[name]["numbers"], rtol=1e-4, err_msg=name)
+        assert np.abs(one[name]["numbers"]).min() > 1e-5, "numbers too small for a relative tolerance"
 
 
 # --- Bad input. ---
 
 
-@estimator_rows
+@pytest.mark.parametrize("kind", [PES, FullES, Backprop, Merged])
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "words"),
@@ -568,11 +655,34 @@ def test_two_devices_give_the_numbers_of_one() -> None:
         ({"std": -0.1}, ["std", "-0.1"]),
         ({"std": math.nan}, ["std", "nan"]),
         ({"split": "validation"}, ["split", "validation", "train, valid, test"]),
+        ({"objective": "best"}, ["objective", "best", "normalised, mean, last, mean_log"]),
+        ({"final_batches": 0}, ["final_batches", "0"]),
+        ({"sign_scale": 0.0}, ["sign_scale", "0.0"]),
+        ({"particles": 0}, ["particles", "0"]),
+        ({"truncation": None, "horizon": Unrolls()}, ["truncation", "horizon", "Unrolls"]),
     ],
 )
-def test_bad_arguments_are_named(row: EstimatorRow, fields: dict[str, Any], words: Sequence[str]) -> None:
+def test_bad_arguments_are_named(kind: type[Particles], fields: dict[str, Any], words: Sequence[str]) -> None:
+    known = {f.name for f in dataclasses.fields(kind)}
+    if not set(fields) <= known or (kind is FullES and fields.get("truncation") is not None):
+        return  # it has no such thing
     with pytest.raises(InputError) as caught:
-        row.create(Height(), **fields)
+        kind(Height(), **fields)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: FullES(Height(), truncation=20, horizon=20), ["truncation", "20", "full ES"]),
+        (lambda: NoiseReuseES(Height(), noise_period=0), ["noise_period", "0"]),
+        (lambda: Merged(Height(), pairs=1), ["pairs", "1", "variance"]),
+    ],
+)
+def test_bad_arguments_of_one_estimator_are_named(build: Callable[[], Particles], words: Sequence[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        build()
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

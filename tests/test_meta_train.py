@@ -27,7 +27,7 @@ import lopt
 from lopt import checkpoint, recipes
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
-from lopt.estimators import PES, ESSingle, Estimator
+from lopt.estimators import ESTIMATORS, PES, ESSingle, Estimator, Growing, HeavyTailed, LogUniform, Unrolls
 from lopt.meta_train import CHECKPOINT, CONFIG, METRICS, Interrupted, MetaState, Progress, meta_train
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, Momentum
@@ -229,6 +229,56 @@ def test_every_step_and_estimator_has_its_own_key(tmp_path: Path) -> None:
     assert len(set(seen)) == 30
     state = run(estimators=[Draws()] * 5, steps=1)
     assert len({float(x) for x in state.estimators}) == 5
+
+
+# --- Every estimator, every schedule. ---
+
+SCHEDULES: dict[str, tuple[Any, Any]] = {
+    "constant": (5, (5, 20)),
+    "log_uniform": (LogUniform(2, 9), (10, 30)),
+    "growing": (Growing(3, 12, over=4), (10, 30)),
+    "heavy_tailed": (HeavyTailed(3, 4.0, limit=20), Unrolls(1, 2.0)),
+}
+
+
+def scheduled(name: str, schedule: str) -> Estimator:
+    """An estimator by its name, on a small noisy quadratic."""
+    truncation, horizon = SCHEDULES[schedule]
+    task, kind = lopt.tasks.Quadratic(dim=2, noise=0.1), ESTIMATORS[name]
+    fields: dict[str, Any] = {"particles": 4} if name == "backprop" else {"pairs": 2}
+    if name == "full_es":
+        horizon = horizon if schedule == "constant" else truncation  # whole problems, of lengths by the schedule
+    else:
+        fields["truncation"] = truncation
+    return kind(task, horizon=horizon, **fields)
+
+
+def assert_resumes(folder: Path, mixture: list[Estimator]) -> None:
+    arguments: dict[str, Any] = {"estimators": mixture, "steps": 8}
+    uninterrupted = run(folder / "whole", **arguments)
+    with pytest.raises(Stopped):
+        run(folder / "stopped", **arguments, on_step=stop_at(5))
+    assert_same(run(folder / "stopped", **arguments), uninterrupted)
+    found = lines(folder / "stopped")
+    assert without_time(found) == without_time(lines(folder / "whole"))
+    assert len(found) == 8
+    assert {"meta_loss", "diverged", "inner_steps"} <= found[0].keys()
+
+
+def test_every_estimator_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """All in one mixture, each with another schedule than the next."""
+    names = itertools.cycle(SCHEDULES)
+    assert_resumes(tmp_path, [scheduled(name, next(names)) for name in ESTIMATORS])
+    found = lines(tmp_path / "whole")
+    assert {"share_es", "variance_es", "variance_reparam", "finite"} <= found[0].keys()
+    taken = np.diff([0, *(line["inner_steps"] for line in found)])
+    assert len(set(taken)) > 4, "what is counted are the steps that were taken"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_estimator_resumes_bit_for_bit_under_every_schedule(tmp_path: Path, schedule: str) -> None:
+    assert_resumes(tmp_path, [scheduled(name, schedule) for name in ESTIMATORS])
 
 
 # --- Mixtures, and outer optimizers. ---

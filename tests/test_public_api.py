@@ -35,7 +35,13 @@ SHARED: dict[str, dict[str, str]] = {
         "text": "loads the arrays that tasks hold",
         "wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
     },
-    "estimators": {"estimator": "the abstract class", "particles": "what all evolution strategies share"},
+    "estimators": {
+        "estimator": "the abstract class",
+        "objectives": "what all estimators make of losses",
+        "particles": "what all estimators on unrolls share",
+        "schedules": "an argument of all estimators, with tests of its own",
+        "per_task": "wraps any estimator, with tests of its own",
+    },
 }
 
 ROWS: dict[str, set[str]] = {

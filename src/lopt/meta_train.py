@@ -125,7 +125,9 @@ def meta_train(
             ),
             strict=True,
         )
-        gradient, found = (jax.tree.map(lambda *xs: sum(xs) / len(xs), *trees) for trees in (gradients, metrics))
+        gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *gradients)
+        steps_taken = sum(m.pop("inner_steps", e.inner_steps) for e, m in zip(estimators, metrics, strict=True))
+        found = _mean_of_those_that_have_it(metrics) | {"inner_steps": jnp.asarray(steps_taken, jnp.float32)}
         meta_params: Any = state.optimizer
         with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
             updates, outer_state = outer_tx.update(gradient, state.outer, meta_params)
@@ -143,7 +145,7 @@ def meta_train(
     if int(state.step) >= steps:
         return state
     program = jax.jit(meta_step, donate_argnums=1).lower(estimators, state).compile()
-    inner_steps = sum(e.inner_steps for e in estimators)
+    inner_steps = before = 0 if run is None else run.inner_steps_before
     began = saved = time.perf_counter()
     first = int(state.step)
     with _interruptible() as interrupted:
@@ -152,18 +154,26 @@ def meta_train(
             found = {k: float(v) for k, v in jax.device_get(metrics).items()}
             now, stop = time.perf_counter(), interrupted.is_set() and step < steps
             rate = (step - first) / (now - began)
+            inner_steps += round(found.pop("inner_steps"))
             if run is not None:
                 spent = run.seconds_before + now - began
-                run.log({"step": step, **found, "inner_steps": step * inner_steps, "seconds": round(spent, 3)})
+                run.log({"step": step, **found, "inner_steps": inner_steps, "seconds": round(spent, 3)})
                 if step == steps or stop or now - saved >= checkpoint_seconds:
                     run.save(state)
                     saved = time.perf_counter()
             if on_step is not None:
-                speed, left = inner_steps * rate, (steps - step) / rate
+                speed, left = (inner_steps - before) / (now - began), (steps - step) / rate
                 on_step(Progress(step, steps, found["meta_loss"], found["smoothed"], found["diverged"], speed, left))
             if stop:
                 raise Interrupted(state, steps)
     return state
+
+
+def _mean_of_those_that_have_it(metrics: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Estimators of a mixture may report different things."""
+    names = dict.fromkeys(name for found in metrics for name in found)
+    having = {name: [found[name] for found in metrics if name in found] for name in names}
+    return {name: sum(values[1:], values[0]) / len(values) for name, values in having.items()}
 
 
 class _Run:
@@ -187,7 +197,7 @@ class _Run:
         else:
             checkpoint.write_text(path, json.dumps(config, indent=2) + "\n")
         self.lines: list[str] = []
-        self.seconds_before = 0.0  # of earlier sessions of this run
+        self.seconds_before, self.inner_steps_before = 0.0, 0  # of earlier sessions of this run
 
     def resume(self, like: MetaState) -> MetaState:
         """The last checkpoint, or `like` where there is none; metrics after it are cut off."""
@@ -196,7 +206,9 @@ class _Run:
         known = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
         known = known[: int(state.step)]
         try:
-            self.seconds_before = json.loads(known[-1])["seconds"] if known else 0.0
+            if known:
+                last = json.loads(known[-1])
+                self.seconds_before, self.inner_steps_before = last["seconds"], last["inner_steps"]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{metrics} is damaged: line {len(known)} is not a line of metrics.") from error
         if len(known) != state.step:

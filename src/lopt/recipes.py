@@ -15,7 +15,8 @@ from jaxtyping import PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.errors import InputError
-from lopt.estimators import ESTIMATORS, Estimator
+from lopt.estimators import ESTIMATORS, Estimator, FullES
+from lopt.estimators.objectives import Objective
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
@@ -56,10 +57,12 @@ class Recipe:
     tasks: tuple[TaskSpec, ...]
     estimator: str = "es_single"
     pairs: int = 8  # antithetic pairs a task
-    truncation: int = 20  # inner steps a meta-gradient
+    truncation: int = 20  # inner steps a meta-gradient, where it is not of whole problems
     horizon: tuple[int, int] = (100, 500)  # inner steps
     std: float = 0.01  # of the perturbation
     split: Split = "train"  # whose losses make the meta-loss
+    objective: Objective = "normalised"  # what makes the meta-loss of them
+    estimator_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = 5_000  # meta-steps
     learning_rate: float = 1e-3  # of the outer Adam, decayed by a cosine to a tenth
     clip: float = 0.1  # of the meta-gradient, element by element
@@ -74,17 +77,18 @@ class Recipe:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
         kind = ESTIMATORS[self.estimator]
-        estimators = tuple(
-            kind(
-                task.build(),
-                pairs=self.pairs,
-                truncation=self.truncation,
-                horizon=self.horizon,
-                std=self.std,
-                split=self.split,
-            )
-            for task in self.tasks
-        )
+        known = {f.name for f in dataclasses.fields(kind)}
+        fields: dict[str, Any] = {
+            "pairs": self.pairs,
+            "particles": 2 * self.pairs,  # as many inner steps
+            "truncation": None if kind is FullES else self.truncation,
+            "horizon": self.horizon,
+            "std": self.std,
+            "split": self.split,
+            "objective": self.objective,
+        }
+        fields = {name: value for name, value in fields.items() if name in known} | self.estimator_fields
+        estimators = tuple(kind(task.build(), **fields) for task in self.tasks)
         schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
         return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
 

@@ -76,6 +76,12 @@ def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Unit
             shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
             inputs = jnp.stack([jnp.broadcast_to(x, shape) for x in inputs])
         return product(inputs, weight)
+    return _sums(inputs, weight)
+
+
+@jax.custom_jvp
+def _sums(inputs: list[Array], weight: Array) -> list[Array]:
+    """`weighted_sums`, written as sums."""
     outputs = []
     for j in range(weight.shape[1]):
         total = inputs[0] * weight[0, j]
@@ -83,6 +89,17 @@ def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Unit
             total = total + inputs[i] * weight[i, j]
         outputs.append(total)
     return outputs
+
+
+@_sums.defjvp
+def _sums_tangent(
+    primals: tuple[list[Array], Array], tangents: tuple[list[Array], Array]
+) -> tuple[list[Array], list[Array]]:
+    """The derivative is of matrix products: that of sums is a reduction a weight, each of which would compute all features anew."""
+    (inputs, weight), (inputs_dot, weight_dot) = primals, tangents
+    shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
+    stacked, stacked_dot = (jnp.stack([jnp.broadcast_to(x, shape) for x in xs]) for xs in (inputs, inputs_dot))
+    return _sums(inputs, weight), list(product(stacked, weight_dot) + product(stacked_dot, weight))
 
 
 def product(inputs: Float[Array, "inputs ..."], weight: Float[Array, "inputs outputs"]) -> Float[Array, "outputs ..."]:

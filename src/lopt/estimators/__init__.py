@@ -1,17 +1,44 @@
-"""Estimators of the meta-gradient, one file each."""
+"""Estimators of the meta-gradient."""
 
 from __future__ import annotations
 
-from lopt.estimators.es_single import ESSingle
-from lopt.estimators.estimator import Estimator, meta_loss
-from lopt.estimators.particles import AntitheticES
-from lopt.estimators.pes import PES
-from lopt.estimators.truncated_es import TruncatedES
+from lopt.estimators.backprop import Backprop
+from lopt.estimators.estimator import Estimator
+from lopt.estimators.evolution import PES, AntitheticES, ESSingle, FullES, NoiseReuseES, TruncatedES
+from lopt.estimators.merged import Merged
+from lopt.estimators.objectives import meta_loss
+from lopt.estimators.particles import Particles
+from lopt.estimators.per_task import PerTask
+from lopt.estimators.schedules import Constant, Growing, HeavyTailed, LogUniform, Schedule, Unrolls
 
-ESTIMATORS: dict[str, type[AntitheticES]] = {
+ESTIMATORS: dict[str, type[Particles]] = {
+    "backprop": Backprop,
     "es_single": ESSingle,
+    "full_es": FullES,
+    "merged": Merged,
+    "noise_reuse_es": NoiseReuseES,
     "pes": PES,
     "truncated_es": TruncatedES,
 }
 
-__all__ = ["ESTIMATORS", "PES", "AntitheticES", "ESSingle", "Estimator", "TruncatedES", "meta_loss"]
+__all__ = [
+    "ESTIMATORS",
+    "PES",
+    "AntitheticES",
+    "Backprop",
+    "Constant",
+    "ESSingle",
+    "Estimator",
+    "FullES",
+    "Growing",
+    "HeavyTailed",
+    "LogUniform",
+    "Merged",
+    "NoiseReuseES",
+    "Particles",
+    "PerTask",
+    "Schedule",
+    "TruncatedES",
+    "Unrolls",
+    "meta_loss",
+]

@@ -1,0 +1,201 @@
+"""Backpropagation through the unroll, whole or truncated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from lopt.errors import InputError
+from lopt.estimators.estimator import MetaGradient
+from lopt.estimators.particles import (
+    Clock,
+    Metrics,
+    Particles,
+    Run,
+    finish_run,
+    mean_over_groups,
+    new_clock,
+    plan,
+    settle,
+    start_run,
+    step_run,
+)
+from lopt.optimizer import Optimizer
+from lopt.unroll import Inner, start
+
+
+class BackpropState(NamedTuple):
+    """Particles in flight; every array has a leading axis of particles."""
+
+    inner: Inner
+    first: Float[Array, " *particles"]  # the first loss of the problem
+    clock: Clock
+
+
+class Backprop(Particles):
+    r"""The derivative of the meta-loss of a truncation, by backpropagation through its inner steps, second derivatives kept.
+
+    $$\hat g = \frac1N \sum_i \nabla_\theta L_K(\theta; w_i, s_i)$$
+
+    Inner parameters and the optimizer's state are carried from one truncation to the next, as constants. So with `truncation=None`, or equal to the
+    horizon, this is the exact gradient of the sampled meta-losses; shorter truncations are blind to what a meta-parameter does later, and biased.
+    Long unrolls explode: the norm of the gradient can grow exponentially with $K$. Elements that are not finite count as zero, as in Wichrowska et al. 2017.
+
+    Memory grows with the square root of the length: the unroll is cut into about $\sqrt K$ segments of as many steps. The way forward keeps the
+    state at the beginning of each; the way back computes one segment at a time anew, keeps the states of its steps, and computes each step anew before
+    it is differentiated. A segment is one program of a fixed length, whose surplus steps are skipped, and the number of segments is the bound of a loop.
+    So schedules cost one compilation, and take just the steps that they ask for.
+
+    Args:
+        particles: $N$.
+
+    Source: Wichrowska et al. 2017; Metz et al. 2019; Chen et al. 2016, *Training Deep Nets with Sublinear Memory Cost*.
+    """
+
+    particles: int = eqx.field(static=True, default=16, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if self.particles < 1:
+            raise InputError(f"particles is {self.particles}; it must be at least 1.")
+
+    @property
+    def groups(self) -> int:
+        """Particles."""
+        return self.particles
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner steps that one estimate takes: particles x truncation, or the mean of truncations; what is computed anew is not counted."""
+        return self.particles * round(self.schedule.mean)
+
+    def begin(self, optimizer: Optimizer, keys: Key[Array, " particles"]) -> BackpropState:
+        """Particles that all restart at the first estimate."""
+        return jax.vmap(lambda key: BackpropState(start(optimizer, self.task, key, 0), jnp.zeros(()), new_clock()))(
+            keys
+        )
+
+    def advance(
+        self, optimizer: Optimizer, state: BackpropState, keys: Key[Array, " particles"], length: Int[Array, ""] | None
+    ) -> tuple[tuple[MetaGradient, Metrics], BackpropState]:
+        """One truncation of some particles; see the class."""
+
+        def particle(state: BackpropState, key: PRNGKeyArray) -> tuple[tuple[MetaGradient, dict[str, Array]], Any]:
+            start_key, horizon_key, unroll_key = jax.random.split(key, 3)
+            horizon, clock = plan(self, state.inner, state.clock, horizon_key, length)
+            run, loss, lost, gradient = unroll_and_differentiate(
+                self, optimizer, state.inner, state.first, (start_key, unroll_key), horizon, length
+            )
+            finite = all_finite(gradient)
+            gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, jnp.zeros_like(g)), gradient)
+            metrics = {"meta_loss": loss, "diverged": lost, "finite": finite.astype(jnp.float32)}
+            return (gradient, metrics), BackpropState(settle(self, run.inner, clock), run.first, clock)
+
+        return jax.vmap(particle)(state, keys)
+
+    def combine(self, contributions: MetaGradient, metrics: Metrics) -> tuple[MetaGradient, Metrics]:
+        """Means over particles; `finite` is the share of particles whose gradients were finite throughout."""
+        return mean_over_groups((contributions, metrics))
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every number of a tree is finite."""
+    return jnp.asarray([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def unroll_and_differentiate(
+    estimator: Particles,
+    optimizer: Optimizer,
+    inner: Inner,
+    first: Float[Array, ""],
+    keys: tuple[PRNGKeyArray, PRNGKeyArray],
+    horizon: Int[Array, ""],
+    length: Int[Array, ""] | None,
+) -> tuple[Run, Float[Array, ""], Float[Array, ""], MetaGradient]:
+    """One truncation of one particle by an optimizer, and the derivative of its meta-loss.
+
+    The way back is written out rather than left to `jax.grad`, which cannot reverse a loop whose bound is not known when it is compiled.
+
+    Returns:
+        The run, its meta-loss, the fraction of losses that were not finite, and the gradient.
+    """
+    (start_key, unroll_key), longest = keys, estimator.schedule.longest
+    size, steps = segment_size(longest), longest if length is None else length
+    ragged = length is not None or longest % size != 0
+
+    def begun(optimizer: Optimizer) -> tuple[Any, Any]:
+        return eqx.partition(start_run(estimator, optimizer, inner, first, start_key, horizon), eqx.is_inexact_array)
+
+    moving, fixed, begun_back = _vjp(begun, optimizer)
+    # The problem stays what it is: it need not be kept for every segment.
+    whole = eqx.combine(moving, fixed)
+    problem = whole.inner.problem
+    moving, fixed = (_with_problem(run, None) for run in (moving, fixed))
+
+    @jax.checkpoint
+    def step(carry: tuple[Optimizer, Any], fixed: Any, t: Int[Array, ""]) -> tuple[Any, Any]:
+        optimizer, moving = carry
+        run = _with_problem(eqx.combine(moving, fixed), problem)
+        run = step_run(estimator, optimizer, run, jax.random.fold_in(unroll_key, t))
+        return eqx.partition(_with_problem(run, None), eqx.is_inexact_array)
+
+    def segment(optimizer: Optimizer, moving: Any, fixed: Any, i: Int[Array, ""]) -> tuple[Any, Any]:
+        def one(carry: tuple[Any, Any], t: Int[Array, ""]) -> tuple[tuple[Any, Any], None]:
+            if not ragged:
+                return step((optimizer, carry[0]), carry[1], t), None
+            # The condition is the same for all particles, so `vmap` leaves it a branch.
+            return jax.lax.cond(t < steps, lambda c: step((optimizer, c[0]), c[1], t), lambda c: c, carry), None
+
+        return jax.lax.scan(one, (moving, fixed), i * size + jnp.arange(size, dtype=jnp.int32))[0]
+
+    count = -(-steps // size)
+    kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (-(-longest // size), *x.shape)), (moving, fixed))
+
+    def forth(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        now, kept = carry
+        kept = jax.tree.map(lambda k, x: k.at[i].set(x), kept, now)
+        moving, fixed = now
+        return segment(optimizer, moving, fixed, i), kept
+
+    (moving, fixed), kept = jax.lax.fori_loop(0, count, forth, ((moving, fixed), kept))
+
+    def meta_loss(optimizer: Optimizer, moving: Any) -> tuple[Array, Array]:
+        run = _with_problem(eqx.combine(moving, fixed), problem)
+        return finish_run(estimator, optimizer, run, unroll_key, steps)
+
+    (loss, lost), (gradient, back) = jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)(optimizer, moving)
+
+    def rewind(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        gradient, back = carry
+        i = count - 1 - i
+        moving, fixed = jax.tree.map(lambda k: k[i], kept)
+        _, _, segment_back = _vjp(lambda o, m: segment(o, m, fixed, i), optimizer, moving)
+        more, back = segment_back(back)
+        return jax.tree.map(jnp.add, gradient, more), back
+
+    gradient, back = jax.lax.fori_loop(0, count, rewind, (gradient, back))
+    still = jax.tree.map(jnp.zeros_like, eqx.filter(problem, eqx.is_inexact_array))
+    (more,) = begun_back(_with_problem(back, still))
+    run = _with_problem(eqx.combine(moving, fixed), problem)
+    return run, loss, lost, jax.tree.map(jnp.add, gradient, more)
+
+
+def segment_size(length: int) -> int:
+    """About the square root of the length: a divisor where there is one within a factor of two, so that no step is surplus."""
+    root = math.sqrt(length)
+    divisors = [n for n in range(math.ceil(root / 2), math.floor(root * 2) + 1) if length % n == 0]
+    return min(divisors, key=lambda n: abs(math.log(n / root))) if divisors else math.ceil(root)
+
+
+def _vjp(fn: Any, *args: Any) -> tuple[Any, Any, Any]:
+    """`jax.vjp` of the first result of two; the second does not depend on what is differentiated."""
+    first, back, second = jax.vjp(fn, *args, has_aux=True)
+    return first, second, back
+
+
+def _with_problem(run: Run, problem: Any) -> Run:
+    return run._replace(inner=run.inner._replace(problem=problem))

@@ -1,0 +1,63 @@
+"""An optax transformation of the meta-gradient of one task, before those of a mixture are averaged."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
+from lopt.optimizer import Optimizer, State
+
+
+class PerTaskState(NamedTuple):
+    """The state of the estimator and that of the transformation."""
+
+    estimator: EstimatorState
+    transformation: State
+
+
+class PerTask(Estimator):
+    r"""An estimator whose meta-gradients pass through an optax transformation: normalised for each task, say, so that no task drowns the others.
+
+    $$\hat g \leftarrow \hat g / \|\hat g\| \quad \text{with } \mathtt{optax.normalize\_by\_update\_norm()}$$
+
+    Args:
+        estimator: of one task.
+        transformation: `optax.normalize_by_update_norm()`, `optax.clip_by_global_norm(1.0)`, or any other.
+
+    Examples:
+        >>> import lopt, optax
+        >>> tasks = [lopt.tasks.Quadratic(dim=2), lopt.tasks.Quadratic(dim=4)]
+        >>> each = [lopt.estimators.ESSingle(task, pairs=2) for task in tasks]
+        >>> mixture = [lopt.estimators.PerTask(e, optax.normalize_by_update_norm()) for e in each]
+
+    Source: secondary notes on VeLO (Metz et al. 2022) tell of meta-gradients of norm one for each task; its configurations take the sign of differences, the
+    `sign_scale` of evolution strategies.
+    """
+
+    estimator: Estimator
+    transformation: optax.GradientTransformation = eqx.field(static=True)
+
+    @property
+    def inner_steps(self) -> int:
+        """Those of the estimator."""
+        return self.estimator.inner_steps
+
+    def init(self, optimizer: Optimizer, key: PRNGKeyArray) -> PerTaskState:
+        """Start the inner problems and the transformation."""
+        meta_params: Any = optimizer
+        return PerTaskState(self.estimator.init(optimizer, key), self.transformation.init(meta_params))
+
+    def estimate(
+        self, optimizer: Optimizer, state: PerTaskState, key: PRNGKeyArray
+    ) -> tuple[MetaGradient, PerTaskState, dict[str, Float[Array, ""]]]:
+        """The estimate, transformed."""
+        meta_params: Any = optimizer
+        gradient, inner, metrics = self.estimator.estimate(optimizer, state.estimator, key)
+        with jax.numpy_dtype_promotion("standard"):  # as the outer optimizer: optax mixes types
+            gradient, outer = self.transformation.update(gradient, state.transformation, meta_params)
+        return gradient, PerTaskState(inner, outer), metrics

@@ -1,0 +1,231 @@
+"""Schedules of the truncation, meta-objectives, and transformations of one task's meta-gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import Array
+
+import lopt
+from lopt.errors import InputError
+from lopt.estimators import (
+    PES,
+    Backprop,
+    Constant,
+    ESSingle,
+    FullES,
+    Growing,
+    HeavyTailed,
+    LogUniform,
+    Particles,
+    PerTask,
+    Schedule,
+    Unrolls,
+)
+from lopt.optimizers import SGD
+from test_estimators import (
+    LEARNING_RATE,
+    Bowl,
+    FirstMove,
+    Height,
+    Splits,
+    assert_distributed,
+    begin,
+    estimate,
+    log_uniform,
+)
+
+
+def draws(schedule: Schedule, count: int, estimates: int = 0) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(0), count)
+    found = np.asarray(jax.jit(jax.vmap(lambda k: schedule.draw(k, jnp.asarray(estimates))))(keys))
+    assert found.dtype == np.int32
+    assert found.max() <= schedule.longest
+    return found
+
+
+def test_constant_is_constant() -> None:
+    assert set(draws(Constant(7), 10)) == {7} == {Constant(7).longest, Constant(7).mean}
+
+
+def test_log_uniform_lengths() -> None:
+    found = draws(LogUniform(3, 9), 20_000)
+    assert_distributed(found, log_uniform(3, 9))
+    assert found.mean() == pytest.approx(LogUniform(3, 9).mean, rel=0.01)
+
+
+@pytest.mark.parametrize("growth", ["geometric", "linear"])
+def test_growing_lengths(growth: Any) -> None:
+    schedule = Growing(50, 10_000, over=1_000, growth=growth)
+    halfway = {"geometric": math.sqrt(50 * 10_000), "linear": 5_025}[growth]
+    for estimates, length in ((0, 50), (500, halfway), (1_000, 10_000), (5_000, 10_000)):
+        found = draws(schedule, 5_000, estimates) / length
+        assert 0.78 < found.min() < 0.83, "jitter by a fifth"
+        assert 1.17 < found.max() < 1.22
+        assert found.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_heavy_tailed_lengths() -> None:
+    found = draws(HeavyTailed(), 20_000)
+    assert found.min() == 50
+    assert found.mean() == pytest.approx(HeavyTailed().mean, rel=0.02)
+    for quantile in (0.5, 0.9, 0.99):
+        assert np.quantile(found, quantile) == pytest.approx(50 - 200 * math.log(1 - quantile), rel=0.03)
+    assert draws(HeavyTailed(limit=60), 200).max() == 60
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Constant(0), "length is 0"),
+        (lambda: LogUniform(0, 5), "low is 0"),
+        (lambda: LogUniform(6, 5), "low is 6 and high is 5"),
+        (lambda: Growing(first=0), "first is 0"),
+        (lambda: Growing(100, 50), "last is 50; it must be at least first, 100"),
+        (lambda: Growing(over=0), "over is 0"),
+        (lambda: Growing(jitter=1.0), "jitter is 1.0"),
+        (lambda: Growing(growth="slow"), "growth is 'slow'; it must be one of geometric, linear"),  # pyright: ignore[reportArgumentType]
+        (lambda: HeavyTailed(least=0), "least is 0"),
+        (lambda: HeavyTailed(scale=0.0), "scale is 0.0"),
+        (lambda: HeavyTailed(least=50, limit=40), "limit is 40"),
+        (lambda: Unrolls(least=0), "least is 0"),
+        (lambda: Unrolls(scale=-1.0), "scale is -1.0"),
+    ],
+)
+def test_bad_schedules_are_named(build: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build()
+
+
+# --- Schedules in estimators. ---
+
+
+def take(estimator: Particles, count: int) -> tuple[list[Any], list[int]]:
+    """States and lengths of some estimates."""
+    optimizer, states, lengths = FirstMove(jnp.asarray(0.1)), [], []
+    state = begin(estimator, optimizer, jax.random.key(0))
+    for i in range(count):
+        _, state, metrics = estimate(estimator, optimizer, state, jax.random.key(i))
+        states.append(jax.tree.map(np.asarray, state))
+        lengths.append(round(float(metrics["inner_steps"]) * round(estimator.schedule.mean) / estimator.inner_steps))
+    return states, lengths
+
+
+def test_particles_restart_at_the_first_end_of_a_truncation_beyond_their_horizon() -> None:
+    states, lengths = take(PES(Height(), pairs=16, truncation=LogUniform(2, 9), horizon=(10, 30)), 30)
+    assert len(set(lengths)) > 5
+    for before, after, length in zip(states, states[1:], lengths[1:], strict=False):
+        done = before.inner.step >= before.inner.horizon
+        np.testing.assert_array_equal(after.inner.step, np.where(done, length, before.inner.step + length))
+        assert ((after.inner.horizon >= 10) & (after.inner.horizon <= 30))[done].all()
+    assert len({tuple(state.inner.step) for state in states}) == 30, "staggered"
+
+
+def test_a_horizon_of_so_many_unrolls() -> None:
+    estimator = PES(Height(), pairs=64, truncation=HeavyTailed(2, 3.0, limit=20), horizon=Unrolls(1, 2.0))
+    states, lengths = take(estimator, 40)
+    steps = np.stack([state.inner.step for state in states])
+    begun = steps == np.asarray(lengths)[:, None]
+    begun[1:] &= ~(steps[1:] == steps[:-1] + np.asarray(lengths)[1:, None])
+    promised = np.stack([state.clock.left for state in states]) + 1
+    lives = []
+    for pair in range(64):
+        starts = np.flatnonzero(begun[:, pair])
+        np.testing.assert_array_equal(np.diff(starts), promised[starts[:-1], pair])
+        lives += list(np.diff(starts))
+    assert set(lives) >= {1, 2, 3, 4}
+    assert np.mean(lives) == pytest.approx(3.0, abs=0.4), "one and Exp(2)"
+
+
+def test_whole_problems_may_grow() -> None:
+    states, lengths = take(FullES(Height(), pairs=2, horizon=Growing(4, 32, over=6, jitter=0.0)), 8)
+    assert lengths == [round(4 * 8 ** min(i / 6, 1.0)) for i in range(8)]
+    for state, length in zip(states, lengths, strict=True):
+        assert (state.inner.step == length).all()
+        assert (state.inner.horizon == length).all(), "what the optimizer is told"
+
+
+# --- Objectives. ---
+
+
+class Thrice(Bowl):
+    """Normalised losses are three times the loss, so that some are beyond 1."""
+
+    def normalize(self, loss: Array) -> Array:
+        return 3.0 * loss
+
+
+def bowl_losses(steps: int) -> np.ndarray:
+    w, losses = np.array([1.0, 6.0]), []
+    for _ in range(steps + 1):
+        losses.append(0.5 * np.sum(np.array([1.0, 0.02]) * w**2))
+        w = w - LEARNING_RATE * np.array([1.0, 0.02]) * w
+    return np.array(losses)
+
+
+def rho(x: np.ndarray) -> np.ndarray:
+    return np.where(x <= 1.0, x, 1.0 + np.log(np.maximum(x, 1.0)))
+
+
+@pytest.mark.parametrize("objective", ["normalised", "mean", "last", "mean_log"])
+@pytest.mark.parametrize("truncation", [5, LogUniform(5, 5)])
+@pytest.mark.parametrize("kind", [ESSingle, Backprop])
+def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> None:
+    """By loops of fixed and of varied length, over two truncations of one problem."""
+    losses = bowl_losses(10)
+    fields: dict[str, Any] = {"particles": 1} if kind is Backprop else {"pairs": 1, "std": 1e-6}
+    estimator = kind(Thrice(), truncation=truncation, horizon=10, objective=objective, **fields)
+    state = begin(estimator, SGD(learning_rate=LEARNING_RATE), jax.random.key(0))
+    one = jnp.ones_like(state.inner.step)
+    state = state._replace(inner=state.inner._replace(step=one, horizon=one))  # the first horizon is not shortened
+    for part in (slice(0, 5), slice(5, 10)):
+        _, state, metrics = estimate(estimator, SGD(learning_rate=LEARNING_RATE), state, jax.random.key(0))
+        expected = {
+            "normalised": rho(3.0 * losses[part]).mean(),
+            "mean": losses[part].mean(),
+            "last": rho(3.0 * losses[part.stop]),
+            "mean_log": np.log(losses[part] / (losses[0] + 1e-6) + 1e-6).mean(),
+        }[objective]
+        assert metrics["meta_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "worst"), [("normalised", 10.0), ("mean", 1e4), ("last", 10.0), ("mean_log", 10.0)]
+)
+def test_objectives_of_losses_that_are_not_finite(objective: Any, worst: float) -> None:
+    estimator = ESSingle(Splits(), pairs=1, truncation=2, horizon=2, objective=objective, split="test")
+    optimizer, key = SGD(learning_rate=0.1), jax.random.key(0)
+    gradient, _, metrics = estimate(estimator, optimizer, begin(estimator, optimizer, key), key)
+    assert metrics["meta_loss"] == pytest.approx(worst)
+    assert metrics["diverged"] == 1.0
+    assert np.isfinite(gradient.log_learning_rate)  # pyright: ignore[reportAttributeAccessIssue]
+    valid = dataclasses.replace(estimator, split="valid")
+    _, _, metrics = estimate(valid, optimizer, begin(valid, optimizer, key), key)
+    assert metrics["meta_loss"] == pytest.approx(0.0 if objective == "mean_log" else 0.25, abs=1e-4)
+
+
+# --- The meta-gradient of one task. ---
+
+
+def test_a_meta_gradient_is_normalised_for_its_task() -> None:
+    optimizer, key = lopt.optimizers.Momentum(learning_rate=0.3, decay=0.5), jax.random.key(0)
+    plain = ESSingle(lopt.tasks.Quadratic(dim=3), pairs=2, truncation=5, horizon=5)
+    each = PerTask(plain, optax.normalize_by_update_norm())
+    assert each.inner_steps == plain.inner_steps == 20
+    state = each.init(optimizer, key)
+    expected, particles, _ = estimate(plain, optimizer, state.estimator, key)
+    gradient, state, metrics = jax.jit(lambda e, o, s, k: e.estimate(o, s, k))(each, optimizer, state, key)
+    flat, reference = (np.asarray(jax.tree.leaves(tree)) for tree in (gradient, expected))
+    assert np.linalg.norm(flat) == pytest.approx(1.0, rel=1e-4)
+    np.testing.assert_allclose(flat, reference / np.linalg.norm(reference), rtol=1e-4)
+    np.testing.assert_array_equal(state.estimator.inner.step, particles.inner.step)
+    assert metrics["inner_steps"] == 20
