@@ -14,7 +14,8 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev
-	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/pytest -m "slow and not optimised" -n 2 --dist loadgroup
+	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m optimised -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

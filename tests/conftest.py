@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 # Small kernels: handing work to a second thread costs more than it saves, and the tests run a process a core. Most tests compile far
-# longer than they compute, so the machine code is not optimised; `make test-slow`, where they compute, has it as users have it.
+# longer than they compute, so the machine code is not optimised, but for those that are marked `optimised`, in `make test-slow`.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0")
 
 from jaxtyping import install_import_hook

@@ -44,6 +44,7 @@ class OptimizerRow(NamedTuple):
         learned: whether its meta-parameters are weights that start at random.
         sees_other_tensors: whether the update of a tensor depends on the others.
         sees_axes: whether it knows one axis of a tensor from another.
+        heavy: whether its update takes long to compile: most of its properties are then slow tests.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OptimizerRow(NamedTuple):
     learned: bool = False
     sees_other_tensors: bool = False
     sees_axes: bool = False
+    heavy: bool = False
 
     def create(self, *, seed: int = 0, **fields: Any) -> Optimizer:
         """The optimizer at its defaults, with some fields changed."""
@@ -240,7 +242,15 @@ OPTIMIZERS = [
         "mlp", lopt.optimizers.MLPOptimizer, 1_762, {"step_mult": 6e-3}, prepare=mlp_normalised_descent, learned=True
     ),
     OptimizerRow("gru", lopt.optimizers.GRUOptimizer, 12_801, {"hidden": 4}, prepare=gru_descent, learned=True),
-    OptimizerRow("lstm", lopt.optimizers.LSTMOptimizer, 5_141, {"hidden": 3}, prepare=lstm_descent, learned=True),
+    OptimizerRow(
+        "lstm",
+        lopt.optimizers.LSTMOptimizer,
+        5_141,
+        {"hidden": 3},
+        prepare=lstm_descent,
+        learned=True,
+        heavy=True,
+    ),
     OptimizerRow(
         "hierarchical_rnn",
         lopt.optimizers.HierarchicalRNN,
@@ -248,6 +258,8 @@ OPTIMIZERS = [
         {"initial_rates": (0.5, 0.5)},
         prepare=annealed_hierarchy,
         learned=True,
+        sees_other_tensors=True,
+        heavy=True,
     ),
     OptimizerRow(
         "star",
@@ -264,6 +276,7 @@ OPTIMIZERS = [
         {"step_mult": 6e-3, "lstm_hidden": 8},
         prepare=descent_without_advice,
         learned=True,
+        heavy=True,
         sees_other_tensors=True,
         sees_axes=True,
     ),
@@ -274,6 +287,7 @@ OPTIMIZERS = [
         {"step_mult": 5.2e-3, "lstm_hidden": 8, "bank": 4},
         prepare=descent_from_the_bank,
         learned=True,
+        heavy=True,
         sees_other_tensors=True,
     ),
     OptimizerRow(
@@ -283,6 +297,7 @@ OPTIMIZERS = [
         {"step_mult": 5.2e-3, "lstm_hidden": 8, "scheduled": False},
         prepare=descent_from_the_bank,
         learned=True,
+        heavy=True,
     ),
     OptimizerRow(
         "celo2",
@@ -291,6 +306,7 @@ OPTIMIZERS = [
         {"learning_rate": 6e-3, "normalize": False},
         prepare=normalised_descent,
         learned=True,
+        heavy=True,
     ),
 ]
 
@@ -629,6 +645,7 @@ def _rows(
 
 
 optimizer_rows = _rows(OPTIMIZERS)
+optimizer_rows_heavy_ones_slow = _rows(OPTIMIZERS, lambda row: [pytest.mark.slow] if row.heavy else [])
 task_rows = _rows(TASKS, task_marks)
 estimator_rows = _rows(ESTIMATORS)
 

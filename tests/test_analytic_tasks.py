@@ -712,3 +712,9 @@ def test_every_member_starts_finite_and_a_tuned_adam_lowers_it(name: str) -> Non
     assert np.isfinite(slope).all()
     assert (first >= 0.0).all() or "sum_of_quadratics" in name
     assert float(jnp.nanmin(last.mean(axis=1))) < float(first.mean())
+
+
+def test_only_losses_with_an_affine_scale_can_be_parts_of_others() -> None:
+    for wrap in (lopt.tasks.LogObjective, lambda task: lopt.tasks.SumOfTasks([task])):
+        with as_users_run_it(), pytest.raises(InputError, match="DependencyChain, whose normalize is not affine"):
+            wrap(lopt.tasks.DependencyChain(dim=3))

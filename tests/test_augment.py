@@ -29,6 +29,7 @@ from lopt.tasks import (
     Reparametrized,
     SparseGradients,
 )
+from lopt.tasks.data import fashion_mnist_folder
 from registry import as_users_run_it
 
 SHAPES = {"matrix": (60, 70), "vector": (799,), "scalar": ()}
@@ -297,3 +298,28 @@ def test_composed_wrappers_vmap() -> None:
 def test_rejects_bad_arguments(build: Callable[[lopt.Task], Any], message: str) -> None:
     with as_users_run_it(), pytest.raises(InputError, match=message):
         build(Quadratic(dim=5))
+
+
+@pytest.mark.parametrize("name", sorted(lopt.tasks.TASKS))
+def test_every_task_computes_in_16_bits(name: str) -> None:
+    """Traced under strict promotion: nothing mixes with float32 by accident. The gradient comes back in the dtype of the parameters."""
+    if name == "fashion_mlp" and fashion_mnist_folder() is None:
+        pytest.skip("Fashion-MNIST is not installed")
+    if name == "learned_optimizer_training":
+        pytest.skip("the accumulators of optimizers are float32")
+    task = lopt.tasks.LowPrecision(lopt.tasks.create(name), "bfloat16")
+
+    def shown(key: Array) -> Any:
+        problem = task.sample(key)
+        params = task.init(problem, key)
+        return params, task.observe(problem, params, task.remember(problem, params), key)
+
+    with as_users_run_it():
+        params, (loss, gradients, _) = jax.eval_shape(shown, jax.random.key(0))
+    assert loss.dtype == jnp.float32
+    assert jax.tree.map(lambda x: x.dtype, gradients) == jax.tree.map(lambda x: x.dtype, params)
+
+
+def test_a_sampled_task_can_have_smaller_batches() -> None:
+    task: Any = lopt.tasks.ReducedBatch(lopt.tasks.sample_task(3), 0.5)
+    assert task.task.inner.batch_size == lopt.tasks.sample_task(3).inner.batch_size // 2

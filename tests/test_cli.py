@@ -532,7 +532,10 @@ def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
     found = fresh("-m", "lopt.cli", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
     assert found.returncode == 2
     assert found.stdout == ""
-    assert found.stderr == "lopt: There is no task named 'quadratc'; did you mean quadratic?\n"
+    assert (
+        found.stderr
+        == "lopt: There is no task named 'quadratc'; did you mean quadratic or data_quadratic or noisy_quadratic?\n"
+    )
 
 
 # --- The demo, small. ---

@@ -220,6 +220,7 @@ def test_celo_reaches_a_tuned_adam_early(widths: tuple[int, ...]) -> None:
     assert bool(jnp.isfinite(found.records["celo"].train_loss).all())
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_published_weights_of_celo_reach_tuned_adam_early() -> None:
     """On the digits MLP 64-32-10 in 1,000 steps, every seed.

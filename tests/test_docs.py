@@ -151,6 +151,13 @@ def test_commands_of_a_page_parse(page: Path, capsys: pytest.CaptureFixture[str]
                 pytest.fail(f"{line}\n{capsys.readouterr()}")
 
 
+def test_pages_are_finished() -> None:
+    for page in [*PAGES, ROOT / "README.md", ROOT / "benchmarks" / "README.md"]:
+        assert not re.search(r"(?<![\w.`/])@\w+@", page.read_text()), page
+        for image in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / image).is_file(), f"{page}: {image}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", page.read_text()):

@@ -125,11 +125,13 @@ def case(request: pytest.FixtureRequest) -> tuple[lopt.Optimizer, Golden]:
     return from_learned_optimization(kind, golden.meta_parameters, **fields), golden
 
 
+@pytest.mark.slow
 def test_eager(case: tuple[lopt.Optimizer, Golden]) -> None:
     optimizer, golden = case
     assert_golden(replay(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses), golden)
 
 
+@pytest.mark.optimised
 def test_jitted(case: tuple[lopt.Optimizer, Golden]) -> None:
     optimizer, golden = case
     assert_golden(jax.jit(scanned)(optimizer, start(golden), golden.grads, golden.losses, golden.valid_losses), golden)

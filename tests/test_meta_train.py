@@ -323,6 +323,13 @@ def test_a_learned_optimizer_meta_trains_an_optimizer(tmp_path: Path, trained: s
     assert all(np.isfinite(x).all() for x in map(np.asarray, after))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["celo", "hierarchical_lstm"])
+def test_an_outer_optimizer_that_needs_loss_and_horizon_gets_them(name: str) -> None:
+    state = run(outer=lopt.create(name, lstm_hidden=4), steps=2)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.optimizer))
+
+
 def test_an_outer_optimizer_takes_the_steps_that_it_would_take_elsewhere() -> None:
     lopt_adam, optax_adam = run(outer=Adam(learning_rate=0.03)), run(outer=optax.adam(0.03))
     for a, b in zip(jax.tree.leaves(lopt_adam.optimizer), jax.tree.leaves(optax_adam.optimizer), strict=True):

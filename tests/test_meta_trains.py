@@ -72,6 +72,7 @@ def meta_trains(name: str, run: Run) -> dict[str, tuple[float, float, float]]:
     return found
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_short_meta_training_lowers_the_meta_loss(name: str) -> None:

@@ -42,6 +42,7 @@ from registry import (
     mlp_normalised_descent,
     normalised_descent,
     optimizer_rows,
+    optimizer_rows_heavy_ones_slow,
     without_black_box,
 )
 
@@ -156,7 +157,7 @@ def test_converges_on_a_quadratic(row: OptimizerRow) -> None:
     assert (after < 1e-6 * before).all(), after / before
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_jit_equals_no_jit(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     params, state = warmed_up(optimizer, params)
@@ -200,7 +201,7 @@ def test_dtype_in_is_dtype_out_and_accumulators_are_float32(row: OptimizerRow, d
     assert all(x.dtype == jnp.float32 for x in floating)
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_low_precision_is_only_a_rounding_of_the_ends(row: OptimizerRow) -> None:
     """With bfloat16 parameters the arithmetic is that of float32, rounded once."""
     optimizer = perturbed(row.create(), 3)
@@ -227,7 +228,7 @@ def test_takes_tensors_of_any_rank_empty_ones_and_none(row: OptimizerRow) -> Non
         assert bool((updates[name] != 0).all()), name
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 @pytest.mark.parametrize("params", [{}, {"absent": None}, {"empty": np.zeros((0,), np.float32)}], ids=str)
 def test_takes_trees_without_numbers(row: OptimizerRow, params: Any) -> None:
     params = jax.tree.map(jnp.asarray, params)
@@ -243,15 +244,14 @@ def test_tensors_see_each_other_only_where_they_should(row: OptimizerRow) -> Non
     grads = random_like(params, 5)
     updates, state_after = update(optimizer, grads, state, params)
     other, other_state = update(optimizer, grads | {"w": 100.0 * grads["w"]}, state, params)
-    if row.sees_other_tensors:  # at once, or by what is remembered of this step
-        one, two = (update(optimizer, grads, s, params)[0] for s in (state_after, other_state))
-        assert any(bool((a["b"] != b["b"]).any()) for a, b in ((updates, other), (one, two)))
-    else:
-        assert_same(updates["b"], other["b"])
+    # At once, or by what is remembered of this step.
+    one, two = (update(optimizer, grads, s, params)[0] for s in (state_after, other_state))
+    seen = any(bool((a["b"] != b["b"]).any()) for a, b in ((updates, other), (one, two)))
+    assert seen == row.sees_other_tensors
     assert bool((updates["w"] != other["w"]).any())
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_ignores_extra_arguments(row: OptimizerRow) -> None:
     optimizer, params = row.create(), small_params()
     grads, state = random_like(params, 5), row.create().init(params, horizon=STEPS)
@@ -268,7 +268,7 @@ def test_ignores_extra_arguments(row: OptimizerRow) -> None:
     assert_close(guarded, direct)
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_vmaps_over_its_own_leaves(row: OptimizerRow) -> None:
     members = [perturbed(row.create(), seed) for seed in range(3)]
     params = small_params()
@@ -282,7 +282,7 @@ def test_vmaps_over_its_own_leaves(row: OptimizerRow) -> None:
     assert bool((first != second).any())
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None:
     """Updates are zero and the state is the old one, bit for bit; the next good step is as if the bad one had not been."""
@@ -300,7 +300,7 @@ def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None
     assert bool((good["conv"] != 0).all())
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-15, 1e8, 1e14, 1e30])
 def test_stays_finite_whatever_the_scale_of_gradients(row: OptimizerRow, scale: float) -> None:
     optimizer, params = perturbed(row.create(), 3), example_params()
@@ -311,7 +311,7 @@ def test_stays_finite_whatever_the_scale_of_gradients(row: OptimizerRow, scale: 
         assert all_finite((updates, state)), f"step {seed}"
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_state_can_be_donated(row: OptimizerRow) -> None:
     """No two of its arrays share memory, with each other or with the optimizer."""
     optimizer, params = row.create(), small_params()
@@ -322,7 +322,7 @@ def test_state_can_be_donated(row: OptimizerRow) -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((optimizer, params)))
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     tx = optax.chain(
@@ -340,7 +340,7 @@ def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> Non
         assert_close(updates, jax.tree.map(lambda u, t=step: (1.0 - t / 4.0) * u, own), rtol=1e-4)
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_works_in_multi_steps(row: OptimizerRow) -> None:
     """Two gradients are averaged before the optimizer sees them."""
     optimizer, params = perturbed(row.create(), 3), small_params()
@@ -356,7 +356,7 @@ def test_works_in_multi_steps(row: OptimizerRow) -> None:
     assert_close(second, update(optimizer, mean, optimizer.init(params, horizon=STEPS), params)[0], rtol=1e-4)
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_works_in_multi_transform(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     labels = {"w": "ours", "b": "theirs"}
@@ -368,7 +368,7 @@ def test_works_in_multi_transform(row: OptimizerRow) -> None:
     assert_close(updates, {"w": own["w"], "b": -0.1 * grads["b"]})
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 @pytest.mark.parametrize("fields", ["defaults", "converging"])
 def test_saves_and_loads_bit_for_bit(row: OptimizerRow, fields: str, tmp_path: Path) -> None:
     optimizer = perturbed(row.create(**(row.converging if fields == "converging" else {})), 3)
@@ -377,27 +377,27 @@ def test_saves_and_loads_bit_for_bit(row: OptimizerRow, fields: str, tmp_path: P
     assert_same(loaded, optimizer)  # the structure holds the static fields
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_needs_the_parameters(row: OptimizerRow) -> None:
     tx, params = row.create().to_optax(horizon=STEPS), small_params()
     with pytest.raises(InputError, match=f"^{row.kind.__name__} needs the parameters"):
         tx.update(params, tx.init(params))
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_names_the_nearest_field(row: OptimizerRow) -> None:
     known = next(iter(row.converging))
     with pytest.raises(InputError, match=f"'{known[:-1]}'; did you mean .*{known}"):
         row.create(**{known[:-1]: 1.0})
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_does_not_look_ahead(row: OptimizerRow) -> None:
     optimizer, params = row.create(), small_params()
     assert optimizer.eval_params(optimizer.init(params, horizon=STEPS), params) is params
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 @settings(max_examples=10)
 @given(data=st.data())
 def test_permuting_entries_permutes_the_update(row: OptimizerRow, data: st.DataObject) -> None:
@@ -416,7 +416,7 @@ def test_permuting_entries_permutes_the_update(row: OptimizerRow, data: st.DataO
     assert_close(update(optimizer, permuted(grads), permuted(state), permuted(params)), expected)
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_transposing_a_tensor_transposes_the_update(row: OptimizerRow) -> None:
     """No axis is special but by its size, save where the rule says so."""
     optimizer = perturbed(row.create(**row.converging), 3)  # with which none starts at random
@@ -888,6 +888,20 @@ def test_survives_a_loss_that_cannot_be_used(name: str, bad: float) -> None:
         for seed, loss in enumerate(losses):
             updates, state = step(random_like(params, seed), state, params, value=jnp.float32(loss))
             assert all_finite((updates, state)), (at, seed)
+
+
+def test_loops_hand_the_validation_loss_to_those_that_ask_for_it() -> None:
+    """Every ten steps of the problem, whatever the cuts between unrolls; others are never asked to pay for it."""
+    optimizer = ROWS["hierarchical_lstm"].create(lstm_hidden=4, hidden=(4,))
+    task, key = lopt.tasks.Quadratic(dim=2), jax.random.key(0)
+    assert [row.name for row in OPTIMIZERS if row.create().validation_every] == ["hierarchical_lstm"]
+    inner = lopt.start(optimizer, task, key, STEPS)
+    cut: Any = jax.jit(lambda inner: lopt.unroll(optimizer, task, inner, key, 7)[0])
+    counts = []
+    for _ in range(3):
+        inner = cut(inner)
+        counts.append(int(inner.opt_state.valid.recorded))
+    assert counts == [1, 2, 3]  # steps 0, 10 and 20
 
 
 def test_hierarchical_lstm_hears_the_validation_loss() -> None:

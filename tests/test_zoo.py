@@ -22,7 +22,7 @@ from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
 from lopt.optimizers import OPTIMIZERS, FromOptax
 from lopt.zoo import Card
-from registry import OptimizerRow, optimizer_rows
+from registry import OptimizerRow, optimizer_rows_heavy_ones_slow
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def refusal(path: Path | str) -> str:
     return message
 
 
-@optimizer_rows
+@optimizer_rows_heavy_ones_slow
 def test_round_trip_is_bit_exact(row: OptimizerRow, tmp_path: Path) -> None:
     optimizer = row.create(seed=3)
     path = lopt.save(tmp_path / "mine.safetensors", optimizer)

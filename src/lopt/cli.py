@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -189,7 +190,7 @@ class Convert:
     """Turn another library's checkpoint (flax's msgpack) into a saved optimizer. Nothing in the file is run."""
 
     kind: tyro.conf.Positional[str]
-    """What it holds: celo, velo, hierarchical_lstm, small_fc or nominal."""
+    """What it holds: celo, velo, hierarchical_lstm, mlp, small_fc or nominal."""
     checkpoint: tyro.conf.Positional[Path]
     """The file."""
     out: Path
@@ -311,6 +312,9 @@ def _optimizer(name: str, fields: Fields) -> Any:
     from lopt.names import unknown
 
     if name in optimizers.OPTIMIZERS:
+        if "key" in inspect.signature(optimizers.OPTIMIZERS[name]).parameters:
+            note = f"lopt: {name} has random weights; the path of a saved optimizer gives trained ones"
+            print(note, file=sys.stderr)
         return optimizers.create(name, **_parse(fields))
     is_path = name.endswith(".safetensors") or os.sep in name
     if not is_path and name not in zoo.available():

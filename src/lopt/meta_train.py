@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import threading
 import time
@@ -108,7 +109,9 @@ def meta_train(
         raise InputError(f"steps is {steps}; it must be at least 1.")
     if not estimators:
         raise InputError("estimators is empty; give at least one.")
-    outer_tx = outer.to_optax(horizon=steps) if isinstance(outer, Optimizer) else outer
+    is_ours = isinstance(outer, Optimizer)
+    outer = outer.to_optax(horizon=steps, key=jax.random.fold_in(key, 2**31 - 1)) if is_ours else outer
+    outer_tx = optax.with_extra_args_support(outer)
 
     def begin(optimizer: Optimizer, estimators: tuple[Estimator, ...], key: PRNGKeyArray) -> MetaState:
         states = tuple(e.init(optimizer, jax.random.fold_in(key, i)) for i, e in enumerate(estimators))
@@ -130,7 +133,7 @@ def meta_train(
         found = _mean_of_those_that_have_it(metrics) | {"inner_steps": jnp.asarray(steps_taken, jnp.float32)}
         meta_params: Any = state.optimizer
         with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
-            updates, outer_state = outer_tx.update(gradient, state.outer, meta_params)
+            updates, outer_state = outer_tx.update(gradient, state.outer, meta_params, value=found["meta_loss"])
         # A moving average over about 100 meta-steps, exact from the first.
         weight = 1.0 / jnp.minimum(state.step.astype(jnp.float32) + 1.0, 100.0)
         smoothed = state.smoothed + weight * (found["meta_loss"] - state.smoothed)
@@ -219,7 +222,8 @@ class _Run:
         return state
 
     def log(self, line: dict[str, Any]) -> None:
-        self.lines.append(json.dumps(line) + "\n")
+        known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no other numbers
+        self.lines.append(json.dumps(known) + "\n")
 
     def save(self, state: MetaState) -> None:
         """Metrics first: lines without a checkpoint are cut off at the next start, a checkpoint without lines would be a gap."""

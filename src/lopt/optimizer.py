@@ -65,6 +65,11 @@ class Optimizer(eqx.Module):
             The updates (same structure and dtypes as `params`) and the next state.
         """
 
+    @property
+    def validation_every(self) -> int:
+        """Every how many steps lopt's own loops hand over a validation loss, as `valid_value`; 0 for never."""
+        return 0
+
     def eval_params(self, state: State, params: Params) -> Params:
         """The parameters to evaluate, report and deploy; `params` unless the rule takes its gradients elsewhere.
 

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.errors import InputError
-from lopt.estimators import ESTIMATORS, Estimator, FullES
+from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged
 from lopt.estimators.objectives import Objective
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
@@ -81,7 +81,7 @@ class Recipe:
         fields: dict[str, Any] = {
             "pairs": self.pairs,
             "particles": 2 * self.pairs,  # as many inner steps
-            "truncation": None if kind is FullES else self.truncation,
+            "truncation": None if kind in (FullES, Merged) else self.truncation,
             "horizon": self.horizon,
             "std": self.std,
             "split": self.split,

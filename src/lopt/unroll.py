@@ -76,16 +76,40 @@ def unroll(
     """
 
     def step(
-        carry: tuple[Params, State, Memory], key: PRNGKeyArray
+        carry: tuple[Params, State, Memory], given: tuple[PRNGKeyArray, Int[Array, ""]]
     ) -> tuple[tuple[Params, State, Memory], Float[Array, ""]]:
-        params, opt_state, memory = carry
+        (params, opt_state, memory), (key, t) = carry, given
         loss, grads, memory = task.observe(inner.problem, params, memory, key)
         at = optimizer.eval_params(opt_state, params)
-        updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
+        valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step + t, key)
+        updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, valid_value=valid_loss)
         if split != "train" or at is not params:
             loss = task.loss(inner.problem, at, key, split)
         return (optax.apply_updates(params, updates), opt_state, memory), loss
 
-    keys = jax.random.split(key, length)
-    (params, opt_state, memory), losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.memory), keys)
+    given = jax.random.split(key, length), jnp.arange(length, dtype=jnp.int32)
+    (params, opt_state, memory), losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.memory), given)
     return inner._replace(params=params, opt_state=opt_state, step=inner.step + length, memory=memory), losses
+
+
+def validation_loss(
+    optimizer: Optimizer, task: Task, problem: Problem, params: Params, step: Int[Array, ""], key: PRNGKeyArray
+) -> Float[Array, ""] | None:
+    """The loss on a minibatch of the validation split at every so many steps as the optimizer asks for, NaN at others; `None` if it never does.
+
+    Args:
+        optimizer: says how often, by `validation_every`.
+        task: gives the loss.
+        problem: of the task.
+        params: where to look.
+        step: inner steps taken before this one.
+        key: of the step; the minibatch comes from a stream of its own.
+    """
+    if not optimizer.validation_every:
+        return None
+    stream = jax.random.fold_in(key, 0x76616C)
+    return jax.lax.cond(
+        step % optimizer.validation_every == 0,
+        lambda: task.loss(problem, params, stream, "valid").astype(jnp.float32),
+        lambda: jnp.full((), jnp.nan, jnp.float32),
+    )

@@ -135,7 +135,9 @@ class Merged(Particles):
         gradient = outer.unflatten([m.gradient for m in merged])
         size = sum(m.gradient.size for m in merged)
         found = {
-            "variance_reparam": sum(jnp.sum(m.variance_reparam) for m in merged),
+            "variance_reparam": sum(
+                jnp.sum(m.variance_reparam, where=jnp.isfinite(m.variance_reparam)) for m in merged
+            ),
             "variance_es": sum(jnp.sum(m.variance_es) for m in merged),
             "share_es": sum(jnp.sum(m.share_es) for m in merged) / size,
         }

@@ -59,5 +59,6 @@ class PerTask(Estimator):
         meta_params: Any = optimizer
         gradient, inner, metrics = self.estimator.estimate(optimizer, state.estimator, key)
         with jax.numpy_dtype_promotion("standard"):  # as the outer optimizer: optax mixes types
-            gradient, outer = self.transformation.update(gradient, state.transformation, meta_params)
+            update = optax.with_extra_args_support(self.transformation).update
+            gradient, outer = update(gradient, state.transformation, meta_params, value=metrics["meta_loss"])
         return gradient, PerTaskState(inner, outer), metrics

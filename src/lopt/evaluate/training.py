@@ -16,7 +16,7 @@ from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, update_if_finite
 from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Problem, Task
-from lopt.unroll import Inner, start
+from lopt.unroll import Inner, start, validation_loss
 
 SPLITS = ("train", "valid", "test")
 
@@ -192,7 +192,11 @@ def _advance(
         def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
             batch_key = jax.random.fold_in(stream, inner.step)
             loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, batch_key)
-            updates, opt_state = update_if_finite(optimizer, grads, inner.opt_state, inner.params, value=loss)
+            at = optimizer.eval_params(inner.opt_state, inner.params)
+            valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step, batch_key)
+            updates, opt_state = update_if_finite(
+                optimizer, grads, inner.opt_state, inner.params, value=loss, valid_value=valid_loss
+            )
             params = optax.apply_updates(inner.params, updates)
             return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory), loss
 

@@ -141,7 +141,7 @@ class Celo2(Optimizer):
     def _orthogonalize(self, x: Array, axes: tuple[int, int]) -> Array:
         a, b, c = self.orthogonalize_coefficients
         x = jnp.moveaxis(x, axes, (-2, -1))  # no more rows than columns
-        x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
+        x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
         for _ in range(self.orthogonalize_steps):
             gram = x @ jnp.swapaxes(x, -2, -1)
             x = a * x + (b * gram + c * gram @ gram) @ x

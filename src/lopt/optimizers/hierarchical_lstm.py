@@ -81,7 +81,7 @@ class HierarchicalLSTM(Optimizer):
     | 18 | $\bar h$: a linear map of $h$, averaged over all tensors, one step ago |
 
     The losses are standardised with moving moments of the *training* loss, so that the distance of the validation loss from them shows
-    overfitting. It is given as `update(..., value=loss, valid_value=validation_loss)` where there is one, every ten steps in the paper;
+    overfitting. It is given as `update(..., value=loss, valid_value=validation_loss)` where there is one, every ten steps in the paper and by lopt's own loops;
     NaN is as good as `None`, which is of use inside a `scan`. 35,799 meta-parameters at the defaults. State: ten floats a parameter.
 
     This is the later release in JAX. The paper's rule also clips normalised features, sees the parameters of 100 steps ago and meta-learns
@@ -159,6 +159,11 @@ class HierarchicalLSTM(Optimizer):
             jax.random.truncated_normal(k, -2.0, 2.0, (n,), jnp.float32) / math.sqrt(n)
             for k, n in ((keys[4], from_mlp), (keys[5], from_lstm))
         )
+
+    @property
+    def validation_every(self) -> int:
+        """Ten steps, as in the paper."""
+        return 10
 
     def init(
         self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None

@@ -80,14 +80,14 @@ class Autoencoder(LearningTask):
     ) -> dict[str, Float[Array, ""]]:
         """`loss`, nats a pixel, and for the variational one `divergence`, the share of it that the code costs."""
         del training
-        x = batch[0].astype(jnp.float32) / self.brightest
+        x = batch[0].astype(jax.tree.leaves(network)[0].dtype) / self.brightest
         code = jax.vmap(network.encoder)(x)
         if not self.variational:
             return {"loss": _reconstruction(network, code, x)}
         mean, log_deviation = jnp.split(code, 2, axis=1)
         drawn = mean + jnp.exp(log_deviation) * jax.random.normal(key, mean.shape, mean.dtype)
         cost = 0.5 * (jnp.square(mean) + jnp.exp(2.0 * log_deviation) - 1.0) - log_deviation
-        divergence = jnp.mean(jnp.sum(cost, axis=1)) / x.shape[1]
+        divergence = jnp.mean(jnp.sum(cost.astype(jnp.float32), axis=1)) / x.shape[1]
         return {"loss": _reconstruction(network, drawn, x) + divergence, "divergence": divergence}
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:

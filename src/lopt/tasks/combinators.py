@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from lopt.errors import InputError
@@ -26,12 +27,13 @@ class LogObjective(Wrapper):
     Gradients grow as the minimum comes near, and stop at a loss of $10^{-6}$. $g$ is what the wrapped task shows.
 
     Args:
-        task: the task to wrap; a loss below zero, such as rounding leaves, counts as zero.
+        task: the task to wrap; a loss below zero, such as rounding leaves, counts as zero. Its `normalize` must be affine.
 
     Source: Wichrowska et al. 2017, the released problem generator.
     """
 
     def __init__(self, task: Task):
+        _require_affine(task)
         self.task = task
 
     def loss(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split = "train") -> Float[Array, ""]:
@@ -63,7 +65,7 @@ class SumOfTasks(Task):
     $$f(w_1, \dots, w_m) = \sum_i f_i(w_i)$$
 
     Args:
-        tasks: $f_i$; their `normalize` must be affine, as that of most is.
+        tasks: $f_i$; their `normalize` must be affine, as that of most is: neither logarithms nor sums of them.
 
     Source: Wichrowska et al. 2017, the released problem generator.
     """
@@ -73,6 +75,8 @@ class SumOfTasks(Task):
     def __init__(self, tasks: Sequence[Task]):
         if not tasks:
             raise InputError("tasks is empty; it must hold at least one task.")
+        for task in tasks:
+            _require_affine(task)
         self.tasks = tuple(tasks)
 
     def sample(self, key: PRNGKeyArray) -> tuple[Problem, ...]:
@@ -135,6 +139,14 @@ def rescaled(task: Task, scale: float) -> Reparametrized:
 
 def _log(loss: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.log(jnp.maximum(loss, 0.0) + EPSILON) - math.log(EPSILON)
+
+
+def _require_affine(task: Task) -> None:
+    at = np.asarray([task.normalize(jnp.asarray(x, jnp.float32)) for x in (0.0, 1.0, 2.0)])
+    if not math.isclose(at[2] - at[1], at[1] - at[0], rel_tol=1e-3):
+        raise InputError(
+            f"task is a {type(task).__name__}, whose normalize is not affine; it must be, to be part of another loss."
+        )
 
 
 def _start_and_least(task: Task) -> tuple[Float[Array, ""], Float[Array, ""]]:

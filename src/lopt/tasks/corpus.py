@@ -104,7 +104,7 @@ def held_out() -> Corpus:
 
 
 def wichrowska2017() -> Corpus:
-    """The ensemble of Wichrowska et al. 2017 as released, and its held-out problems; `wichrowska` has the details."""
+    """The ensemble of Wichrowska et al. 2017 as released, and its held-out problems, of which Rosenbrock is in both; `wichrowska` has the details."""
     return Corpus(wichrowska.WICHROWSKA2017, {}, wichrowska.WICHROWSKA2017_TEST)
 
 

@@ -39,7 +39,7 @@ class LearnedOptimizerTraining(Task):
         spread: deviation of the starts about the given meta-parameters, for kinds whose constructor takes no key; others start at a fresh
             draw of their own.
 
-    Source: the task `lopt` of google/learned_optimization; PAPERS 4.3. Its evaluation set has three (Appendix C), on image data that
+    Source: the task `lopt` of google/learned_optimization. Its evaluation set has three, on image data that
     are not here: LearnableAdam with 50 steps on CIFAR-10, the per-parameter MLP with 10 and `SmallFC` with 20 on Fashion-MNIST. $B$ and `spread` are ours.
     """
 

@@ -58,12 +58,12 @@ class LinearRegression(Task):
         """$f(w; B)$ on a fresh minibatch, whatever the split."""
         del split
         inputs_key, noise_key = jax.random.split(key)
-        white = jax.random.normal(inputs_key, (self.batch_size, self.quadratic.dim))
+        white = jax.random.normal(inputs_key, (self.batch_size, self.quadratic.dim), params.dtype)
         scaled = white * jnp.sqrt(problem.eigenvalues)[None]
         inputs = scaled - 2.0 * jnp.outer(scaled @ problem.axis, problem.axis)
         residual = inputs @ (params - problem.optimum)
         if self.noise:
-            residual = residual - self.noise * jax.random.normal(noise_key, residual.shape)
+            residual = residual - self.noise * jax.random.normal(noise_key, residual.shape, residual.dtype)
         return 0.5 * jnp.mean(jnp.square(residual))
 
     def metrics(

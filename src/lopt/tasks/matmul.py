@@ -62,7 +62,7 @@ class MatMulSearch(Task):
         """$f(A, B)$, the same on all splits."""
         del problem, key, split
         products = (params.left[:, None, :] * params.right[None, :, :]).reshape(self.n**4, self.k)
-        basis, _ = jnp.linalg.qr(products)
+        basis, _ = jnp.linalg.qr(products.astype(jnp.float32))  # of 32 bits at least
         wanted = jnp.asarray(_products_of_one_hot_matrices(self.n))
         return jnp.sum(jnp.square(wanted - basis @ (basis.T @ wanted)))
 

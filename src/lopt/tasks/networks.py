@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -126,9 +126,9 @@ def one_of(name: str, value: str, allowed: Any) -> None:
 def positive(**numbers: Any) -> None:
     """Refuse what is not a positive whole number, or a sequence of such."""
     for name, given in numbers.items():
-        sizes = [given] if isinstance(given, int | float) else list(given)
+        sizes = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if any(not isinstance(n, int) or n < 1 for n in sizes):
-            shown = given if isinstance(given, int | float) else sizes
+            shown = sizes if isinstance(given, Sequence) and not isinstance(given, str) else given
             raise InputError(f"{name} is {shown}; it must be of positive whole numbers.")
 
 

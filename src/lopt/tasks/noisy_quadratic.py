@@ -69,7 +69,7 @@ class NoisyQuadratic(Task):
         """$f(w; \\mu_t)$; see the class."""
         del problem
         if split == "train":
-            params = params - self.root @ jax.random.normal(key, self.spectrum.shape)
+            params = params - self.root @ jax.random.normal(key, self.spectrum.shape, params.dtype)
         return 0.5 * jnp.sum(self.spectrum * jnp.square(params))
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:

@@ -98,11 +98,12 @@ class ReducedBatch(Wrapper):
 def _with_batch(task: Task, fraction: float) -> Task:
     """A copy of the task, of the innermost that has one, with a smaller `batch_size`."""
     batch_size = getattr(task, "batch_size", None)
-    wrapped = getattr(task, "task", None)
+    parts = {name: part for name in ("task", "inner") if isinstance(part := getattr(task, name, None), Task)}
+    change: dict[str, Any] = {}
     if batch_size is not None:
         change = {"batch_size": max(1, round(fraction * batch_size))}
-    elif isinstance(wrapped, Task):
-        change = {"task": _with_batch(wrapped, fraction)}
+    elif parts:
+        change = {name: _with_batch(part, fraction) for name, part in parts.items()}
     else:
         raise InputError(f"task is a {type(task).__name__}, which has no batch_size; it must have one to be reduced.")
     smaller = copy.copy(task)

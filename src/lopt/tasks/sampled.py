@@ -72,7 +72,7 @@ class SampledTask(Task):
         which, where = jax.random.uniform(key, (2, size))
         kept = problem.kept[jnp.floor(which * problem.kept_count.astype(jnp.float32)).astype(jnp.int32)]
         counts = self.counts[part, kept].astype(jnp.float32)
-        used = jnp.maximum(jnp.floor(counts * problem.share), 1.0) if split == "train" else counts
+        used = jnp.maximum(jnp.floor(counts * problem.share.astype(jnp.float32)), 1.0) if split == "train" else counts
         index = self.starts[part, kept] + jnp.floor(where * used).astype(jnp.int32)
         inputs, targets = jax.tree.map(lambda x: x[index], tuple(getattr(self.inner, split)))
         return inputs, self._targets(problem, index, targets, split)
@@ -83,13 +83,13 @@ class SampledTask(Task):
             if jnp.issubdtype(targets.dtype, jnp.integer) or split != "train":
                 return targets
             noise = jax.vmap(lambda k: jax.random.normal(k, (), targets.dtype))(_keys(problem, index))
-            return targets + problem.noise * noise
+            return targets + problem.noise.astype(targets.dtype) * noise
         labels = problem.mapped[targets.astype(jnp.int32)]
         if split != "train":
             return labels
         luck, other = jax.vmap(lambda k: jax.random.uniform(k, (2,)))(_keys(problem, index)).T
         drawn = problem.kept[jnp.floor(other * problem.kept_count.astype(jnp.float32)).astype(jnp.int32)]
-        return jnp.where(luck < problem.noise, problem.mapped[drawn], labels)
+        return jnp.where(luck < problem.noise.astype(jnp.float32), problem.mapped[drawn], labels)
 
     def _measure(
         self, problem: Variation, params: Params, key: PRNGKeyArray, split: Split, size: int, training: bool
@@ -126,7 +126,7 @@ def _class_counts(task: LearningTask, config: Config, split: Split) -> np.ndarra
     return np.bincount(targets, minlength=classes) if classes > 1 else np.asarray([len(targets)])
 
 
-def sample_task(seed: int) -> SampledTask:
+def sample_task(seed: int = 0) -> SampledTask:
     """The learning problem of this number: the same seed gives the same task for ever, whatever the version of lopt.
 
     Over architecture, width, depth, normalisation, batch size, loss and data set (static: `CONFIGS`), and activation, initialisation scale, share of the

@@ -94,7 +94,7 @@ class MinMaxWell(Task):
         """$f(w)$, the same on all splits."""
         del problem, key, split
         square = jnp.square(params)
-        return jnp.max(square) + 1.0 / jnp.min(square) - 2.0 + 1e-12
+        return jnp.maximum(jnp.max(square) + 1.0 / jnp.min(square) - 2.0, 0.0)
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
         r"""$\log(1 + f)$ over its scale at the start: the least of $n$ numbers is of order $1/n$ with a heavy tail below."""
