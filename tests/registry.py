@@ -296,6 +296,15 @@ def _reparametrized(level: Any) -> Callable[[], Task]:
 
 AUGMENTED = [
     TaskRow(
+        "normalized",
+        "Normalized",
+        "normalized",
+        lambda: lopt.tasks.Normalized(_small_quadratic(), initial=2.0, best=0.5),
+        0.05,
+        noisy=False,
+        splits=False,
+    ),
+    TaskRow(
         "noisy_delayed",
         "NoisyGradients",
         "gradients",
