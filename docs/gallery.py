@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ STARTS = {
 def path(optimizer: Optimizer, task: Landscape, start: Array, steps: int) -> tuple[Array, Array]:
     """The points that an optimizer visits, `[steps + 1, 2]`, and the mean logarithm of the height on the way."""
 
-    def step(carry: tuple, _: None) -> tuple[tuple, tuple[Array, Array]]:
+    def step(carry: Any, _: None) -> tuple[Any, tuple[Any, Array]]:
         params, state = carry
         loss, grads = jax.value_and_grad(lambda p: task.loss((), p, jax.random.key(0)))(params)
         updates, state = update_if_finite(optimizer, grads, state, params, value=loss)

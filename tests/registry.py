@@ -299,7 +299,7 @@ AUGMENTED = [
         "normalized",
         "Normalized",
         "normalized",
-        lambda: lopt.tasks.Normalized(_small_quadratic(), initial=2.0, best=0.5),
+        lambda: lopt.tasks.Normalized(_small_quadratic(), initial=1.1, best=0.01),
         0.05,
         noisy=False,
         splits=False,
