@@ -1,46 +1,17 @@
-"""What the benchmarks share: facts about the machine, quartiles, and the file they write."""
+"""What the benchmarks share: tables, and the file they write. Facts about the machine and quartiles are `lopt.evaluate.cost`'s."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from lopt.evaluate.cost import cores, machine, spread
+
+__all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def cores() -> list[int]:
-    """The cores this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def machine() -> dict[str, Any]:
-    """What a figure depends on. `load_before` is the number of runnable processes a minute before: well below 1 if the machine is quiet."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return {
-        "cpu": next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-        ),
-        "cores": len(cores()),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
-    """Median and quartiles, to `digits` significant digits."""
-    quartiles = np.quantile(np.asarray(values, np.float64), [0.5, 0.25, 0.75])
-    return dict(zip(("median", "q1", "q3"), (float(f"{q:.{digits}g}") for q in quartiles), strict=True))
 
 
 def show(*cells: object) -> None:

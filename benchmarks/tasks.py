@@ -5,7 +5,6 @@ Run: `python benchmarks/tasks.py`, about five minutes. Writes `benchmarks/result
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +14,18 @@ import tyro
 
 import lopt
 from common import RESULTS, header, machine, show, spread, text, write
-from lopt.unroll import Inner
-
-ADAM = lopt.create("adam", learning_rate=1e-3)
-
-
-class Stretch:
-    """A compiled stretch of inner steps that can be run again and again, for any problem of the task."""
-
-    def __init__(self, task: lopt.Task, steps: int):
-        self.task, self.steps = task, steps
-        self.start = jax.jit(lambda task, problem, key: _begin(task, problem, key, steps))
-        self.problem = jax.jit(lambda task, key: task.sample(key))(task, jax.random.key(0))
-        inner = self.start(task, self.problem, jax.random.key(1))
-        began = time.perf_counter()
-        run = jax.jit(lambda task, inner, key: lopt.unroll(ADAM, task, inner, key, steps)[1])
-        self.program = run.lower(task, inner, jax.random.key(2)).compile()
-        self.compile_seconds = time.perf_counter() - began
-        self.parameters = sum(x.size for x in jax.tree.leaves(inner.params))
-        self.inner = inner
-
-    def __call__(self) -> float:
-        """Milliseconds a step."""
-        began = time.perf_counter()
-        jax.block_until_ready(self.program(self.task, self.inner, jax.random.key(3)))
-        return 1e3 * (time.perf_counter() - began) / self.steps
-
-    def losses(self, problem: Any, key: jax.Array) -> jax.Array:
-        """Training losses of one problem."""
-        return self.program(self.task, self.start(self.task, problem, key), key)
-
-
-def _begin(task: lopt.Task, problem: Any, key: jax.Array, steps: int) -> Inner:
-    params = task.init(problem, key)
-    return Inner(problem, params, ADAM.init(params), jnp.int32(0), jnp.int32(steps), task.remember(problem, params))
+from lopt.evaluate.cost import Stretch, in_turns
 
 
 def named(task: str, base: Stretch, steps: int, repeats: int) -> dict[str, Any]:
-    """Times of a task and of `digits_mlp` in turns, so that whatever else the machine does falls on both."""
+    """Times of a task and of `digits_mlp`, in turns."""
     stretch = Stretch(lopt.tasks.create(task), steps)
-    pairs = [(base(), stretch()) for _ in range(repeats + 1)][1:]  # warm by then
+    times, ratios = in_turns(stretch, base, repeats)
     return {
         "task": task,
         "parameters": stretch.parameters,
-        "step_ms": spread([t for _, t in pairs]),
-        "ratio_to_digits_mlp": spread([t / b for b, t in pairs]),
+        "step_ms": spread(times),
+        "ratio_to_digits_mlp": spread(ratios),
         "compile_seconds": round(stretch.compile_seconds, 3),
         "repeats": repeats,
     }

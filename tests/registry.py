@@ -325,6 +325,15 @@ def _reparametrized(level: Any) -> Callable[[], Task]:
 
 AUGMENTED = [
     TaskRow(
+        "normalized",
+        "Normalized",
+        "normalized",
+        lambda: lopt.tasks.Normalized(_small_quadratic(), initial=1.1, best=0.01),
+        0.05,
+        noisy=False,
+        splits=False,
+    ),
+    TaskRow(
         "noisy_delayed",
         "NoisyGradients",
         "gradients",

@@ -126,6 +126,53 @@ def test_list_shows_saved_weights(run: Run, saved: Path, monkeypatch: pytest.Mon
     assert "a fine optimizer" in run("list").out
 
 
+def test_tasks(run: Run) -> None:
+    found = run("tasks")
+    assert (found.code, found.err) == (0, "")
+    for name in (*TASKS, *lopt.tasks.CORPORA):
+        assert re.search(rf"^│ {name} +│", found.out, re.MULTILINE), name
+    assert "lopt tasks" in run("list").out
+
+
+def test_tasks_as_json(run: Run) -> None:
+    found = run("tasks", "--json")
+    assert (found.code, found.err) == (0, "")
+    content = json.loads(found.out)
+    assert set(content["tasks"]) == set(TASKS)
+    assert set(content["corpora"]) == set(lopt.tasks.CORPORA)
+    members = json.loads(run("tasks", "--json", "--corpus", "held_out").out)["tasks"]
+    assert set(members) == {f"held_out/{name}" for name in lopt.tasks.find_corpus("held_out").test}
+    for row in (*content["tasks"].values(), *members.values()):
+        assert row["data"]
+        assert row["figures"] is None or row["figures"]["parameters"] > 0
+
+
+def test_tasks_measures_when_asked_to(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lopt.tasks import catalogue
+
+    monkeypatch.setattr(catalogue, "to_measure", lambda corpus: [f"{corpus}/booth"])
+    monkeypatch.setattr("lopt.evaluate.measure.measure.__kwdefaults__", {"steps": 3, "seeds": 1, "on_progress": None})
+    out = tmp_path / "measured.json"
+    found = run("tasks", "--measure", "--corpus", "wichrowska2017_full", "--out", out)
+    assert (found.code, found.err) == (0, "")
+    assert "1 of 1: wichrowska2017_full/booth" in found.out
+    assert re.search(r"│ booth +│ train +│ +2 │ +\d", found.out)
+    (measured,) = json.loads(out.read_text())["runs"]
+    assert measured["command"] == "lopt tasks --measure --corpus wichrowska2017_full"
+
+
+def test_train_takes_a_member_of_a_corpus(run: Run) -> None:
+    arguments = ("--optimizer", "sgd", "--steps", "2", "--seeds", "1")
+    found = train_json(run, "--task", "wichrowska2017/booth", *arguments)
+    assert np.shape(found["train_loss"]) == (1, 3)
+
+
+def test_an_unknown_member_is_refused(refused: Callable[..., str]) -> None:
+    for name in ("wichrowska2017/boooth", "wichrowska17/booth"):
+        assert "did you mean" in refused("train", "--task", name, "--optimizer", "sgd")
+    assert "did you mean small_images?" in refused("tasks", "--corpus", "small_image")
+
+
 def train_json(run: Run, *args: str | Path) -> dict[str, Any]:
     found = run("train", *args, "--json")
     assert (found.code, found.err) == (0, "")

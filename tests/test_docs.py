@@ -158,6 +158,18 @@ def test_pages_are_finished() -> None:
             assert (page.parent / image).is_file(), f"{page}: {image}"
 
 
+@pytest.mark.slow
+def test_the_gallery_draws_the_same_picture_twice(tmp_path: Path) -> None:
+    gallery = load("gallery")
+    assert set(gallery.STARTS) == set(lopt.tasks.SURFACES)
+    pictures = [tmp_path / f"{i}.png" for i in range(2)]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for picture in pictures:
+            gallery.main(picture, ("booth",), cells=10, steps=5)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert (DOCS / "images" / "landscapes.png").stat().st_size < 300_000
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", page.read_text()):

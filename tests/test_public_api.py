@@ -26,9 +26,11 @@ DOCS = Path(__file__).parents[1] / "docs" / "api"
 SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
     "tasks": {
+        "catalogue": "lists tasks",
         "corpus": "names collections of tasks",
         "data": "loads the arrays that tasks hold",
         "learning": "the abstract classes of problems of learning from examples",
+        "measured": "reads what was measured on tasks",
         "networks": "what their networks are made of",
         "sampling": "what the sampled tasks are, as plain data",
         "tables": "loads the arrays that tasks hold",

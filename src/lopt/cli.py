@@ -92,7 +92,7 @@ class Train:
     """Train one task with one optimizer, over many seeds at once."""
 
     task: str
-    """A name that `lopt list` prints."""
+    """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
     optimizer: str
     """A name that `lopt list` prints, or the path of a saved optimizer."""
     steps: int = 200
@@ -148,7 +148,7 @@ class Compare:
     """Compare optimizers on one task with an Adam tuned over 15 learning rates, on the same seeds."""
 
     task: str
-    """A name that `lopt list` prints."""
+    """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
     optimizers: tuple[str, ...]
     """Names that `lopt list` prints, or paths of saved optimizers."""
     steps: int = 200
@@ -249,6 +249,48 @@ class List:
             for name, text in sorted(entries.items()):
                 table.add_row(name, text)
             console.print(table if entries else f"{kind}: none")
+        console.print("`lopt tasks` says what a task costs and where it comes from, and lists the corpora.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """List tasks and corpora, or the members of a corpus: size, cost, data, source. Nothing is measured unless it is asked for."""
+
+    corpus: str | None = None
+    """List the members of this corpus, as `corpus/member`."""
+    json: bool = False
+    """Print JSON; null where a task was not measured."""
+    measure: bool = False
+    """Measure first: cost of a step, initial loss, best loss of a tuned Adam; on a quiet machine. The same command resumes."""
+    out: Path | None = None
+    """The file that figures are read from and written to; that of the package by default."""
+
+    def run(self) -> None:
+        """Measure if asked to, print."""
+        from lopt.console import console, task_tables
+        from lopt.tasks import catalogue
+        from lopt.tasks.corpus import find_corpus
+        from lopt.tasks.measured import MEASURED, read_measured
+
+        if self.corpus is not None:
+            find_corpus(self.corpus)
+        path = self.out or MEASURED
+        if self.measure:
+            from lopt.evaluate.measure import measure
+
+            corpus = () if self.corpus is None else ("--corpus", self.corpus)
+            command = shlex.join(("lopt", "tasks", "--measure", *corpus))
+            measure(catalogue.to_measure(self.corpus), path, command=command, on_progress=None if self.json else _say)
+        entries = catalogue.entries(self.corpus, read_measured(path).tasks)
+        if self.json:
+            rows = {e.name: {**e._asdict(), "figures": e.figures and e.figures._asdict()} for e in entries}
+            found: dict[str, Any] = {"tasks": rows}
+            if self.corpus is None:
+                found["corpora"] = catalogue.corpus_sizes()
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            return
+        for table in task_tables(self.corpus, entries, {} if self.corpus else catalogue.corpus_sizes()):
+            console.print(table)
 
 
 Command = (
@@ -258,6 +300,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
 )
 
 

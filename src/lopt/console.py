@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from lopt.evaluate.compare import COLUMNS, Comparison, cells
 from lopt.meta_train import Progress as MetaProgress
+from lopt.tasks.catalogue import Entry
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -63,3 +65,41 @@ def comparison_table(found: Comparison) -> Table:
     for row in found.rows:
         table.add_row(*cells(row))
     return table
+
+
+def task_tables(
+    corpus: str | None, entries: Sequence[Entry], sizes: Mapping[str, Mapping[str, int]]
+) -> Iterator[Table]:
+    """The catalogue of tasks as tables: tasks or a corpus's members, then the corpora."""
+    caption = "ms a step of Adam, one training alone; × that of digits_mlp, measured in turns; – where not measured"
+    table = Table(
+        title=f"{corpus}: its members are named {corpus}/NAME" if corpus else "tasks",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+    for column in ("name", *(["split"] if corpus else []), "parameters", "ms a step", "× digits_mlp", "data", "source"):
+        number = column in ("parameters", "ms a step", "× digits_mlp")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number or column == "name")
+    for name, split, figures, data, source in entries:
+        cost = ("–", "–", "–")
+        if figures is not None:
+            cost = (f"{figures.parameters:,}", f"{figures.step_ms:.2g}", f"{figures.ratio_to_digits_mlp:.2g}")
+        shown = name.removeprefix(f"{corpus}/")
+        table.add_row(shown, *([split] if corpus else []), *cost, data, _reference(source) or "–")
+    yield table
+    if sizes:
+        table = Table("corpora")
+        for column in ("train", "valid", "test"):
+            table.add_column(column, justify="right")
+        for name, counts in sizes.items():
+            table.add_row(name, *(f"{n:,}" for n in counts.values()))
+        table.caption, table.caption_justify = "lopt tasks --corpus NAME lists its members", "left"
+        yield table
+
+
+def _reference(source: str) -> str:
+    """The beginning of a source, up to its year; where it has none, its first clause."""
+    found = re.match(r".*?\b(?:19|20)\d\d\b|[^,;]+", source)
+    text = found[0] if found else ""
+    return text + ")" * (text.count("(") - text.count(")"))

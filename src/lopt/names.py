@@ -12,11 +12,12 @@ from lopt.errors import InputError
 T = TypeVar("T")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for an unknown name: the nearest names first, else all of them."""
+def unknown(kind: str, name: str, known: Iterable[str], most: int | None = None) -> str:
+    """The sentence for an unknown name: the nearest names, else all of them, or the first `most` and how many more there are."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}."
+    more = f" and {len(known) - most:,} more" if most is not None and len(known) > most else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:most]) or 'none'}{more}."
     return f"There is no {kind} named {name!r}; {hint}"
 
 

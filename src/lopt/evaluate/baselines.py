@@ -24,6 +24,7 @@ class Sweep(NamedTuple):
     learning_rates: tuple[float, ...]
     train_loss: Float[np.ndarray, "rates seeds"]
     best: float  # the rate with the lowest mean over seeds
+    initial_loss: Float[np.ndarray, " seeds"] | None = None  # before the first step
 
 
 def tune_adam(
@@ -52,4 +53,4 @@ def tune_adam(
     mean = np.where(np.isfinite(final).all(axis=1), final.mean(axis=1), np.inf)
     if not np.isfinite(mean).any():
         raise InputError("Adam diverged at every learning rate of the grid on this task.")
-    return Sweep(tuple(learning_rates), final, learning_rates[int(mean.argmin())])
+    return Sweep(tuple(learning_rates), final, learning_rates[int(mean.argmin())], record.train_loss[0, :, 0])

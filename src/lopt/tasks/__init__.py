@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lopt.errors import InputError
 from lopt.names import build
 from lopt.task import Task
 from lopt.tasks.analytic_continuation import AnalyticContinuation
@@ -12,7 +13,7 @@ from lopt.tasks.augment import RandomSubspace, Reparametrized
 from lopt.tasks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
 from lopt.tasks.chaotic import ChaoticToy
 from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
-from lopt.tasks.corpus import CORPORA, Corpus, find_corpus
+from lopt.tasks.corpus import CORPORA, Corpus, corpora_with, find_corpus, find_member
 from lopt.tasks.data import MissingDataError
 from lopt.tasks.data_quadratics import DataQuadratic
 from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
@@ -25,7 +26,9 @@ from lopt.tasks.learned_optimizer_training import LearnedOptimizerTraining, lear
 from lopt.tasks.least_squares import LeastSquares, PNorm
 from lopt.tasks.linear_regression import LinearRegression
 from lopt.tasks.matmul import MatMulSearch
+from lopt.tasks.measured import figures_of, normalized_corpus, with_scale
 from lopt.tasks.noisy_quadratic import NoisyQuadratic
+from lopt.tasks.normalized import Normalized
 from lopt.tasks.quadratic import Bowl, Quadratic
 from lopt.tasks.quantized_gnn import QuantizedGNN
 from lopt.tasks.reduced import LowPrecision, ReducedBatch
@@ -80,11 +83,13 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 def create(name: str, /, **fields: Any) -> Task:
-    """Build a task by the name that `lopt list` prints.
+    """Build a task by the name that `lopt tasks` prints.
+
+    A member of a corpus comes `Normalized` where it was measured: its `normalize` is 1 at the start and 0 at the best tuned baseline.
 
     Args:
-        name: a key of `TASKS`.
-        **fields: arguments of its constructor.
+        name: a key of `TASKS`, or `corpus/member` as `wichrowska2017/ackley`.
+        **fields: arguments of its constructor; none for a member of a corpus.
 
     Raises:
         InputError: for an unknown name or field, with the nearest ones.
@@ -94,7 +99,16 @@ def create(name: str, /, **fields: Any) -> Task:
         >>> import lopt
         >>> lopt.tasks.create("digits_mlp", widths=(64, 64)).widths
         (64, 64)
+        >>> task = lopt.tasks.create("wichrowska2017/quadratic_25")
     """
+    if "/" in name:
+        member = find_member(name)
+        if fields:
+            given = ", ".join(fields)
+            raise InputError(f"{name} is a member of a corpus; its fields are fixed, but {given} was given.")
+        return with_scale(name, member)
+    if name not in TASKS and (members := corpora_with(name)):
+        raise InputError(f"There is no task named {name!r}; did you mean {' or '.join(members)}?")
     return build("task", TASKS, name, **fields)
 
 
@@ -130,6 +144,7 @@ __all__ = [
     "MissingDataError",
     "NoisyGradients",
     "NoisyQuadratic",
+    "Normalized",
     "NormalizedGradients",
     "OutwardSnake",
     "PNorm",
@@ -152,10 +167,13 @@ __all__ = [
     "create",
     "digits_mlp",
     "fashion_mlp",
+    "figures_of",
     "find_corpus",
+    "find_member",
     "image_vit",
     "landscape",
     "learned_optimizer_training",
+    "normalized_corpus",
     "plain_autoencoder",
     "random_network_mlp",
     "rescaled",

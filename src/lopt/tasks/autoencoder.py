@@ -109,7 +109,10 @@ def plain_autoencoder(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> Autoencoder:
-    """Autoencoder. `images` is a name of `data.IMAGES`; other arguments as for `Autoencoder`."""
+    """Autoencoder. `images` is a name of `data.IMAGES`; other arguments as for `Autoencoder`.
+
+    Source: lopt's own.
+    """
     return Autoencoder(
         data.images(images),
         widths=widths,

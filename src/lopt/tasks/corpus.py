@@ -35,6 +35,8 @@ def small_images() -> Corpus:
 
     After the recipe of Celo (Moudgil et al. 2025), which takes MNIST, Fashion-MNIST, CIFAR-10 and SVHN at this size. Here they are digits and three views of
     Fashion-MNIST: whole, its middle, its edges. The views share photographs and labels, so there is less variety than in the original.
+
+    Source: Moudgil et al. 2025 (Celo), with other data.
     """
 
     def mlps(**fields: Any) -> dict[str, Callable[[], Task]]:
@@ -53,7 +55,8 @@ def taskset() -> Corpus:
     """Sampled tasks: seeds 0 to 1999 train, 2000 to 2299 validate, 2300 to 2599 test.
 
     Training and validation leave out what `held_out` holds: variational autoencoders, transformers, the diabetes table. Testing has it all.
-    In the manner of TaskSet (Metz et al. 2020).
+
+    Source: in the manner of TaskSet (Metz et al. 2020).
     """
 
     def tasks(seeds: range, only_seen: bool) -> Builders:
@@ -104,12 +107,18 @@ def held_out() -> Corpus:
 
 
 def wichrowska2017() -> Corpus:
-    """The ensemble of Wichrowska et al. 2017 as released, and its held-out problems, of which Rosenbrock is in both; `wichrowska` has the details."""
+    """The ensemble of Wichrowska et al. 2017 as released, and its held-out problems, of which Rosenbrock is in both; `wichrowska` has the details.
+
+    Source: Wichrowska et al. 2017, the released problem sets.
+    """
     return Corpus(wichrowska.WICHROWSKA2017, {}, wichrowska.WICHROWSKA2017_TEST)
 
 
 def wichrowska2017_full() -> Corpus:
-    """The same with the families that the release leaves off."""
+    """The same with the families that the release leaves off.
+
+    Source: Wichrowska et al. 2017, the released problem sets.
+    """
     return Corpus(wichrowska.WICHROWSKA2017_FULL, {}, wichrowska.WICHROWSKA2017_TEST)
 
 
@@ -141,3 +150,26 @@ def find_corpus(name: str) -> Corpus:
     if name not in CORPORA:
         raise InputError(unknown("corpus", name, CORPORA))
     return CORPORA[name]()
+
+
+def find_member(name: str) -> Callable[[], Task]:
+    """The builder of a corpus's member, of any split, named `corpus/member`.
+
+    Raises:
+        InputError: for an unknown corpus or member, with the nearest ones.
+
+    Examples:
+        >>> import lopt
+        >>> lopt.tasks.find_member("wichrowska2017/quadratic_25")().dim
+        25
+    """
+    corpus, _, member = name.partition("/")
+    members = {name: build for split in find_corpus(corpus) for name, build in split.items()}
+    if member not in members:
+        raise InputError(unknown(f"member of {corpus}", member, members, most=20))
+    return members[member]
+
+
+def corpora_with(member: str) -> list[str]:
+    """The full names of the members that are called so, as `wichrowska2017/ackley`."""
+    return [f"{name}/{member}" for name in CORPORA for split in find_corpus(name) if member in split]

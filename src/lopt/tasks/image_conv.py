@@ -180,6 +180,8 @@ def conv_net(
     """Convolutional network; `filters=((3, 3, 8), (5, 5, 8))`, sigmoid and relu, are the held-out ones of Wichrowska et al. 2017.
 
     There on MNIST; strides are a reconstruction. `images` is a name of `data.IMAGES`; other arguments as for `ImageConv`.
+
+    Source: Wichrowska et al. 2017 for those; the default is lopt's own.
     """
     return ImageConv(
         data.images(images),
@@ -203,7 +205,10 @@ def residual_net(
     batch_size: int = 64,
     eval_size: int = 1_000,
 ) -> ImageConv:
-    """Residual network of `blocks` blocks with 3x3 filters. `images` is a name of `data.IMAGES`; other arguments as for `ImageConv`."""
+    """Residual network of `blocks` blocks with 3x3 filters. `images` is a name of `data.IMAGES`; other arguments as for `ImageConv`.
+
+    Source: He et al. 2016, in small.
+    """
     positive(blocks=blocks)
     return ImageConv(
         data.images(images),

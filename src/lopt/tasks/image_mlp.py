@@ -84,7 +84,12 @@ def digits_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """MLP on scikit-learn's digits: 64 inputs, 10 classes. Arguments as for `ImageMLP`."""
+    """MLP on scikit-learn's digits: 64 inputs, 10 classes. Arguments as for `ImageMLP`.
+
+    Data: digits.
+
+    Source: lopt's own.
+    """
     return ImageMLP(
         data.digits(),
         widths=widths,
@@ -108,7 +113,12 @@ def fashion_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """MLP on Fashion-MNIST, `size` pixels a side: 28, 14, 8 or 7. Other arguments as for `ImageMLP`."""
+    """MLP on Fashion-MNIST, `size` pixels a side: 28, 14, 8 or 7. Other arguments as for `ImageMLP`.
+
+    Data: Fashion-MNIST.
+
+    Source: lopt's own; the images are those of Xiao et al. 2017.
+    """
     return ImageMLP(
         data.fashion_mnist(size),
         widths=widths,

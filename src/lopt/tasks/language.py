@@ -187,7 +187,10 @@ def char_rnn(
     batch_size: int = 16,
     eval_size: int = 500,
 ) -> CharRNN:
-    """Character model with a recurrent network, on `length` characters of `text`: `prose` or `source`. Other arguments as for `CharRNN`."""
+    """Character model with a recurrent network, on `length` characters of `text`: `prose` or `source`. Other arguments as for `CharRNN`.
+
+    Source: lopt's own; its plain cell is that of Elman 1990.
+    """
     return CharRNN(
         texts.text(text, length),
         cell=cell,

@@ -111,6 +111,8 @@ def learned_optimizer_training(
         steps: inner steps.
         batch_size: inner trainings a loss.
         spread: of the starts of optimizers whose meta-parameters are not random.
+
+    Data: digits.
     """
     return LearnedOptimizerTraining(
         create(optimizer), digits_mlp(widths=widths), steps=steps, batch_size=batch_size, spread=spread

@@ -167,7 +167,10 @@ class PointMLP(Task):
 
 
 def random_network_mlp(*, inputs: int = 8, widths: Sequence[int] = (8, 5), batch_size: int = 10) -> PointMLP:
-    """A small sigmoid MLP on points labelled by a random ReLU network, each problem with its own."""
+    """A small sigmoid MLP on points labelled by a random ReLU network, each problem with its own.
+
+    Source: Wichrowska et al. 2017, the released data sets.
+    """
     return PointMLP(inputs=inputs, widths=widths, batch_size=batch_size)
 
 

@@ -75,7 +75,10 @@ def table_mlp(
     batch_size: int = 32,
     eval_size: int = 2_000,
 ) -> Tabular:
-    """Prediction from `breast_cancer`, `wine` (both classes) or `diabetes` (a number). Other arguments as for `Tabular`."""
+    """Prediction from `breast_cancer`, `wine` (both classes) or `diabetes` (a number). Other arguments as for `Tabular`.
+
+    Source: lopt's own; the tables are scikit-learn's.
+    """
     return Tabular(
         tables.table(table), widths=widths, activation=activation, batch_size=batch_size, eval_size=eval_size
     )
