@@ -191,7 +191,7 @@ class Reproduce:
     paper: tyro.conf.Positional[Literal["pathologies"]]
     """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
     quick: bool = False
-    """Smaller sizes: minutes instead of a quarter of an hour."""
+    """Smaller sizes: a minute or two instead of about four, but for the claims that need weights."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0

@@ -128,6 +128,7 @@ th, td { padding: .25rem .7rem; text-align: right; }
 th:first-child, td:nth-child(2) { text-align: left; }
 tr.first > * { border-top: 1px solid var(--line); }
 img { max-width: 100%; background: white; border-radius: 6px; margin-top: 1rem; }
+.figure img { width: 100%; min-width: 44rem; max-width: none; }
 .small { font-size: .85rem; opacity: .8; }
 h2 { font-size: 1.2rem; border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2rem; }
 table.plain td:nth-child(2) { text-align: right; }

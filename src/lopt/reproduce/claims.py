@@ -112,7 +112,7 @@ def _section(claim: Claim, png: bytes | None) -> str:
         text += table(claim.rows)
     if png is not None:
         image = base64.b64encode(png).decode()
-        text += f'<img alt="{html.escape(claim.title)}" src="data:image/png;base64,{image}">'
+        text += f'<div class="scroll figure"><img alt="{html.escape(claim.title)}" src="data:image/png;base64,{image}"></div>'
     return text + (f'<p class="small">{claim.seconds:.0f} s, compilation included.</p>' if claim.seconds else "")
 
 
