@@ -44,8 +44,8 @@ def headline(
 ) -> Claim:
     """Train with a saved optimizer and with Adam, RMSProp and momentum, each at the best of its learning rates on the same seeds.
 
-    The target is the least final training loss among the tuned ones, mean over seeds. Seconds are those of one training of several that run together, without compilation
-    and evaluation, at the mean over all stretches.
+    The target is the least final training loss among the tuned ones, mean over seeds. Seconds are those of one training of several
+    that run together, without compilation and evaluation, at the mean over all stretches.
 
     Args:
         key: draws starts and minibatches, the same for all.
