@@ -233,6 +233,7 @@ def annealed_hierarchy(optimizer: Optimizer) -> Optimizer:
 OPTIMIZERS = [
     OptimizerRow("sgd", lopt.optimizers.SGD, 1, {"learning_rate": 0.5}),
     OptimizerRow("momentum", lopt.optimizers.Momentum, 2, {"learning_rate": 0.1, "decay": 0.8}),
+    OptimizerRow("rmsprop", lopt.optimizers.RMSProp, 3, {"learning_rate": 0.5, "eps": 1.0}),
     OptimizerRow("adam", lopt.optimizers.Adam, 4, {"learning_rate": 0.05}),
     OptimizerRow("adamw", lopt.optimizers.AdamW, 5, {"learning_rate": 0.05}),
     OptimizerRow(

@@ -31,6 +31,7 @@ from lopt.optimizers import (
     HierarchicalRNN,
     LSTMOptimizer,
     Momentum,
+    RMSProp,
     SmallFC,
 )
 from registry import (
@@ -441,6 +442,8 @@ def test_transposing_a_tensor_transposes_the_update(row: OptimizerRow) -> None:
 ORIGINALS = {
     "sgd": (SGD(learning_rate=0.03), optax.sgd(0.03)),
     "momentum": (Momentum(learning_rate=0.03, decay=0.8), optax.sgd(0.03, momentum=0.8)),
+    "rmsprop": (RMSProp(learning_rate=0.03, decay=0.8, eps=1e-4), optax.rmsprop(0.03, decay=0.8, eps=1e-4)),
+    "rmsprop_defaults": (RMSProp(), optax.rmsprop(1e-3)),
     "adam": (Adam(learning_rate=0.03, b1=0.8, b2=0.95, eps=1e-4), optax.adam(0.03, b1=0.8, b2=0.95, eps=1e-4)),
     "adam_defaults": (Adam(), optax.adam(1e-3)),
     "adamw": (AdamW(learning_rate=0.03, b1=0.8, weight_decay=0.1), optax.adamw(0.03, b1=0.8, weight_decay=0.1)),

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -186,6 +186,44 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
+
+    paper: tyro.conf.Positional[Literal["pathologies"]]
+    """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
+    quick: bool = False
+    """Smaller sizes: a minute or two instead of about four, but for the claims that need weights."""
+    out: Path | None = None
+    """Where report.html, results.json and the figures go; runs/PAPER by default."""
+    seed: int = 0
+    """Draws everything."""
+    weights: Path | None = None
+    """A saved optimizer for the claims that need a meta-trained one; they are not run without."""
+
+    def run(self) -> None:
+        """Measure, write, print."""
+        from rich.table import Table
+
+        from lopt.console import console
+        from lopt.reproduce.claims import VERDICTS
+        from lopt.reproduce.pathologies import pathologies
+
+        report = pathologies(
+            self.out or Path("runs") / self.paper,
+            seed=self.seed,
+            quick=self.quick,
+            weights=self.weights,
+            command=shlex.join(("lopt", *sys.argv[1:])),
+            on_progress=_say,
+        )
+        table = Table("claim", "verdict", "seconds", title=f"reproduce {self.paper}", title_justify="left")
+        for claim in report.claims:
+            table.add_row(claim.title, VERDICTS[claim.held], f"{claim.seconds:.0f}")
+        console.print(table)
+        console.print(f"Report: {report.page}\nFigures and results: {report.results.parent}", soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Convert:
     """Turn another library's checkpoint (flax's msgpack) into a saved optimizer. Nothing in the file is run."""
 
@@ -298,6 +336,7 @@ Command = (
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]

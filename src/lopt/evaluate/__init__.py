@@ -1,6 +1,6 @@
 """Train, tune baselines, compare, report."""
 
-from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune_adam
+from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune, tune_adam
 from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
 from lopt.evaluate.training import TrainRecord, train, train_batch
 
@@ -15,5 +15,6 @@ __all__ = [
     "interval",
     "train",
     "train_batch",
+    "tune",
     "tune_adam",
 ]

@@ -107,11 +107,12 @@ def compare(
         tell(f"{name}: training with {label}")
         records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
     target = float(records[TUNED].train_loss[:, -1].mean())
-    rows = [_row(label, record, target) for label, record in records.items()]
+    rows = [summarise(label, record, target) for label, record in records.items()]
     return Comparison(name, steps, seeds, target, sweep, records, rows)
 
 
-def _row(label: str, record: TrainRecord, target: float) -> Row:
+def summarise(label: str, record: TrainRecord, target: float) -> Row:
+    """A record as a row: where it ended and when it reached `target`."""
     accuracy = record.metrics.get("test_accuracy")
     reached = steps_to(target, record)
     milliseconds = 1e3 * record.seconds_per_step

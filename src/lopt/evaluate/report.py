@@ -67,6 +67,22 @@ def page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], pn
     summary = "".join(f"<li>{html.escape(verdict(found))}</li>" for found in comparisons)
     extra = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     image = base64.b64encode(png).decode()
+    body = f"""<ul>{summary}</ul>
+<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+<p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
+tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam.</p>
+<img alt="Training and test loss of each optimizer on each task" src="data:image/png;base64,{image}">
+{extra}"""
+    return document(title, body)
+
+
+def document(title: str, body: str) -> str:
+    """The frame of every report: one page that needs nothing else, readable on a phone and in the dark.
+
+    Args:
+        title: of the page, plain text.
+        body: what follows the heading, HTML.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -78,12 +94,7 @@ def page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], pn
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
-<ul>{summary}</ul>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
-<p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
-tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam.</p>
-<img alt="Training and test loss of each optimizer on each task" src="data:image/png;base64,{image}">
-{extra}
+{body}
 </body>
 </html>
 """
@@ -117,5 +128,12 @@ th, td { padding: .25rem .7rem; text-align: right; }
 th:first-child, td:nth-child(2) { text-align: left; }
 tr.first > * { border-top: 1px solid var(--line); }
 img { max-width: 100%; background: white; border-radius: 6px; margin-top: 1rem; }
+.figure img { width: 100%; min-width: 44rem; max-width: none; }
 .small { font-size: .85rem; opacity: .8; }
+h2 { font-size: 1.2rem; border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2rem; }
+table.plain td:nth-child(2) { text-align: right; }
+.claims li { margin-bottom: .5rem; }
+.verdict { font-size: .8rem; font-weight: 600; padding: .1rem .5rem; border-radius: 4px; white-space: nowrap; background: #8883; }
+.verdict.held { background: #009e7340; }
+.verdict.did-not-hold { background: #d55e0060; }
 """

@@ -14,7 +14,7 @@ from lopt.optimizers.celo import Celo
 from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.gru import GRUOptimizer
-from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum
+from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum, RMSProp
 from lopt.optimizers.hierarchical_lstm import HierarchicalLSTM
 from lopt.optimizers.hierarchical_rnn import HierarchicalRNN
 from lopt.optimizers.lstm import LSTMOptimizer
@@ -34,6 +34,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lstm": LSTMOptimizer,
     "mlp": MLPOptimizer,
     "momentum": Momentum,
+    "rmsprop": RMSProp,
     "sgd": SGD,
     "small_fc": SmallFC,
     "star": STAR,
@@ -77,6 +78,7 @@ __all__ = [
     "LSTMOptimizer",
     "MLPOptimizer",
     "Momentum",
+    "RMSProp",
     "SmallFC",
     "VeLO",
     "create",

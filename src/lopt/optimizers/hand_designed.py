@@ -1,4 +1,4 @@
-r"""`SGD`, `Momentum`, `Adam`, `AdamW`: hand-designed optimizers whose hyper-parameters are meta-parameters.
+r"""`SGD`, `Momentum`, `RMSProp`, `Adam`, `AdamW`: hand-designed optimizers whose hyper-parameters are meta-parameters.
 
 Each is a thin `Optimizer` over optax. Its leaves are logarithms of its hyper-parameters, so a learning-rate sweep is a `vmap` over a
 batch of them, a tuned baseline costs one compile, and any of them can be meta-trained like a network.
@@ -76,6 +76,37 @@ class Momentum(OptaxOptimizer):
         """`optax.sgd` with momentum."""
         decay: Any = 1.0 - jnp.exp(self.log_one_minus_decay)
         return optax.sgd(jnp.exp(self.log_learning_rate), momentum=decay)
+
+
+class RMSProp(OptaxOptimizer):
+    r"""RMSProp with all three hyper-parameters learnable.
+
+    $$v \leftarrow \beta v + (1 - \beta) g^2, \qquad u = -\eta\, g / \sqrt{v + \epsilon}$$
+
+    The leaves are $\log\eta$, $\log(1-\beta)$, $\log\epsilon$.
+
+    Args:
+        learning_rate: $\eta$.
+        decay: $\beta$.
+        eps: $\epsilon$.
+
+    Source: Tieleman & Hinton 2012.
+    """
+
+    log_learning_rate: Scalar
+    log_one_minus_decay: Scalar
+    log_eps: Scalar
+
+    def __init__(self, *, learning_rate: float | Array = 1e-3, decay: float | Array = 0.9, eps: float | Array = 1e-8):
+        self.log_learning_rate = _log("learning_rate", learning_rate)
+        self.log_one_minus_decay = _log_gap("decay", decay)
+        self.log_eps = _log("eps", eps)
+
+    def transformation(self) -> optax.GradientTransformation:
+        """`optax.rmsprop`."""
+        decay: Any = 1.0 - jnp.exp(self.log_one_minus_decay)
+        eps: Any = jnp.exp(self.log_eps)
+        return optax.rmsprop(jnp.exp(self.log_learning_rate), decay=decay, eps=eps)
 
 
 class Adam(OptaxOptimizer):
