@@ -125,6 +125,7 @@ def case(request: pytest.FixtureRequest) -> tuple[lopt.Optimizer, Golden]:
     return from_learned_optimization(kind, golden.meta_parameters, **fields), golden
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_eager(case: tuple[lopt.Optimizer, Golden]) -> None:
     optimizer, golden = case
@@ -149,6 +150,9 @@ def test_vmapped(case: tuple[lopt.Optimizer, Golden]) -> None:
             assert_golden(jax.tree.map(lambda x, other=other: x[other], paths), golden)
 
 
+# Some of these files leave no room for arithmetic that is not fused.
+@pytest.mark.optimised
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
