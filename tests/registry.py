@@ -539,7 +539,7 @@ TASKS = [
             rate,
             noisy,
             splits,
-            reports=("loss", "accuracy") if splits else ("loss",),
+            reports=("loss", "accuracy") if module == "small_mlp" else ("loss",),
             slow=slow,
         )
         for name, kind, module, fields, rate, noisy, splits, slow in (
