@@ -4,7 +4,7 @@ What a learned update costs does not depend on the batch; what the gradient cost
 Wichrowska et al. 2017, figure 7, whose network and hardware were others. The network: six 3x3 convolutions and a linear layer on random
 32x32 images in three channels.
 
-Run: `python benchmarks/overhead.py`, about five minutes. Writes `benchmarks/results/overhead.json` and draws `docs/images/overhead.png`.
+Run: `python benchmarks/overhead.py`. Writes `benchmarks/results/overhead.json` and draws `docs/images/overhead.png`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class LowPrecision(Wrapper):
 
     Parameters, problem and data are cast before the wrapped task computes its loss. The loss comes back in float32 and the gradient
     in the dtype of the parameters, which the optimizer keeps: what a mixed-precision training does. A task computes in 16 bits as far as
-    it follows the dtype of its parameters, as those of lopt do.
+    it follows the dtype of its parameters, as those of lopt do, but for
+    `LearnedOptimizerTraining`, as the accumulators of optimizers are float32.
 
     Args:
         task: the task to wrap.
