@@ -71,6 +71,7 @@ class AdafactorMLP(eqx.Module):
         second_decay: initial decay of $v$.
         factored_decays: initial decays of $r, c$.
         extended: whether the features are the extended set.
+        time_features: how many numbers about the time there are, where the features are not the extended set.
         learn_decays: whether decays are meta-learned.
         second_floor: what is added to $v$ before its root.
         diagonal_floor: what is added to the diagonal that stands in for $\rho\,\gamma$ in the features of $m$ below rank two.
@@ -95,12 +96,13 @@ class AdafactorMLP(eqx.Module):
         factored_decays: Sequence[float],
         *,
         extended: bool = False,
+        time_features: int = len(TIME_SCALES),
         learn_decays: bool = True,
         second_floor: float = 1e-6,
         diagonal_floor: float = 1e-6,
         key: PRNGKeyArray,
     ):
-        inputs = FEATURES_EXTENDED if extended else FEATURES + len(TIME_SCALES)
+        inputs = FEATURES_EXTENDED if extended else FEATURES + time_features
         self.net = MLP([inputs, *hidden, outputs], key=key)
         self.decays = (tuple(momentum_decays), (second_decay,), tuple(factored_decays))
         self.momentum_decay, self.second_decay, self.factored_decay = (
@@ -118,6 +120,15 @@ class AdafactorMLP(eqx.Module):
             tuple(row for row, _ in factored),
             tuple(col for _, col in factored),
         )
+
+    def current_decays(self) -> list[Float[Array, " decays"]]:
+        """The decays of momenta, second moment and factored moments, with what has been learned."""
+        return [
+            jnp.asarray(d, jnp.float32) if offset is None else param_to_decay(decay_to_param(d) + offset)
+            for d, offset in zip(
+                self.decays, (self.momentum_decay, self.second_decay, self.factored_decay), strict=True
+            )
+        ]
 
     def update(
         self,
@@ -138,12 +149,7 @@ class AdafactorMLP(eqx.Module):
             readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
         """
-        momentum_decay, second_decay, factored_decay = (
-            jnp.asarray(d, jnp.float32) if offset is None else param_to_decay(decay_to_param(d) + offset)
-            for d, offset in zip(
-                self.decays, (self.momentum_decay, self.second_decay, self.factored_decay), strict=True
-            )
-        )
+        momentum_decay, second_decay, factored_decay = self.current_decays()
         # Row and column statistics: vectors, or the diagonal below rank two.
         row_mean, col_mean = factored_means(gradient)
         row = tuple(ema(r, row_mean, b) for r, b in zip(state.row, factored_decay, strict=True))

@@ -19,6 +19,7 @@ from lopt.optimizers.hierarchical_lstm import HierarchicalLSTM
 from lopt.optimizers.hierarchical_rnn import HierarchicalRNN
 from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
+from lopt.optimizers.relative_mlp import RelativeMLP
 from lopt.optimizers.small_fc import SmallFC
 from lopt.optimizers.star import STAR
 from lopt.optimizers.velo import VeLO
@@ -34,6 +35,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lstm": LSTMOptimizer,
     "mlp": MLPOptimizer,
     "momentum": Momentum,
+    "relative_mlp": RelativeMLP,
     "rmsprop": RMSProp,
     "sgd": SGD,
     "small_fc": SmallFC,
@@ -79,6 +81,7 @@ __all__ = [
     "MLPOptimizer",
     "Momentum",
     "RMSProp",
+    "RelativeMLP",
     "SmallFC",
     "VeLO",
     "create",

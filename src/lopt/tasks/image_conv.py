@@ -170,6 +170,7 @@ def _convolution(channels: int, shape: Filter, stride: int, key: PRNGKeyArray) -
 def conv_net(
     *,
     images: str = "digits",
+    classes: Sequence[int] | None = None,
     filters: Sequence[Sequence[int]] = ((3, 3, 8), (3, 3, 16)),
     activation: Activation = "relu",
     norm: Norm = "none",
@@ -179,12 +180,14 @@ def conv_net(
 ) -> ImageConv:
     """Convolutional network; `filters=((3, 3, 8), (5, 5, 8))`, sigmoid and relu, are the held-out ones of Wichrowska et al. 2017.
 
-    There on MNIST; strides are a reconstruction. `images` is a name of `data.IMAGES`; other arguments as for `ImageConv`.
+    There on MNIST; strides are a reconstruction. `images` is a name of `data.IMAGES`, `classes` are those of its classes that are told apart, all by default;
+    other arguments as for `ImageConv`.
 
     Source: Wichrowska et al. 2017 for those; the default is lopt's own.
     """
+    found = data.images(images)
     return ImageConv(
-        data.images(images),
+        found if classes is None else data.only_classes(found, classes),
         filters=filters,
         activation=activation,
         norm=norm,

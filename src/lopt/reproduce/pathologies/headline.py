@@ -37,6 +37,7 @@ def headline(
     data: str = "fashion_14",
     classes: Sequence[int] = TEST_CLASSES,
     filters: Sequence[Sequence[int]] = ((3, 3, 8), (3, 3, 16)),
+    batch_size: int = 32,
     steps: int = 1000,
     seeds: int = 5,
     evals: int = 40,
@@ -53,6 +54,7 @@ def headline(
         data: a name of `lopt.tasks.data.IMAGES`.
         classes: which of its classes are told apart; meta-training must not have seen them.
         filters: of the conv net.
+        batch_size: examples a minibatch.
         steps: inner steps.
         seeds: trainings each.
         evals: evaluations of a training.
@@ -73,7 +75,7 @@ def headline(
         return Claim("headline", title, statement, criterion, "Not run: no weights were given (--weights).", None, {})
     if seeds < 2:
         raise InputError(f"seeds is {seeds}; it must be at least 2, for an interval.")
-    task = ImageConv(only_classes(images(data), classes), filters=filters)
+    task = ImageConv(only_classes(images(data), classes), filters=filters, batch_size=batch_size)
     options: dict[str, Any] = {"steps": steps, "key": key, "seeds": seeds}
     sweeps = {n: tune(make, task, learning_rates=learning_rates, **options) for n, make in BASELINES.items()}
     optimizers = {LEARNED: zoo.load(weights)} | {n: make(sweeps[n].best) for n, make in BASELINES.items()}
