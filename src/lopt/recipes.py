@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.errors import InputError
-from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged
+from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask
 from lopt.estimators.objectives import Objective
 from lopt.estimators.schedules import Growing
 from lopt.meta_train import METRICS, Progress, meta_train
@@ -28,23 +28,26 @@ from lopt.tasks.augment import Level
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task by name, perhaps in random coordinates."""
+    """A task by name, or a corpus's member by `corpus/member`, perhaps in random coordinates."""
 
     name: str
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     reparametrize: Level | None = None
     scales: tuple[float, float] = (1e-2, 1e2)
+    tell_horizon: bool = True  # to the optimizer
 
     def build(self) -> Task:
         """The task."""
-        task = tasks.create(self.name, **self.fields)
+        task = tasks.find_member(self.name)() if "/" in self.name else tasks.create(self.name, **self.fields)
         if self.reparametrize is None:
             return task
         return tasks.Reparametrized(task, self.reparametrize, low=self.scales[0], high=self.scales[1])
 
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v}" for k, v in self.fields.items())
-        text = f"{self.name}({fields})"
+        text = self.name if "/" in self.name else f"{self.name}({fields})"
+        if not self.tell_horizon:
+            text += ", horizon untold"
         return text if self.reparametrize is None else f"{text}, {self.reparametrize} scales {self.scales}"
 
 
@@ -64,6 +67,7 @@ class Recipe:
     split: Split = "train"  # whose losses make the meta-loss
     objective: Objective = "normalised"  # what makes the meta-loss of them
     estimator_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unit_norm: bool = False  # whether each task's meta-gradient is scaled to norm one, so that none drowns the others
     steps: int = 5_000  # meta-steps
     learning_rate: float = 1e-3  # of the outer Adam, decayed by a cosine to a tenth
     clip: float = 0.1  # of the meta-gradient, element by element
@@ -89,10 +93,38 @@ class Recipe:
             "objective": self.objective,
         }
         fields = {name: value for name, value in fields.items() if name in known} | self.estimator_fields
-        estimators = tuple(kind(task.build(), **fields) for task in self.tasks)
+        estimators: tuple[Estimator, ...] = tuple(
+            kind(task.build(), **fields, tell_horizon=task.tell_horizon) for task in self.tasks
+        )
+        if self.unit_norm:
+            estimators = tuple(PerTask(e, optax.normalize_by_update_norm()) for e in estimators)
         schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
         return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
 
+
+# Cheap tasks of many families, all of the corpora's training splits.
+GENERAL = (
+    "small_images/digits_32",
+    "small_images/fashion_8_32",
+    "small_images/fashion_8_crops_32",
+    "small_images/fashion_8_edges_32",
+    "taskset/sampled_0",  # softmax regression, digits
+    "taskset/sampled_2",  # autoencoder, digits
+    "taskset/sampled_5",  # wine
+    "taskset/sampled_6",  # breast cancer
+    "taskset/sampled_7",  # GRU, prose
+    "taskset/sampled_18",  # RNN, source
+    "taskset/sampled_9",  # four layers with layer norm, Fashion-MNIST
+    "taskset/sampled_11",  # wide, batches of 16, Fashion-MNIST
+    "taskset/sampled_29",  # conv net with layer norm, Fashion-MNIST
+    "taskset/sampled_30",  # squared error, Fashion-MNIST
+    "taskset/sampled_31",  # linear autoencoder, Fashion-MNIST
+    "taskset/sampled_17",  # conv net, digits, batches of 16
+    "wichrowska2017/logistic_100_noisy",
+    "wichrowska2017/mlp_12_16_8_3_batch_200",
+    "wichrowska2017/quadratic_20_noisy",
+    "wichrowska2017/bowl_1_noisy",
+)
 
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
@@ -122,6 +154,17 @@ RECIPES: dict[str, Recipe] = {
         split="valid",
         steps=2_500,
         learning_rate=3e-3,
+    ),
+    "general": Recipe(
+        description="RelativeMLP on a mixture of images, tables, text and landscapes, for general use: hours on a core.",
+        optimizer="relative_mlp",
+        tasks=tuple(TaskSpec(name=name, tell_horizon=i % 3 != 2) for i, name in enumerate(GENERAL)),
+        objective="mean_log",
+        pairs=2,
+        horizon=(100, 2_000),
+        std=0.02,
+        unit_norm=True,
+        steps=20_000,
     ),
     "smoke": Recipe(
         description="STAR on quadratics for a few seconds: shows that meta-training works.",

@@ -24,7 +24,9 @@ class Inner(NamedTuple):
     memory: Memory = ()  # what the task carries from one gradient to the next
 
 
-def start(optimizer: Optimizer, task: Task, key: PRNGKeyArray, horizon: int | Int[Array, ""]) -> Inner:
+def start(
+    optimizer: Optimizer, task: Task, key: PRNGKeyArray, horizon: int | Int[Array, ""], *, tell_horizon: bool = True
+) -> Inner:
     """Draw a problem of `task`, its initial parameters and the optimizer's state for them.
 
     Args:
@@ -32,23 +34,32 @@ def start(optimizer: Optimizer, task: Task, key: PRNGKeyArray, horizon: int | In
         task: the distribution over problems.
         key: draws the problem, the parameters and, where it is random, the optimizer's start.
         horizon: inner steps until the problem is replaced.
+        tell_horizon: whether the optimizer is told; some must be.
     """
     problem_key, params_key, opt_key = jax.random.split(key, 3)
     problem = task.sample(problem_key)
     params = task.init(problem, params_key)
     horizon = jnp.asarray(horizon, jnp.int32)
-    opt_state = optimizer.init(params, key=opt_key, horizon=horizon)
+    opt_state = optimizer.init(params, key=opt_key, horizon=horizon if tell_horizon else None)
     return Inner(problem, params, opt_state, jnp.zeros((), jnp.int32), horizon, task.remember(problem, params))
 
 
-def restart(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, horizon: Int[Array, ""]) -> Inner:
+def restart(
+    optimizer: Optimizer,
+    task: Task,
+    inner: Inner,
+    key: PRNGKeyArray,
+    horizon: Int[Array, ""],
+    *,
+    tell_horizon: bool = True,
+) -> Inner:
     """A fresh inner problem where `inner` has reached its horizon, `inner` unchanged where it has not.
 
     Called between truncations, never inside the scan: horizons are multiples of the truncation, and a restart inside the
     vmapped step would cost a third of it.
     """
     done = inner.step >= inner.horizon
-    fresh = start(optimizer, task, key, horizon)
+    fresh = start(optimizer, task, key, horizon, tell_horizon=tell_horizon)
     return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, inner)
 
 

@@ -17,6 +17,7 @@ from lopt.estimators.particles import (
     Metrics,
     Particles,
     Run,
+    begin_inner,
     finish_run,
     mean_over_groups,
     new_clock,
@@ -26,7 +27,7 @@ from lopt.estimators.particles import (
     step_run,
 )
 from lopt.optimizer import Optimizer
-from lopt.unroll import Inner, start
+from lopt.unroll import Inner
 
 
 class BackpropState(NamedTuple):
@@ -75,9 +76,7 @@ class Backprop(Particles):
 
     def begin(self, optimizer: Optimizer, keys: Key[Array, " particles"]) -> BackpropState:
         """Particles that all restart at the first estimate."""
-        return jax.vmap(lambda key: BackpropState(start(optimizer, self.task, key, 0), jnp.zeros(()), new_clock()))(
-            keys
-        )
+        return jax.vmap(lambda key: BackpropState(begin_inner(self, optimizer, key), jnp.zeros(()), new_clock()))(keys)
 
     def advance(
         self, optimizer: Optimizer, state: BackpropState, keys: Key[Array, " particles"], length: Int[Array, ""] | None

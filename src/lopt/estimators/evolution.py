@@ -18,6 +18,7 @@ from lopt.estimators.particles import (
     Metrics,
     Particles,
     Run,
+    begin_inner,
     mean_over_groups,
     new_clock,
     plan,
@@ -27,7 +28,7 @@ from lopt.estimators.particles import (
 )
 from lopt.estimators.schedules import Schedule
 from lopt.optimizer import Optimizer
-from lopt.unroll import Inner, start
+from lopt.unroll import Inner
 
 Noise = PyTree[Array]  # the structure of the optimizer
 
@@ -108,7 +109,7 @@ class AntitheticES(Particles):
         none = jax.tree.map(jnp.zeros_like, optimizer)
 
         def pair(key: PRNGKeyArray) -> ParticleState:
-            inner = jax.vmap(lambda opt: start(opt, self.task, key, 0), out_axes=PAIR)(both)
+            inner = jax.vmap(lambda opt: begin_inner(self, opt, key), out_axes=PAIR)(both)
             return ParticleState(inner, jnp.zeros(2), Noises(none, none, jnp.zeros((), jnp.int32)), new_clock())
 
         return jax.vmap(pair)(keys)

@@ -19,6 +19,7 @@ from lopt.estimators.particles import (
     Metrics,
     Particles,
     as_horizon,
+    begin_inner,
     mean_over_groups,
     new_clock,
     plan,
@@ -26,7 +27,7 @@ from lopt.estimators.particles import (
 )
 from lopt.estimators.schedules import Schedule
 from lopt.optimizer import Optimizer
-from lopt.unroll import Inner, start
+from lopt.unroll import Inner
 
 
 class MergedState(NamedTuple):
@@ -93,7 +94,7 @@ class Merged(Particles):
         both = jax.tree.map(lambda x: jnp.stack([x, x]), optimizer)
 
         def pair(key: PRNGKeyArray) -> MergedState:
-            inner = jax.vmap(lambda opt: start(opt, self.task, key, 0))(both)
+            inner = jax.vmap(lambda opt: begin_inner(self, opt, key))(both)
             return MergedState(inner, jnp.zeros(2), new_clock())
 
         return jax.vmap(pair)(keys)

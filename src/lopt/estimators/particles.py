@@ -18,7 +18,7 @@ from lopt.estimators.objectives import Objective, score
 from lopt.estimators.schedules import Constant, LogUniform, Schedule, Unrolls
 from lopt.optimizer import Optimizer
 from lopt.task import Split, Task
-from lopt.unroll import Inner, restart, unroll
+from lopt.unroll import Inner, restart, start, unroll
 
 Horizon = tuple[int, int] | Schedule | Unrolls
 Metrics = dict[str, Float[Array, "..."]]  # with or without an axis of groups
@@ -59,6 +59,7 @@ class Particles(Estimator):
         truncation: inner steps an estimate: a number, a `Schedule`, or `None` for whole problems, as long as the horizon.
         horizon: length of an inner problem: a number, the least and the greatest of log-uniform ones, a `Schedule`, or, in truncations, `Unrolls`.
         objective: what makes the meta-loss of the losses; see `score`.
+        tell_horizon: whether the optimizer is told how long the problem lasts; some must be.
         split: the split whose losses make the meta-loss: `train`, or `valid` for optimizers that regularise.
         final_batches: with `objective="last"`, minibatches over which the loss at the end is averaged.
     """
@@ -66,6 +67,7 @@ class Particles(Estimator):
     task: Task
     truncation: int | Schedule | None = eqx.field(static=True, default=20, kw_only=True)
     horizon: Horizon = eqx.field(static=True, converter=as_horizon, default=200, kw_only=True)
+    tell_horizon: bool = eqx.field(static=True, default=True, kw_only=True)
     objective: Objective = eqx.field(static=True, default="normalised", kw_only=True)
     split: Split = eqx.field(static=True, default="train", kw_only=True)
     final_batches: int = eqx.field(static=True, default=10, kw_only=True)
@@ -193,12 +195,18 @@ def settle(estimator: Particles, inner: Inner, clock: Clock) -> Inner:
     return inner._replace(horizon=jnp.where(clock.left > 0, jnp.maximum(inner.horizon, inner.step + 1), inner.step))
 
 
+def begin_inner(estimator: Particles, optimizer: Optimizer, key: PRNGKeyArray) -> Inner:
+    """An inner problem that is replaced at the first estimate."""
+    return start(optimizer, estimator.task, key, 0, tell_horizon=estimator.tell_horizon)
+
+
 def start_run(
     estimator: Particles, optimizer: Optimizer, inner: Inner, first: Float[Array, ""], key: PRNGKeyArray, horizon: Array
 ) -> Run:
     """`inner`, restarted where it has reached its horizon."""
     zero = jnp.zeros((), jnp.float32)
-    return Run(restart(optimizer, estimator.task, inner, key, horizon), first, zero, zero)
+    fresh = restart(optimizer, estimator.task, inner, key, horizon, tell_horizon=estimator.tell_horizon)
+    return Run(fresh, first, zero, zero)
 
 
 def step_run(estimator: Particles, optimizer: Optimizer, run: Run, key: PRNGKeyArray) -> Run:

@@ -39,8 +39,8 @@ class RelativeMLP(Optimizer):
       c_t = \begin{cases} \max(1 - t/T,\ 0.01) & \text{if the horizon } T \text{ is known} \\ 1/\sqrt{1 + t/\tau} & \text{otherwise} \end{cases}$$
 
     with $(d, m, m_n)$ the outputs of the MLP of `SmallFC`, which here also sees how much of the training is over (10 features, all 0 if that is not
-    known), and $\hat m_i, \hat v$ the bias-corrected moments. An untrained network leaves the nominal step almost alone, which is a usable optimizer already; no step
-    moves a parameter by more than $b\,s$, whatever the gradient, and beyond the horizon steps stay at a hundredth.
+    known), and $\hat m_i, \hat v$ the bias-corrected moments. An untrained network leaves the nominal step almost alone, which is a usable optimizer
+    already. No step moves a parameter by more than $b\,s$, whatever the gradient, and beyond the horizon steps stay at a hundredth.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction; that steps are relative to the parameters is as in `VeLO` and `Celo`.
 
