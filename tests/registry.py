@@ -170,7 +170,7 @@ def descent_without_advice(optimizer: Optimizer) -> Optimizer:
 
 
 def without_black_box(optimizer: Optimizer) -> Optimizer:
-    """A `STAR` whose network puts out zero: its nominal term alone."""
+    """A `STAR` or `RelativeMLP` whose network puts out zero: its nominal term alone."""
     return eqx.tree_at(lambda o: o.rule.net.weights[-1], optimizer, replace_fn=jnp.zeros_like)
 
 
@@ -267,6 +267,14 @@ OPTIMIZERS = [
         lopt.optimizers.STAR,
         207,
         {"nominal_step": 0.02, "momentum_decays": (0.5, 0.8, 0.9), "second_decay": 0.99},
+        prepare=without_black_box,
+        learned=True,
+    ),
+    OptimizerRow(
+        "relative_mlp",
+        lopt.optimizers.RelativeMLP,
+        506,
+        {"nominal_step": 0.05, "least_size": 0.2},
         prepare=without_black_box,
         learned=True,
     ),

@@ -95,11 +95,11 @@ def _sums(inputs: list[Array], weight: Array) -> list[Array]:
 def _sums_tangent(
     primals: tuple[list[Array], Array], tangents: tuple[list[Array], Array]
 ) -> tuple[list[Array], list[Array]]:
-    """The derivative is of matrix products: that of sums is a reduction a weight, each of which would compute all features anew."""
+    """All of matrix products: the derivative of sums is a reduction a weight, and stacking units that are sums would compute the network anew for each."""
     (inputs, weight), (inputs_dot, weight_dot) = primals, tangents
     shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
     stacked, stacked_dot = (jnp.stack([jnp.broadcast_to(x, shape) for x in xs]) for xs in (inputs, inputs_dot))
-    return _sums(inputs, weight), list(product(stacked, weight_dot) + product(stacked_dot, weight))
+    return list(product(stacked, weight)), list(product(stacked, weight_dot) + product(stacked_dot, weight))
 
 
 def product(inputs: Float[Array, "inputs ..."], weight: Float[Array, "inputs outputs"]) -> Float[Array, "outputs ..."]:
