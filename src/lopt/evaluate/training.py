@@ -51,6 +51,7 @@ def train(
     key: PRNGKeyArray,
     seeds: int = 1,
     evals: int = 20,
+    tell_horizon: bool = True,
     on_eval: Callable[[int], None] | None = None,
 ) -> TrainRecord:
     """Train `task` with `optimizer`.
@@ -61,10 +62,11 @@ def train(
     Args:
         optimizer: a lopt `Optimizer`, or any optax transformation.
         task: what to train.
-        steps: inner steps; the horizon handed to the optimizer.
+        steps: inner steps.
         key: draws everything.
         seeds: independent trainings, run together.
         evals: how many times, evenly spaced, all splits are evaluated.
+        tell_horizon: whether the optimizer is told `steps`; some must be.
         on_eval: called with the step after each evaluation.
 
     Raises:
@@ -80,7 +82,9 @@ def train(
     if not isinstance(optimizer, Optimizer):
         optimizer = FromOptax(optimizer)
     one = jax.tree.map(lambda x: x[None], optimizer)
-    record = train_batch(one, task, steps=steps, key=key, seeds=seeds, evals=evals, batch=1, on_eval=on_eval)
+    record = train_batch(
+        one, task, steps=steps, key=key, seeds=seeds, evals=evals, batch=1, tell_horizon=tell_horizon, on_eval=on_eval
+    )
     arrays = record._replace(steps=(), seconds=(), compile_seconds=())
     return jax.tree.map(lambda x: x[0], arrays)._replace(
         steps=record.steps, seconds=record.seconds, compile_seconds=record.compile_seconds
@@ -96,6 +100,7 @@ def train_batch(
     seeds: int,
     evals: int,
     batch: int,
+    tell_horizon: bool = True,
     on_eval: Callable[[int], None] | None = None,
 ) -> TrainRecord:
     """`train` for a batch of optimizers of one kind, in one compile. Other arguments as there.
@@ -111,7 +116,7 @@ def train_batch(
         if number < 1:
             raise InputError(f"{name} is {number}; it must be at least 1.")
     keys = jax.random.split(key, seeds)
-    inner = _begin(optimizers, task, keys, steps, batch)
+    inner = _begin(optimizers, task, keys, steps, batch, tell_horizon)
 
     def evaluate(inner: Inner) -> dict[str, np.ndarray]:
         params = _eval_params(optimizers, inner, batch)
@@ -157,10 +162,12 @@ def _cross(fn: Callable[..., PyTree], batch: int) -> Callable[..., PyTree]:
     return jax.vmap(jax.vmap(fn, in_axes=(None, 0, 0)), in_axes=(0, 0, None), axis_size=batch)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _begin(optimizers: Optimizer, task: Task, keys: Key[Array, " seeds"], steps: int, batch: int) -> Inner:
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _begin(
+    optimizers: Optimizer, task: Task, keys: Key[Array, " seeds"], steps: int, batch: int, tell_horizon: bool
+) -> Inner:
     def begin(optimizer: Optimizer, _: None, key: PRNGKeyArray) -> Inner:
-        return start(optimizer, task, jax.random.fold_in(key, 0), steps)
+        return start(optimizer, task, jax.random.fold_in(key, 0), steps, tell_horizon=tell_horizon)
 
     return _cross(begin, batch)(optimizers, None, keys)
 

@@ -1,0 +1,67 @@
+"""Recipes: what they build, and the horizon that an optimizer is told or not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt.errors import InputError
+from lopt.estimators import ESSingle, PerTask
+from lopt.evaluate import train
+from lopt.recipes import RECIPES, Recipe, TaskSpec
+from lopt.tasks.corpus import find_corpus
+from lopt.tasks.data import fashion_mnist_folder
+
+KEY = jax.random.key(0)
+
+
+def test_the_general_recipe_trains_on_training_splits_only() -> None:
+    for spec in RECIPES["general"].tasks:
+        corpus, _, member = spec.name.partition("/")
+        assert member in find_corpus(corpus).train
+    assert {spec.tell_horizon for spec in RECIPES["general"].tasks} == {True, False}
+
+
+@pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")
+def test_the_conv_nets_recipe_keeps_classes_for_testing() -> None:
+    from lopt.reproduce.pathologies.headline import TEST_CLASSES
+
+    spec = RECIPES["conv_net"].tasks[0]
+    assert not set(spec.fields["classes"]) & set(TEST_CLASSES)
+    assert spec.build().classes == 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_members_of_corpora_and_unit_norm() -> None:
+    specs = (TaskSpec(name="wichrowska2017/bowl_1"), TaskSpec(name="quadratic", fields={"dim": 2}, tell_horizon=False))
+    found = Recipe(description="", optimizer="relative_mlp", tasks=specs, unit_norm=True, horizon=(20, 40), pairs=1)
+    optimizer, estimators, _ = found.build(KEY, 10)
+    for estimator, told in zip(estimators, (True, False), strict=True):
+        assert isinstance(estimator, PerTask)
+        assert isinstance(estimator.estimator, ESSingle)
+        assert estimator.estimator.tell_horizon is told
+    estimator = estimators[1]
+    gradient, *_ = jax.jit(estimator.estimate)(optimizer, jax.jit(estimator.init)(optimizer, KEY), KEY)
+    np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
+    assert str(specs[0]) == "wichrowska2017/bowl_1"
+    assert str(specs[1]) == "quadratic(dim=2), horizon untold"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_estimator_tells_the_horizon_or_not(told: bool) -> None:
+    estimator = ESSingle(lopt.tasks.Quadratic(dim=2), pairs=1, truncation=5, horizon=10, tell_horizon=told)
+    optimizer = lopt.create("relative_mlp", key=KEY)
+    state = jax.jit(estimator.init)(optimizer, KEY)
+    _, state, _ = jax.jit(estimator.estimate)(optimizer, state, KEY)
+    assert bool(jnp.isfinite(state.inner.opt_state.horizon).all()) is told
+
+
+def test_training_tells_the_horizon_or_not() -> None:
+    optimizer, task = lopt.create("relative_mlp", key=KEY), lopt.tasks.Quadratic(dim=2)
+    told, untold = (train(optimizer, task, steps=40, key=KEY, evals=1, tell_horizon=t) for t in (True, False))
+    assert not np.array_equal(told.train_loss, untold.train_loss)
+    with pytest.raises(InputError, match="Celo needs the length"):
+        train(lopt.create("celo", key=KEY), task, steps=1, key=KEY, tell_horizon=False)
