@@ -20,14 +20,16 @@ import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
-from lopt.evaluate.baselines import BASELINES, LEARNING_RATES
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, tune
 from lopt.evaluate.bench import Progress, run, standings
+from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, split_fields, task_named, with_fields
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import default_key, train
 from lopt.evaluate.units import Protocol, fewer_examples, train_unit
 from lopt.evaluate.workers import Job, work
+from lopt.optimizers import SGD
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -190,6 +192,33 @@ def test_a_grid_with_weight_decays_is_whole() -> None:
         if r.seed == 0 and r.config["learning_rate"] == 1.0
     }
     assert len(set(map(float, by_rate.values()))) == 3, "the decay does something"
+
+
+def test_a_comparison_tunes_the_baselines_that_are_named() -> None:
+    task = lopt.tasks.create("quadratic", dim=3)
+    found = compare({"sgd": "sgd"}, task, name="quadratic", steps=4, key=default_key(0), seeds=2, evals=2)
+    best = tune(lambda rate: SGD(learning_rate=rate), task, steps=4, key=default_key(0), seeds=2)
+    row = found.records["sgd"].train_loss[:, -1]
+    np.testing.assert_allclose(row, best.train_loss[best.learning_rates.index(best.best)], rtol=1e-3)
+    with pytest.raises(InputError, match="baseline named 'sgdd'; did you mean sgd"):
+        compare({"mine": "sgdd"}, task, name="quadratic", steps=4, key=default_key(0), seeds=2, evals=2)
+
+
+def test_what_the_command_compares(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli._contestant("nadamw") == "nadamw", "to be tuned"
+    fixed = cli._contestant('momentum{"decay":0.5}')
+    assert (type(fixed).__name__, float(fixed.log_one_minus_decay)) == ("Momentum", pytest.approx(math.log(0.5)))
+    assert type(cli._contestant(str(saved))).__name__ == "SmallFC"
+    assert capfd.readouterr().err == ""
+    cli._contestant("small_fc")
+    assert "small_fc has random weights" in capfd.readouterr().err
+
+
+def test_a_task_may_have_evaluations_of_its_own() -> None:
+    laptop = find_suite("laptop")
+    assert laptop.protocol_of("held_out/gru_prose_long").eval_size == 64
+    assert laptop.protocol_of("held_out/vae_digits") == laptop.protocol
+    assert laptop.settled()["eval_sizes"]["held_out/gru_prose_long"] == 64
 
 
 def test_evaluations_on_fewer_examples() -> None:

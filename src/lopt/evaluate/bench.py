@@ -79,7 +79,7 @@ def run(
     done = archive.units()
     units = [Unit(task, label, horizon) for task, horizon in suite.cells() for label in who]
     missing = [unit for unit in units if unit not in done]
-    jobs = [Job((u.task, u.horizon), u, train_unit, (u, who[u.optimizer], suite.protocol)) for u in missing]
+    jobs = [Job((u.task, u.horizon), u, train_unit, (u, who[u.optimizer], suite.protocol_of(u.task))) for u in missing]
     finished = len(units) - len(missing)
 
     def starts(unit: Unit) -> None:

@@ -28,6 +28,7 @@ class Suite:
         steps_of: of tasks that take another number.
         multiples: of the steps, for tasks that are trained to several horizons.
         protocol: seeds, evaluations, rates: what all runs share.
+        eval_sizes: of tasks whose evaluations look at another number of examples than the protocol says.
         optimizers: by default.
         axes: tasks by what they vary of the first one.
     """
@@ -39,6 +40,7 @@ class Suite:
     steps_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
     multiples: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
+    eval_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     optimizers: tuple[str, ...] = tuple(BASELINES)
     axes: Axes = dataclasses.field(default_factory=dict)
 
@@ -64,12 +66,17 @@ class Suite:
             suite = dataclasses.replace(suite, protocol=suite.protocol._replace(seeds=seeds))
         return suite
 
+    def protocol_of(self, task: str) -> Protocol:
+        """The protocol of a task's runs."""
+        return self.protocol._replace(eval_size=self.eval_sizes.get(task, self.protocol.eval_size))
+
     def settled(self) -> dict[str, Any]:
         """What an archive keeps of it, and holds every later bench to."""
         return {
             "suite": self.name,
             "cells": self.cells(),
             **self.protocol._asdict(),
+            "eval_sizes": dict(self.eval_sizes),
             "axes": dict(self.axes),
         }
 
@@ -84,15 +91,19 @@ def smoke() -> Suite:
 # Steps that cost over a millisecond of one core: the figures of `lopt tasks`, and what a training of the whole grid takes.
 COSTLY = ("vit_", "residual_", "transformer_", "gru_", "lstm_", "conv_")
 
+TEXT = ("transformer_", "gru_", "lstm_")
+
 
 def laptop() -> Suite:
     """The twenty tasks of the corpus `held_out`, an hour of two cores with all baselines.
 
-    200 steps each, 100 where a step is costly; evaluations look at 256 examples.
+    200 steps each, 100 where a step is costly; evaluations look at 256 examples, or 64 pieces of text, each of dozens of characters.
     """
     tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test)
     fewer = {task: 100 for task in tasks if task.partition("/")[2].startswith(COSTLY)}
-    return Suite("laptop", _line(laptop), tasks, steps_of=fewer, protocol=Protocol(eval_size=256))
+    pieces = {task: 64 for task in tasks if task.partition("/")[2].startswith(TEXT)}
+    protocol = Protocol(eval_size=256)
+    return Suite("laptop", _line(laptop), tasks, steps_of=fewer, protocol=protocol, eval_sizes=pieces)
 
 
 def wichrowska2017() -> Suite:
