@@ -85,7 +85,7 @@ def test_bad_names_of_tasks_are_refused(text: str, words: str) -> None:
 def test_who_takes_part(saved: Path) -> None:
     found = contenders(["nadamw", str(saved), 'adam{"learning_rate":0.5}', "nadamw"])
     assert [c.label for c in found] == ["adam", "nadamw", "mine", 'adam{"learning_rate":0.5}']
-    assert [len(c.settings()) for c in found] == [15, 45, 1, 1]
+    assert [len(c.settings()) for c in found] == [15, 30, 1, 1]
     assert [c.weights for c in found] == [None, None, zoo.read_card(saved).sha256, None]
     assert [c.label for c in contenders(["baselines"])] == ["adam", *(b for b in BASELINES if b != "adam")]
 
@@ -185,13 +185,13 @@ def test_a_unit_is_what_train_does() -> None:
 
 def test_a_grid_with_weight_decays_is_whole() -> None:
     found = train_unit(Unit("bowl", "adamw", 2), contender("adamw"), TINY.protocol)
-    assert len(found.runs) == len({(str(r.config), r.seed) for r in found.runs}) == 3 * 9 * 2
+    assert len(found.runs) == len({(str(r.config), r.seed) for r in found.runs}) == 2 * 9 * 2
     by_rate = {
         r.config["weight_decay"]: r.train_loss[-1]
         for r in found.runs
         if r.seed == 0 and r.config["learning_rate"] == 1.0
     }
-    assert len(set(map(float, by_rate.values()))) == 3, "the decay does something"
+    assert len(set(map(float, by_rate.values()))) == 2, "the decay does something"
 
 
 def test_a_comparison_tunes_the_baselines_that_are_named() -> None:
@@ -295,7 +295,7 @@ def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_pat
         told: list[Progress] = []
         assert run(TINY, who, two, processes=2, on_progress=told.append) == {}
         assert differences(one, two) == []
-        assert len(two.runs()) == 2 * 2 * (9 + 9 + 27 + 1)
+        assert len(two.runs()) == 2 * 2 * (9 + 9 + 18 + 1)
         assert two.cards() == {zoo.read_card(saved).sha256: two.cards()[zoo.read_card(saved).sha256]}
         assert two.cards()[zoo.read_card(saved).sha256]["seed"] == 7
         assert {p.total for p in told if p.stage == "training"} == {8}
