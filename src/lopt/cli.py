@@ -191,7 +191,7 @@ class Bench:
     """Train optimizers on a suite of tasks, every baseline tuned over its grid, and keep all runs. The same command resumes."""
 
     suite: tyro.conf.Positional[str]
-    """smoke (two minutes), laptop (an hour of two cores), wichrowska2017, taskset or generalisation."""
+    """smoke (minutes), laptop (meant for about an hour of two cores), wichrowska2017, taskset or generalisation."""
     optimizers: tuple[str, ...] = ()
     """Baselines such as `nadamw`, `baselines` for all, saved optimizers by name or path; those of the suite by default. Adam is always there."""
     archive: Path | None = None

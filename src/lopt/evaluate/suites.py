@@ -82,7 +82,7 @@ class Suite:
 
 
 def smoke() -> Suite:
-    """Three tiny tasks, three baselines: shows in two minutes that all works. Its figures say nothing about optimizers."""
+    """Three tiny tasks, three baselines: shows in minutes that all works. Its figures say nothing about optimizers."""
     tasks = ("quadratic", "two_moons", 'digits_mlp{"widths":[16]}')
     optimizers = ("sgd", "adam", "nadamw_cosine")
     return Suite("smoke", _line(smoke), tasks, steps=50, optimizers=optimizers)
@@ -94,7 +94,7 @@ TEXT = ("transformer_", "gru_", "lstm_")
 
 
 def laptop() -> Suite:
-    """The twenty tasks of the corpus `held_out`, an hour of two cores with all baselines.
+    """The twenty tasks of the corpus `held_out`, meant for about an hour of two cores with all baselines.
 
     200 steps each, 100 or 50 where a step is costly; evaluations look at 256 examples, or 64 pieces of text, each of dozens of characters.
     """
