@@ -14,12 +14,13 @@ COLORS = (
 )  # Okabe & Ito: safe for colour-blind readers
 
 
-def document(title: str, body: str) -> str:
+def document(title: str, body: str, head: str = "") -> str:
     """The frame of every report: one page that needs nothing else, readable on a phone and in the dark.
 
     Args:
         title: of the page, plain text.
         body: what follows the heading, HTML.
+        head: what the head has besides, HTML.
     """
     return f"""<!doctype html>
 <html lang="en">
@@ -28,7 +29,7 @@ def document(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,">
-<style>{STYLE}</style>
+<style>{STYLE}</style>{head}
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
