@@ -1,0 +1,98 @@
+"""Of the trainings of a grid, choose the setting to report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lopt.errors import InputError
+from lopt.evaluate.archive import Run
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Hyper-parameters as JSON: the same text for the same setting."""
+    return json.dumps(config, sort_keys=True)
+
+
+def select(runs: Iterable[Run]) -> list[Run]:
+    """Of each task, optimizer and horizon the runs of the best setting: lowest final training loss, averaged over seeds.
+
+    A setting with a seed that is not finite ranks behind all that have none, the fewer such seeds the better; ties go to the smaller
+    learning rate, then to the smaller weight decay. Runs keep their order.
+
+    Args:
+        runs: of any number of settings.
+
+    Raises:
+        InputError: where settings do not have the same seeds, so that their means do not compare.
+    """
+    runs = list(runs)
+    kept: set[int] = set()
+    for (task, optimizer, _), group in _by(runs, lambda r: (r.task, r.optimizer, r.horizon)).items():
+        by_setting = _by(group, lambda r: config_text(r.config))
+        if len({tuple(sorted(r.seed for r in rs)) for rs in by_setting.values()}) > 1:
+            raise InputError(f"The settings of {optimizer} on {task} do not have the same seeds.")
+        best = min(by_setting.values(), key=lambda rs: (*_standing(rs), *_tie(rs[0].config)))
+        kept.update(map(id, best))
+    return [run for run in runs if id(run) in kept]
+
+
+def select_one_setting(runs: Iterable[Run]) -> list[Run]:
+    r"""Of each optimizer and horizon the runs of one setting for all tasks: as if it came without tuning.
+
+    $$r_{\tau s} = \min\left(1, \frac{\ell_{\tau s} - \ell^*_\tau}{\ell^0_\tau - \ell^*_\tau}\right)$$
+
+    is the regret of a setting $s$ on a task $\tau$, where $\ell_{\tau s}$ is its final training loss, averaged over seeds, $\ell^*_\tau$ the lowest that
+    any setting of this optimizer reached and $\ell^0_\tau$ the loss at the start; it is 1 where a seed is not finite. The lowest mean regret over
+    tasks wins; ties as for `select`. The bound keeps one task from deciding for all.
+
+    Args:
+        runs: of any number of settings. Settings that some task lacks do not take part.
+
+    Raises:
+        InputError: where no setting is there for all tasks of an optimizer.
+    """
+    runs = list(runs)
+    kept: set[int] = set()
+    for (optimizer, horizon), group in _by(runs, lambda r: (r.optimizer, r.horizon)).items():
+        tasks = [_by(rs, lambda r: config_text(r.config)) for rs in _by(group, lambda r: r.task).values()]
+        everywhere = set.intersection(*(set(t) for t in tasks))
+        if not everywhere:
+            raise InputError(f"No setting of {optimizer} was run on all tasks with {horizon} steps.")
+        regrets = [_regrets(t) for t in tasks]
+        settings_of = {text: tasks[0][text][0].config for text in everywhere}
+        best = min(everywhere, key=lambda s: (sum(r[s] for r in regrets), *_tie(settings_of[s])))
+        kept.update(id(run) for t in tasks for run in t[best])
+    return [run for run in runs if id(run) in kept]
+
+
+def _regrets(by_setting: Mapping[str, Sequence[Run]]) -> dict[str, float]:
+    final = {text: _standing(rs)[0] for text, rs in by_setting.items()}
+    best = min(final.values())
+    start = float(np.mean([run.train_loss[0] for rs in by_setting.values() for run in rs], dtype=np.float64))
+    if not best < start:  # nothing went down
+        return {text: float(loss > best) if math.isfinite(loss) else 1.0 for text, loss in final.items()}
+    return {text: min(1.0, (loss - best) / (start - best)) for text, loss in final.items()}
+
+
+def _by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def _standing(runs: Sequence[Run]) -> tuple[float, int]:
+    """How a setting did: mean final loss over seeds, infinite if one is not finite; and how many are not."""
+    final = np.asarray([run.train_loss[-1] for run in runs], np.float64)
+    bad = int((~np.isfinite(final)).sum())
+    return (math.inf if bad else float(final.mean())), bad
+
+
+def _tie(config: Mapping[str, Any]) -> tuple[float, float, str]:
+    """Of settings that did alike the one that moves less: the smaller learning rate, then the smaller weight decay."""
+    return float(config.get("learning_rate", 0)), float(config.get("weight_decay", 0)), config_text(config)
