@@ -19,6 +19,7 @@ import tyro
 from lopt.errors import InputError
 
 Fields = tuple[str, ...]
+RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives trained ones"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Compare:
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
     optimizers: tuple[str, ...]
-    """Names that `lopt list` prints, or paths of saved optimizers."""
+    """Baselines such as `nadamw`, tuned as well; names that `lopt list` prints, with fields as `adam{"b1":0.8}`; or paths of saved optimizers."""
     steps: int = 200
     """Inner steps."""
     seeds: int = 5
@@ -172,7 +173,7 @@ class Compare:
         _at_least("seeds", self.seeds, 2)
         task = _task(self.task, self.task_fields)
         found = compare(
-            {name: _optimizer(name, ()) for name in self.optimizers},
+            {name: _contestant(name) for name in self.optimizers if name != "adam"},  # tuned Adam is there anyhow
             task,
             name=self.task,
             steps=self.steps,
@@ -183,6 +184,52 @@ class Compare:
         console.print(comparison_table(found))
         if self.figure is not None:
             write_bytes(self.figure, figure([found]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Train optimizers on a suite of tasks, every baseline tuned over its grid, and keep all runs. The same command resumes."""
+
+    suite: tyro.conf.Positional[str]
+    """smoke (two minutes), laptop (an hour of two cores), wichrowska2017, taskset or generalisation."""
+    optimizers: tuple[str, ...] = ()
+    """Baselines such as `nadamw`, `baselines` for all, saved optimizers by name or path; those of the suite by default. Adam is always there."""
+    archive: Path | None = None
+    """The SQLite file of all runs; runs/bench-SUITE.sqlite by default."""
+    steps: int | None = None
+    """Inner steps of every task; the suite's own by default."""
+    seeds: int | None = None
+    """Trainings of every setting; the suite's own by default."""
+    processes: int | None = None
+    """At a time; one a core by default. The runs do not depend on it."""
+    timing: bool = True
+    """Measure wall-clock at the end, all optimizers of a task in turns."""
+    export: Path | None = None
+    """Write all runs as FILE.csv or FILE.parquet as well, timings beside it."""
+
+    def run(self) -> None:
+        """Train, time, print."""
+        from lopt.console import bench_progress, console, standings_table
+        from lopt.evaluate.archive import Archive
+        from lopt.evaluate.bench import run, standings
+        from lopt.evaluate.suites import find_suite
+
+        suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
+        path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
+        with Archive(path) as archive:
+            with bench_progress() as tell:
+                failed = run(
+                    suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
+                )
+            title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
+            console.print(standings_table(title, standings(archive.runs(), archive.timings())))
+            console.print(f"Archive: {path}", soft_wrap=True)
+            if self.export is not None:
+                console.print(f"Exported: {', '.join(map(str, archive.export(self.export)))}", soft_wrap=True)
+        for unit, error in failed.items():
+            sys.stderr.write(f"Failed: {unit.optimizer} on {unit.task}, {unit.horizon} steps: {error}\n")
+        if failed:
+            raise SystemExit(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +383,7 @@ Command = (
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]
@@ -395,8 +443,7 @@ def _optimizer(name: str, fields: Fields) -> Any:
 
     if name in optimizers.OPTIMIZERS:
         if "key" in inspect.signature(optimizers.OPTIMIZERS[name]).parameters:
-            note = f"lopt: {name} has random weights; the path of a saved optimizer gives trained ones"
-            print(note, file=sys.stderr)
+            print(RANDOM.format(name), file=sys.stderr)
         return optimizers.create(name, **_parse(fields))
     is_path = name.endswith(".safetensors") or os.sep in name
     if not is_path and name not in zoo.available():
@@ -404,6 +451,19 @@ def _optimizer(name: str, fields: Fields) -> Any:
     if fields:
         raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {' '.join(fields)} was given.")
     return zoo.load(name)
+
+
+def _contestant(text: str) -> Any:
+    """What `compare` takes: the name of a baseline that is to be tuned, or an optimizer."""
+    from lopt.evaluate.contenders import contender, is_random
+    from lopt.optimizers import OPTIMIZERS
+
+    found = contender(text)
+    if found.is_tuned:
+        return found.name
+    if found.name in OPTIMIZERS and is_random(found.name):
+        print(RANDOM.format(found.name), file=sys.stderr)
+    return found.optimizer(found.fields or {})
 
 
 def _parse(fields: Fields) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lopt.evaluate.bench import Progress as BenchProgress
+from lopt.evaluate.bench import Standing
 from lopt.evaluate.compare import COLUMNS, Comparison, cells
 from lopt.meta_train import Progress as MetaProgress
 from lopt.tasks.catalogue import Entry
@@ -64,6 +67,57 @@ def comparison_table(found: Comparison) -> Table:
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in found.rows:
         table.add_row(*cells(row))
+    return table
+
+
+@contextmanager
+def bench_progress() -> Iterator[Callable[[BenchProgress], None]]:
+    """A live line a bench: units of work done, what was started last, time left. Plain lines where there is no terminal."""
+    if not console.is_terminal:
+        last = time.monotonic() - PLAIN_SECONDS
+
+        def tell(p: BenchProgress) -> None:
+            nonlocal last
+            if p.done == p.total or time.monotonic() - last > PLAIN_SECONDS:
+                last = time.monotonic()
+                console.print(f"{p.stage} {p.done}/{p.total}  {p.what}", soft_wrap=True)
+
+        yield tell
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[what]}"),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=600) as live:
+        bars: dict[str, TaskID] = {}
+
+        def show(p: BenchProgress) -> None:
+            if p.stage not in bars:
+                bars[p.stage] = live.add_task(p.stage, total=p.total, completed=p.done, what="")
+            live.update(bars[p.stage], total=p.total, completed=p.done, what=p.what)
+
+        yield show
+
+
+def standings_table(title: str, rows: Sequence[Standing]) -> Table:
+    """Who did how well, in short."""
+    caption = (
+        "rank: of the final train loss of the best setting, mean over seeds, among all optimizers of the table, mean over tasks and horizons; "
+        "time a step: one training, over tuned Adam's in the same turn, median over tasks"
+    )
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("optimizer")
+    for column in ("mean rank", "first on", "diverged on", "time a step"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        rank, ratio = (
+            "–" if math.isnan(x) else f"{x:.{digits}f}{sign}"
+            for x, digits, sign in ((row.rank, 2, ""), (row.relative_time, 2, "×"))
+        )
+        table.add_row(row.optimizer, rank, f"{row.firsts} of {row.cells}", str(row.diverged), ratio)
     return table
 
 

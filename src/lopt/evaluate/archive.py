@@ -263,6 +263,10 @@ class Archive:
         """The cards of saved weights, by their sha256."""
         return {sha: json.loads(card) for sha, card in self._read("SELECT * FROM cards ORDER BY sha256")}
 
+    def weights(self) -> dict[str, str | None]:
+        """The sha256 of the weights of every optimizer that has runs, by the name under which it is reported."""
+        return dict(self._read("SELECT DISTINCT optimizer, weights FROM runs"))
+
     def machines(self) -> list[dict[str, Any]]:
         """Where the units were run."""
         return [json.loads(facts) for (facts,) in self._read("SELECT facts FROM machine ORDER BY id")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune_adam
-from lopt.evaluate.training import TrainRecord, train
+from lopt.evaluate.baselines import LEARNING_RATES, Baseline, Sweep, tune_adam
+from lopt.evaluate.training import TrainRecord, default_key, train
+from lopt.evaluate.units import Protocol, tune_baseline
 from lopt.optimizer import Optimizer
 from lopt.optimizers.hand_designed import Adam
 from lopt.task import Task
@@ -74,7 +74,7 @@ def steps_to(target: float, record: TrainRecord) -> tuple[float, ...]:
 
 
 def compare(
-    optimizers: Mapping[str, Optimizer | optax.GradientTransformation],
+    optimizers: Mapping[str, Optimizer | optax.GradientTransformation | str],
     task: Task,
     *,
     name: str,
@@ -86,10 +86,10 @@ def compare(
 ) -> Comparison:
     """Train `task` with each optimizer and with Adam at its best learning rate, on the same seeds.
 
-    Adam's rate is chosen on these very seeds, which favours Adam.
+    Adam's rate is chosen on these very seeds, which favours Adam; so is the setting of any other baseline that is to be tuned.
 
     Args:
-        optimizers: by the name under which they are reported.
+        optimizers: by the name under which they are reported; a key of `BASELINES` is tuned over its grid first.
         task: what to train.
         name: what to call it.
         steps: inner steps.
@@ -104,6 +104,10 @@ def compare(
     adam = Adam(learning_rate=sweep.best)
     records = {}
     for label, optimizer in {**optimizers, TUNED: adam}.items():
+        if isinstance(optimizer, str):
+            tell(f"{name}: tuning {label} over its grid")
+            setting = tune_baseline(optimizer, task, steps=steps, key=key, protocol=Protocol(seeds=seeds, evals=1))
+            optimizer = Baseline(optimizer, setting)
         tell(f"{name}: training with {label}")
         records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
     target = float(records[TUNED].train_loss[:, -1].mean())
@@ -152,6 +156,16 @@ def _to_target(values: tuple[float, ...], digits: int) -> str:
     return f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
 
 
-def default_key(seed: int) -> PRNGKeyArray:
-    """The key of an evaluation: apart from every key of meta-training with the same seed."""
-    return jax.random.fold_in(jax.random.key(seed), 0xE7A1)
+__all__ = [
+    "COLUMNS",
+    "TUNED",
+    "Comparison",
+    "Interval",
+    "Row",
+    "cells",
+    "compare",
+    "default_key",
+    "interval",
+    "steps_to",
+    "summarise",
+]

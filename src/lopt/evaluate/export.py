@@ -49,7 +49,7 @@ def _csv(path: Path, columns: Sequence[str], rows: Iterator[Any]) -> None:
 
 def _parquet() -> Any:
     try:
-        import duckdb
+        import duckdb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("Parquet needs duckdb: pip install 'lopt[analysis]'; CSV needs nothing.") from error
 

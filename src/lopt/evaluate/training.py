@@ -149,6 +149,11 @@ def train_batch(
     )
 
 
+def default_key(seed: int) -> PRNGKeyArray:
+    """The key of an evaluation: apart from every key of meta-training with the same seed."""
+    return jax.random.fold_in(jax.random.key(seed), 0xE7A1)
+
+
 # Jitted once here rather than in each call, so that trainings of one task share their compiled programs.
 
 
@@ -205,4 +210,4 @@ def _advance(
     return _cross(advance, batch)(optimizers, inner, keys)
 
 
-__all__ = ["TrainRecord", "train", "train_batch"]
+__all__ = ["TrainRecord", "default_key", "train", "train_batch"]

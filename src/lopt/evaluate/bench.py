@@ -1,0 +1,188 @@
+"""Run a suite: train all optimizers on all tasks in processes, write every unit as it ends, then measure wall-clock in turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lopt.errors import InputError
+from lopt.evaluate.archive import Archive, Run, Timing, Unit
+from lopt.evaluate.contenders import Contender, card_of, contenders
+from lopt.evaluate.cost import cores, machine
+from lopt.evaluate.selection import select
+from lopt.evaluate.suites import SUITES, Suite, find_suite
+from lopt.evaluate.units import Trained, time_task, train_unit
+from lopt.evaluate.workers import Job, work
+
+
+class Progress(NamedTuple):
+    """Where a bench stands."""
+
+    stage: str  # `training` or `timing`
+    done: int  # units of work; of timing, tasks
+    total: int
+    what: str  # was started or done last
+
+
+class Standing(NamedTuple):
+    """How an optimizer did, in short."""
+
+    optimizer: str
+    cells: int  # tasks and horizons on which it was trained
+    rank: float  # mean over those on which all optimizers were trained; ties share the mean of their ranks
+    firsts: int  # on how many of these nobody had a lower final training loss
+    diverged: int  # cells with a seed whose final training loss is not finite
+    relative_time: float  # median over tasks of the time of a step, over Adam's; NaN where nothing was timed
+
+
+def run(
+    suite: Suite | str,
+    optimizers: Sequence[str],
+    archive: Archive,
+    *,
+    processes: int | None = None,
+    timing: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[Unit, str]:
+    """Train every optimizer on every task and horizon of a suite that the archive does not have, then time them.
+
+    The same suite, seed and machine give the same numbers, whatever the number of processes and however often the run was stopped. A unit that raises, or
+    whose process dies, is recorded as failed, the rest goes on, and the next call tries it again.
+
+    Args:
+        suite: what to train, or a name in `SUITES`.
+        optimizers: baselines by name, `baselines` for all of them, saved optimizers by name or path, others as `adam{"learning_rate":0.01}`; empty for those of
+            the suite. Tuned Adam, the reference, is always there.
+        archive: where the runs go.
+        processes: at a time; by default one a core.
+        timing: whether to measure wall-clock when all is trained.
+        on_progress: told when a unit starts and when one is done.
+
+    Returns:
+        What failed, and why.
+
+    Raises:
+        InputError: for unknown names, and for an archive of another protocol or with other weights under one of the names.
+    """
+    suite = find_suite(suite) if isinstance(suite, str) else suite
+    tell = on_progress or (lambda _: None)
+    who = {c.label: c for c in contenders(optimizers or suite.optimizers)}
+    processes = len(cores()) if processes is None else processes
+    if processes < 1:
+        raise InputError(f"processes is {processes}; it must be at least 1.")
+    archive.settle(suite.settled())
+    _keep_cards(archive, who)
+    here = machine()
+    done = archive.units()
+    units = [Unit(task, label, horizon) for task, horizon in suite.cells() for label in who]
+    missing = [unit for unit in units if unit not in done]
+    jobs = [Job((u.task, u.horizon), u, train_unit, (u, who[u.optimizer], suite.protocol)) for u in missing]
+    finished = len(units) - len(missing)
+
+    def starts(unit: Unit) -> None:
+        tell(Progress("training", finished, len(units), f"{unit.optimizer} on {unit.task}, {unit.horizon} steps"))
+
+    failed: dict[Unit, str] = {}
+    for unit, trained, error in work(jobs, processes, starts):
+        finished += 1
+        if error is None:
+            found: Trained = trained
+            archive.add(unit, found.runs, seconds=found.seconds, compile_seconds=found.compile_seconds, machine=here)
+        else:
+            failed[unit] = error
+            archive.add_failure(unit, error, machine=here)
+        said = f"{unit.optimizer} on {unit.task}, {unit.horizon} steps: {'failed' if error else 'done'}"
+        tell(Progress("training", finished, len(units), said))
+    if timing:
+        failed |= _time(suite, who, archive, tell)
+    return failed
+
+
+def _keep_cards(archive: Archive, who: Mapping[str, Contender]) -> None:
+    """Write the cards of saved optimizers; refuse weights that are not those under whose name the archive has runs."""
+    known = archive.weights()
+    for label, it in who.items():
+        if label in known and known[label] != it.weights:
+            raise InputError(
+                f"{archive.path} has runs of another optimizer that is called {label}; rename this one or name another archive."
+            )
+        if it.weights is not None:
+            archive.add_card(it.weights, card_of(it))
+
+
+def _time(
+    suite: Suite, who: Mapping[str, Contender], archive: Archive, tell: Callable[[Progress], None]
+) -> dict[Unit, str]:
+    """Time all optimizers that were trained on a task, one task after the other, with nothing beside; tasks where all are timed are left alone."""
+    chosen = {Unit(r.task, r.optimizer, r.horizon): r.config for r in select(archive.runs())}
+    timed = {Unit(*t[:3]) for t in archive.timings()}
+    jobs = []
+    for task, horizon in suite.cells():
+        pairs = [(c, chosen[unit]) for c in who.values() if (unit := Unit(task, c.label, horizon)) in chosen]
+        if pairs and any(Unit(task, c.label, horizon) not in timed for c, _ in pairs):
+            unit = Unit(task, "all", horizon)
+            jobs.append(Job(task, unit, time_task, (task, horizon, pairs, suite.protocol)))
+    failed: dict[Unit, str] = {}
+    for i, (unit, timings, error) in enumerate(work(jobs, 1)):
+        if error is None:
+            archive.add_timings(timings)
+        else:
+            failed[unit] = f"not timed: {error}"
+        tell(Progress("timing", i + 1, len(jobs), f"{unit.task}, {unit.horizon} steps"))
+    return failed
+
+
+def standings(runs: Sequence[Run], timings: Sequence[Timing] = ()) -> list[Standing]:
+    """Optimizers, the best mean rank first, by the final training losses of their best settings, averaged over seeds; what diverged ranks last.
+
+    Args:
+        runs: of any number of settings.
+        timings: of the same.
+    """
+    final: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for found in select(runs):
+        final.setdefault((found.task, found.horizon), {}).setdefault(found.optimizer, []).append(
+            float(found.train_loss[-1])
+        )
+    means = {cell: {o: _mean(losses) for o, losses in row.items()} for cell, row in final.items()}
+    names = sorted({o for row in means.values() for o in row})
+    complete = [row for row in means.values() if len(row) == len(names)]
+    ranks = {o: [_rank(row[o], list(row.values())) for row in complete] for o in names}
+    rows = [
+        Standing(
+            o,
+            sum(o in row for row in means.values()),
+            float(np.mean(ranks[o])) if complete else math.nan,
+            sum(row[o] == min(row.values()) < math.inf for row in complete),
+            sum(row.get(o) == math.inf for row in means.values()),
+            _relative_time(o, timings),
+        )
+        for o in names
+    ]
+    return sorted(rows, key=lambda row: (math.isnan(row.rank), row.rank, row.optimizer))
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return float(np.mean(losses)) if np.isfinite(losses).all() else math.inf
+
+
+def _rank(value: float, values: Sequence[float]) -> float:
+    """From 1; equal values share the mean of their places."""
+    return sum(v < value for v in values) + (1 + sum(v == value for v in values)) / 2
+
+
+def _relative_time(optimizer: str, timings: Sequence[Timing]) -> float:
+    """Median over tasks of the median over turns of the ratio to Adam in the same turn."""
+    adam = {(t.task, t.horizon, t.turn): t.seconds_per_step for t in timings if t.optimizer == "adam"}
+    ratios: dict[tuple[str, int], list[float]] = {}
+    for t in timings:
+        if t.optimizer == optimizer and (t.task, t.horizon, t.turn) in adam:
+            ratio = t.seconds_per_step / adam[t.task, t.horizon, t.turn]
+            ratios.setdefault((t.task, t.horizon), []).append(ratio)
+    return float(np.median([np.median(r) for r in ratios.values()])) if ratios else math.nan
+
+
+__all__ = ["SUITES", "Progress", "Standing", "Suite", "run", "standings"]

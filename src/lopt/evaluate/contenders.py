@@ -1,0 +1,178 @@
+"""What takes part in an evaluation: tuned baselines, optimizers at one setting, saved optimizers, each by a name that says all."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lopt import zoo
+from lopt.errors import InputError
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, grid, settings
+from lopt.names import unknown
+from lopt.optimizer import Optimizer
+from lopt.optimizers import OPTIMIZERS, create
+from lopt.task import Task
+from lopt.tasks import create as create_task
+
+Fields = dict[str, Any]
+ALL = "baselines"  # stands for all of them
+
+
+def with_fields(name: str, fields: Fields) -> str:
+    """A name with its fields as JSON after it, one text for one thing: `digits_mlp{"widths":[64]}`; the bare name where there are none.
+
+    Examples:
+        >>> from lopt.evaluate.contenders import with_fields
+        >>> with_fields("quadratic", {"noise": 0.1, "dim": 3})
+        'quadratic{"dim":3,"noise":0.1}'
+    """
+    return name + json.dumps(fields, sort_keys=True, separators=(",", ":")) if fields else name
+
+
+def split_fields(text: str) -> tuple[str, Fields]:
+    """A name and its fields, of `with_fields`.
+
+    Raises:
+        InputError: where what follows the name is no JSON object.
+
+    Examples:
+        >>> from lopt.evaluate.contenders import split_fields
+        >>> split_fields('digits_mlp{"widths": [64]}')
+        ('digits_mlp', {'widths': [64]})
+    """
+    name, bracket, rest = text.partition("{")
+    if not bracket:
+        return text, {}
+    try:
+        fields = json.loads(bracket + rest)
+    except ValueError as error:
+        raise InputError(f'{text!r} is not of the form name{{"field":value}}: {error}.') from error
+    return name, fields
+
+
+def task_named(text: str) -> Task:
+    """The task of a name that runs carry: `corpus/member`, or a task's name, its fields after it. Errors are those of `tasks.create`.
+
+    Examples:
+        >>> from lopt.evaluate import task_named
+        >>> task_named('digits_mlp{"widths":[64]}').widths
+        (64,)
+    """
+    name, fields = split_fields(text)
+    return create_task(name, **{k: _tuple(v) for k, v in fields.items()})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+class Contender(NamedTuple):
+    """What takes part. It holds no arrays, so that it travels between processes."""
+
+    label: str  # under which it is reported
+    name: str  # of a baseline, of `lopt list`, of a saved optimizer, or a path
+    fields: Fields | None  # arguments; None: a baseline that is tuned, or a saved optimizer
+    weights: str | None  # sha256 of a saved optimizer
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it is a baseline with a grid."""
+        return self.fields is None and self.weights is None
+
+    def settings(self, learning_rates: Sequence[float] = LEARNING_RATES) -> list[Fields]:
+        """What is tried: the grid of a baseline, else one setting."""
+        return list(settings(self.name, learning_rates)) if self.is_tuned else [self.fields or {}]
+
+    def optimizers(self, chosen: Sequence[Fields]) -> Optimizer:
+        """A batch of it at these settings: leaves have a leading axis."""
+        if self.is_tuned:
+            return grid(self.name, chosen)
+        return jax.tree.map(lambda x: x[None], self.optimizer(chosen[0]))
+
+    def optimizer(self, setting: Fields) -> Optimizer:
+        """It at one setting."""
+        if self.weights is not None:
+            return zoo.load(self.name)
+        return Baseline(self.name, setting) if _is_baseline(self.name, setting) else create(self.name, **setting)
+
+
+def _is_baseline(name: str, fields: Fields) -> bool:
+    """Whether a setting is one of the baseline: `adam` is also an optimizer of `lopt list`, with more fields."""
+    return name in BASELINES and fields.keys() == settings(name, (0.0,))[0].keys()
+
+
+def contender(text: str) -> Contender:
+    """What takes part under this name.
+
+    Args:
+        text: a key of `BASELINES`, tuned; one of it or of `lopt list` at one setting, as `adam{"learning_rate":0.01}`; the name of a saved optimizer; or
+            the path of one, reported by the name of the file, or of its folder where the file is called `optimizer`, as those of `lopt meta-train` are.
+
+    Raises:
+        InputError: for an unknown name, bad fields, or a saved optimizer that cannot be read.
+    """
+    name, fields = split_fields(text)
+    if name in BASELINES and not fields:
+        return Contender(name, name, None, None)
+    if name in BASELINES or name in OPTIMIZERS:
+        found = Contender(with_fields(name, fields), name, fields, None)
+        found.optimizer(fields)
+        return found
+    is_path = name.endswith(".safetensors") or os.sep in name
+    if not is_path and name not in zoo.available():
+        known = [*BASELINES, *OPTIMIZERS, *zoo.available()]
+        raise InputError(unknown("baseline, optimizer or saved optimizer", name, dict.fromkeys(known)))
+    if fields:
+        raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {', '.join(fields)} was given.")
+    zoo.load(name)
+    path = Path(name)
+    label = name if not is_path else (path.resolve().parent.name if path.stem == "optimizer" else path.stem)
+    return Contender(label, str(path.resolve()) if is_path else name, None, zoo.read_card(name).sha256)
+
+
+def contenders(texts: Sequence[str]) -> list[Contender]:
+    """All that take part, by `contender`; `baselines` stands for all baselines. Tuned Adam, the reference, is always there.
+
+    Raises:
+        InputError: as `contender`; for an optimizer with random weights; where two would be reported under one name.
+    """
+    expanded = [name for text in texts for name in (BASELINES if text == ALL else (text,))]
+    found = {text: contender(text) for text in dict.fromkeys(["adam", *expanded])}
+    labels: dict[str, str] = {}
+    for text, it in found.items():
+        if it.weights is None and it.name in OPTIMIZERS and it.name not in BASELINES and is_random(it.name):
+            raise InputError(f"{text} has random weights; name a saved optimizer or the path of one.")
+        if it.label in labels:
+            raise InputError(f"{labels[it.label]} and {text} would both be reported as {it.label}; rename a file.")
+        labels[it.label] = text
+    return list(found.values())
+
+
+def is_random(name: str) -> bool:
+    """Whether an optimizer of `lopt list` starts with random weights."""
+    return "key" in inspect.signature(OPTIMIZERS[name]).parameters
+
+
+def card_of(saved: Contender) -> dict[str, Any]:
+    """The card of a saved optimizer, as JSON has it."""
+    return dataclasses.asdict(zoo.read_card(saved.name))
+
+
+__all__ = [
+    "ALL",
+    "Contender",
+    "card_of",
+    "contender",
+    "contenders",
+    "is_random",
+    "split_fields",
+    "task_named",
+    "with_fields",
+]
