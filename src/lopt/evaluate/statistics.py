@@ -7,6 +7,7 @@ Scores come as one array a task, of one number a seed; tasks may have different 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -29,7 +30,7 @@ def interquartile_mean(scores: Scores) -> float:
     Raises:
         InputError: for no scores, or one that is NaN.
 
-    Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4.3.
+    Source: Agarwal et al. 2021 (arXiv 2108.13264).
     """
     values = np.concatenate(_checked(scores, "scores"))
     return float(trimmed_mean(values, np.ones((1, len(values))), quartiles)[0])
@@ -40,12 +41,12 @@ def interquartile_mean_interval(
 ) -> Estimate:
     """`interquartile_mean` with its 95 % interval; arguments as for `bootstrap`."""
     checked = _checked(scores, "scores")
-    values = np.concatenate(checked)
-
-    def statistic(counts: Counts) -> Float[np.ndarray, " resamples"]:
-        return trimmed_mean(values, np.concatenate(counts, axis=1), quartiles)
-
+    statistic = partial(_pooled, np.concatenate(checked))
     return bootstrap(statistic, [[len(x) for x in checked]], rng=rng, over=over, resamples=resamples)
+
+
+def _pooled(values: Float[np.ndarray, " n"], counts: Counts) -> Float[np.ndarray, " resamples"]:
+    return trimmed_mean(values, np.concatenate(counts, axis=1), quartiles)
 
 
 def probability_of_improvement(x: Scores, y: Scores, *, paired: bool = False) -> float:
@@ -62,7 +63,7 @@ def probability_of_improvement(x: Scores, y: Scores, *, paired: bool = False) ->
     Raises:
         InputError: for no tasks, different tasks, NaN, or different numbers of seeds if paired.
 
-    Source: Agarwal et al. 2021, section 4.3 (there higher is better); the paired form is ours.
+    Source: Agarwal et al. 2021 (there higher is better); the paired form is ours.
     """
     statistic, sizes = _improvement(x, y, paired)
     return float(statistic(*([np.ones((1, n)) for n in part] for part in sizes))[0])
@@ -84,6 +85,12 @@ def probability_of_improvement_interval(
     and at most $1 - \frac{l}{M}\,0.025^{1/l'}$, with $w$ tasks won in $w'$ independent pairs of seeds, and $l$ lost in $l'$. Tasks of
     ties alone count as half won in both bounds.
 
+    All pairs of seeds, unlike pairs of the same seed, are not independent: resampling both sides overstates how they vary together. The variance
+    that `bootstrap` is told is the unbiased one, with $k_{ij}$ the summands above and a dot for a mean,
+
+    $$\frac{1}{M^2}\sum_m \left(\frac{s^2(k_{i\cdot})}{n_m} + \frac{s^2(k_{\cdot j})}{k_m}
+      - \frac{s^2(k_{ij} - k_{i\cdot} - k_{\cdot j} + k_{\cdot\cdot})}{n_m k_m}\right)$$
+
     Args:
         x: scores of X, one array a task.
         y: scores of Y on the same tasks.
@@ -94,9 +101,12 @@ def probability_of_improvement_interval(
 
     Raises:
         InputError: as `probability_of_improvement` and `bootstrap`.
+
+    Source: the first two terms are those of DeLong et al. 1988 [recalled]; the third follows from Hoeffding's decomposition.
     """
     statistic, sizes = _improvement(x, y, paired)
-    found = bootstrap(statistic, sizes, rng=rng, over=over, resamples=resamples)
+    variance = _variance(x, y) if over == "seeds" and not paired else None
+    found = bootstrap(statistic, sizes, rng=rng, over=over, resamples=resamples, variance=variance)
     if found.low != found.high:
         return found
     each = np.array([probability_of_improvement([a], [b], paired=paired) for a, b in zip(x, y, strict=True)])
@@ -171,7 +181,7 @@ def performance_ratios(times: Float[np.ndarray, "optimizers tasks"]) -> Float[np
     Raises:
         InputError: for a time that is NaN or not positive.
 
-    Source: Dolan & Moré 2002; Dahl et al. 2023 (arXiv 2306.07179), section 4.4.
+    Source: Dolan & Moré 2002; Dahl et al. 2023 (arXiv 2306.07179).
     """
     if np.isnan(times).any() or (times <= 0).any():
         raise InputError(
@@ -215,7 +225,7 @@ def algoperf_score(
     Raises:
         InputError: as `performance_ratios`, and for an `r_max` of at most 1.
 
-    Source: Dahl et al. 2023, section 4.4; AlgoPerf's documentation of the score.
+    Source: Dahl et al. 2023; AlgoPerf's documentation of the score.
     """
     if r_max <= 1:
         raise InputError(f"r_max is {r_max}; it must be above 1.")
@@ -259,16 +269,32 @@ def _improvement(
     lower = [(a[:, None] < b) + 0.5 * (a[:, None] == b) for a, b in zip(x, y, strict=True)]
     sizes = [[len(a) for a in x], [len(b) for b in y]]
 
-    def of_pairs(counts: Counts) -> Float[np.ndarray, " resamples"]:
-        wins = [c @ np.diag(k) for c, k in zip(counts, lower, strict=True)]
-        return _mean_over_tasks(wins, counts)
+    if paired:
+        return partial(_of_pairs, [np.diag(k) for k in lower]), sizes[:1]
+    return partial(_of_all, lower), sizes
 
-    def of_all(x_counts: Counts, y_counts: Counts) -> Float[np.ndarray, " resamples"]:
-        both = zip(x_counts, lower, y_counts, strict=True)
-        wins = [np.einsum("bi,ij,bj->b", a, k, b) / b.sum(axis=1).clip(1) for a, k, b in both]
-        return _mean_over_tasks(wins, x_counts)
 
-    return (of_pairs, sizes[:1]) if paired else (of_all, sizes)
+def _variance(x: Scores, y: Scores) -> float | None:
+    """Of the probability of improvement from all pairs; None where a task has a single seed."""
+    if min(len(a) for a in (*x, *y)) < 2:
+        return None
+    total = 0.0
+    for a, b in zip(x, y, strict=True):
+        k = (a[:, None] < b) + 0.5 * (a[:, None] == b)
+        rows, columns = k.mean(axis=1, keepdims=True), k.mean(axis=0, keepdims=True)
+        n, m = k.shape
+        together = ((k - rows - columns + k.mean()) ** 2).sum() / ((n - 1) * (m - 1))
+        total += rows.var(ddof=1) / n + columns.var(ddof=1) / m - together / (n * m)
+    return max(0.0, float(total)) / len(x) ** 2
+
+
+def _of_pairs(lower: list[Float[np.ndarray, " _"]], counts: Counts) -> Float[np.ndarray, " resamples"]:
+    return _mean_over_tasks([c @ k for c, k in zip(counts, lower, strict=True)], counts)
+
+
+def _of_all(lower: list[Float[np.ndarray, "_ _"]], x: Counts, y: Counts) -> Float[np.ndarray, " resamples"]:
+    wins = [((a @ k) * b).sum(axis=1) / b.sum(axis=1).clip(1) for a, k, b in zip(x, lower, y, strict=True)]
+    return _mean_over_tasks(wins, x)
 
 
 def _mean_over_tasks(sums: list[Float[np.ndarray, " resamples"]], counts: Counts) -> Float[np.ndarray, " resamples"]:
