@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
+from lopt.cli import main
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
-from lopt.evaluate.report import Provenance, benchmark_page
+from lopt.evaluate.archive import Archive, Run, Timing, Unit
+from lopt.evaluate.report import Provenance, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
+from lopt.evaluate.report._summary import COLUMNS, cells, number, ranking, sentences
+from lopt.evaluate.scores import Scores, score
 
 BASELINES = (
     "adam",
@@ -85,9 +89,13 @@ def diverged(run: Run, at: int = 3) -> Run:
     return run._replace(train_loss=train, valid_loss=train, test_loss=train)
 
 
-def text_of(runs: list[Run], timings: list[Timing], title: str = "A benchmark") -> str:
-    provenance = Provenance(["lopt bench smoke"], {"cpu": "a processor", "jax": "0"}, {"star": {"seed": 0}})
-    return benchmark_page(title, runs, timings, provenance)
+def scored(runs: list[Run], timings: Sequence[Timing] = ()) -> Scores:
+    return score(runs, timings, baselines=BASELINES, resamples=200)
+
+
+def text_of(runs: list[Run], timings: list[Timing], title: str = "A benchmark", **options: Any) -> str:
+    provenance = Provenance(["lopt bench smoke"], {"cpu": "a processor", "jax": "0"}, {"star": {"horizon": [10, 100]}})
+    return benchmark_page(title, runs, timings, scored(runs, timings), provenance, **options)
 
 
 def carried(text: str) -> dict[str, Any]:
@@ -127,6 +135,7 @@ def test_no_two_optimizers_look_alike_without_colour_or_by_it(count: int) -> Non
     assert len({(k.color, k.shape) for k in found}) == count
     assert count > 25 or len({(k.color, k.dash) for k in found}) == count
     assert count > 16 or len({k.shape for k in found}) == count, "told apart by shape alone"
+    assert all(a.dash != b.dash for a, b in itertools.pairwise(found))
     assert sum(k.shown for k in found) == min(count, 8)
     assert all(k.shown for k in found if k.name in ("adam", "o3"))
 
@@ -142,6 +151,151 @@ def test_failures_are_listed() -> None:
         ("adam", "digits_mlp0", 200, "ended above its initial train loss in 1 of 3 seeds"),
         ("sgd", "digits_mlp1", 200, "was not run"),
     ]
+
+
+# --- Who wins where. ---
+
+
+def fixed(finals: dict[str, list[list[float]]], learned: Sequence[str] = ("star",)) -> Scores:
+    """Scores of trainings that start at 1 and end at what is given: for each optimizer a list of seeds a task."""
+    steps = np.array([0, 10])
+    runs = [
+        Run(f"t{t}", name, {}, "0" if name in learned else None, 10, seed, steps, *[np.array([1.0, x])] * 3, {})
+        for name, tasks in finals.items()
+        for t, seeds in enumerate(tasks)
+        for seed, x in enumerate(seeds)
+    ]
+    return scored(runs)
+
+
+def said(scores: Scores, learned: Sequence[str] = ("star",)) -> list[str]:
+    return sentences(scores, learned, str)
+
+
+def test_a_clear_win_is_said_to_be_one() -> None:
+    overall, star = said(fixed({"adam": [[0.5, 0.51]] * 2, "sgd": [[0.6, 0.61]] * 2, "star": [[0.1, 0.12]] * 2}))
+    assert overall.startswith("Over 2 tasks, star (learned) has the lowest normalised final train loss, −0.")
+    assert "; next is adam (tuned baseline) with 0.0" in overall
+    assert overall.endswith("The intervals do not overlap.")
+    assert star == (
+        "star ends lower than tuned adam on 2 of 2 tasks and higher on 0 (beyond the spread over seeds: lower on 2, higher on 0), "
+        "and lower than every tuned baseline on 2 of 2: t0 and t1."
+    )
+
+
+def test_a_loss_is_said_to_be_one() -> None:
+    overall, star = said(fixed({"star": [[0.8, 0.82]] * 3, "adam": [[0.5, 0.52]] * 3}))
+    assert "Over 3 tasks, adam (tuned baseline) has the lowest" in overall
+    assert "next is star (learned)" in overall
+    assert star.startswith("star ends lower than tuned adam on 0 of 3 tasks and higher on 3 (")
+    assert star.endswith("and lower than every tuned baseline on none of 3.")
+
+
+def test_a_tie_is_said_to_be_one() -> None:
+    overall, star = said(fixed({"adam": [[0.5, 0.6]] * 2, "star": [[0.5, 0.6]] * 2}))
+    assert overall.startswith("Over 2 tasks, adam (tuned baseline) and star (learned) tie for the lowest")
+    assert (
+        star
+        == "star ends lower than tuned adam on 0 of 2 tasks and higher on 0, level on 2, and lower than every tuned baseline on none of 2."
+    )
+
+
+def test_what_is_not_settled_is_said_not_to_be() -> None:
+    overall, star = said(fixed({"adam": [[0.3, 0.7, 0.5]], "star": [[0.75, 0.45, 0.2]]}))
+    assert overall.startswith("On t0, star (learned) has the lowest")
+    assert overall.endswith("Its interval overlaps the next one's, so first place is not settled.")
+    assert "(beyond the spread over seeds: lower on 0, higher on 0)" in star
+    assert "1 of 1 task and" in star
+    overall, _ = said(fixed({"adam": [[0.5]], "star": [[0.4]]}))
+    assert overall.endswith("One seed a task cannot tell whether that is chance.")
+
+
+def test_who_was_not_there_is_said() -> None:
+    alone = said(fixed({"adam": [[0.5, 0.6]]}, learned=()), learned=())
+    assert alone[0].endswith("nothing else was run.")
+    assert alone[1:] == ["No learned optimizer took part."]
+    stuck, _ = said(fixed({"adam": [[1.0, 1.0]], "star": [[0.5, 0.6]]}))
+    assert stuck == "No baseline made progress on any task, so the optimizers cannot be compared."
+    _, lost = said(fixed({"adam": [[0.5, 0.6]], "star": [[math.inf, 0.6]]}))
+    assert lost.endswith("It diverged in 1 of 2 trainings.")
+
+
+def test_the_summary_in_markdown() -> None:
+    runs, timings = synthetic(("star|`x`", "adam", "sgd"))
+    text = summary_markdown(scored(runs, timings), ["star|`x`"])
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3
+    assert len({line.count("|") for line in table}) == 1, "every row has every column, whatever the names"
+    assert sum("**" in line for line in table) == 1
+    for sentence in said(scored(runs, timings), ["star|`x`"]):
+        assert sentence.partition(" on ")[2].split(":")[0] in text.replace("`", "")
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0.0, "0.000"), (-0.0001, "0.000"), (-0.25, "−0.250"), (math.nan, "–"), (math.inf, "∞"), (3e7, "3.0e+07")],
+)
+def test_numbers(x: float, text: str) -> None:
+    assert number(x) == text
+
+
+def test_the_table_says_what_is_censored_and_what_is_not_known() -> None:
+    scores = fixed({"adam": [[0.5, 0.5]] * 3, "star": [[0.1, 0.1]] * 3})
+    star, adam = (dict(zip(COLUMNS[1:], map(str, cells(s, scores)), strict=True)) for s in ranking(scores))
+    assert star["speed-up over tuned Adam"] == "≥ 1.00× (1.00 to 1.00; 3 of 3 censored)"
+    assert star["tasks won against tuned Adam"].startswith("3 of 3 (")
+    assert adam["tasks won against tuned Adam"] == "–"
+    assert star["time of a step, × Adam"] == "–"
+    assert star["diverged"] == "0"
+
+
+# --- From an archive. ---
+
+
+def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, timings = synthetic(("star", "adam", "sgd"), tasks=2)
+    worse = [
+        run._replace(config={"learning_rate": 9.0}, train_loss=run.train_loss + 1) for run in runs if not run.weights
+    ]
+    with Archive(tmp_path / "bench.sqlite") as archive:
+        archive.settle({"suite": "smoke", "seeds": 3, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
+        archive.add_card(f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train"})
+        for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in runs):
+            archive.add(
+                unit,
+                [r for r in [*runs, *worse] if Unit(r.task, r.optimizer, r.horizon) == unit],
+                machine={"cpu": "a processor"},
+            )
+        archive.add_failure(Unit("digits_mlp1", "lion", 200), "out of memory", machine={"cpu": "a processor"})
+        archive.add_timings(timings)
+    out, summary = tmp_path / "report.html", tmp_path / "summary.md"
+    main(
+        ["report", str(tmp_path / "bench.sqlite"), "--out", str(out), "--markdown", str(summary), "--title", "A title"]
+    )
+    text = out.read_text()
+    for expected in (
+        "<title>A title</title>",
+        "lopt bench smoke --optimizers",
+        "lion on digits_mlp1 (200 steps): out of memory",
+        "a processor",
+        f"{0:064x}",
+        "lopt meta-train",
+        'id="axis-0"',
+    ):
+        assert expected in text
+    assert "learning_rate 9" not in text, "only the best settings"
+    printed = capsys.readouterr().out
+    assert summary.read_text().splitlines()[0].replace("`", "") in printed
+    assert "tuned adam on" in printed
+
+
+def test_archives_that_cannot_be_reported_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Archive(tmp_path / "empty.sqlite").close()
+    for name, sentence in (("none.sqlite", "no archive"), ("empty.sqlite", "has no runs")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["report", str(tmp_path / name), "--out", str(tmp_path / "report.html")])
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
 
 
 # --- The page as text. ---
@@ -160,17 +314,21 @@ def test_names_are_text() -> None:
     runs, timings = synthetic((evil, "adam"), tasks=1)
     runs = [run._replace(task=evil, config={evil: evil}, weights=None) for run in runs]
     timings = [timing._replace(task=evil) for timing in timings]
-    provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}})
-    text = benchmark_page(evil, runs, timings, provenance)
+    provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}}, [evil])
+    scores = scored(runs, timings)._replace(notes=(evil,))
+    text = benchmark_page(evil, runs, timings, scores, provenance, axes={evil: {evil: evil}})
     assert "<script>window" not in text
     assert "<img" not in text.replace(get_plotlyjs(), "")
-    assert text.count(html.escape(evil)) >= 10
-    assert carried(text)["looks"][0]["name"] == evil
+    assert text.count(html.escape(evil)) >= 15
+    assert evil in [look["name"] for look in carried(text)["looks"]]
 
 
 def test_no_runs_and_no_plotly_end_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, _ = synthetic(tasks=1)
     with pytest.raises(InputError, match="runs is empty"):
-        benchmark_page("A benchmark", [], [], Provenance())
+        benchmark_page("A benchmark", [], [], scored(runs))
+    with pytest.raises(InputError, match="other optimizers"):
+        benchmark_page("A benchmark", runs[:1], [], scored(runs))
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(InputError, match=r"lopt\[report\]"):
         text_of(*synthetic(tasks=1))
@@ -282,8 +440,35 @@ def test_the_page_works(opened: Callable[..., Tab]) -> None:
     page.locator("#curves .hoverlayer .hovertext").first.wait_for()
     assert re.match(r"(star|adam|sgd)step 200.*test loss", page.locator("#curves .hovertext").first.text_content())
 
+    # No button sends the data away.
+    assert {b.get_attribute("data-title") for b in page.locator(".modebar-btn").all()} == {
+        "Download plot as a PNG",
+        *("Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"),
+    }
     assert tab.complaints == []
     assert tab.requests == [page.url.partition("#")[0]], "nothing but the page itself"
+
+
+def test_every_plot_is_drawn(opened: Callable[..., Tab]) -> None:
+    runs, timings = synthetic(tasks=4, horizons=(100, 200, 500))
+    axes = {"width": {"8": "digits_mlp0", "16": "digits_mlp1"}, "data": {"a": "digits_mlp2", "b": "digits_mlp3"}}
+    tab = opened(text_of(runs, timings, axes=axes))
+    for plot, marks in {
+        "profile-steps": "path.js-line",
+        "profile-seconds": "path.js-line",
+        "axis-0": "path.js-line",
+        "axis-1": "path.js-line",
+        "generalisation": "path.point",
+    }.items():
+        assert tab.page.locator(f"#{plot} .scatterlayer {marks}").count() == 3, plot
+    assert tab.page.locator("#speedups path.point").count() == 12, "every optimizer on every task"
+    assert tab.page.locator("#horizons path.point").count() == 3, "the learned one at 1, 2 and 5 times its horizon"
+    tab.page.locator(".key", has_text="star").click()
+    assert tab.page.locator("#profile-steps .scatterlayer path.js-line").count() == 2
+    assert tab.page.locator("#speedups path.point").count() == 12, "rows stay"
+    assert tab.page.locator(".small a").count() == 4, "one horizon of each task"
+    assert tab.page.locator("#problem option").count() == 12
+    assert tab.complaints == []
 
 
 ADAM = "t => t.mode === 'lines+markers' && data.looks[t.o].name === 'adam'"
@@ -291,7 +476,9 @@ ADAM = "t => t.mode === 'lines+markers' && data.looks[t.o].name === 'adam'"
 
 def test_the_page_on_a_phone(opened: Callable[..., Tab]) -> None:
     names = ("a_learned_optimizer_with_quite_a_long_name", *BASELINES)
-    tab = opened(text_of(*synthetic(names, tasks=6)), 375, is_mobile=True, has_touch=True)
+    runs, timings = synthetic(names, tasks=6)
+    axes = {"width": {"8": "digits_mlp0", "16": "digits_mlp1"}}
+    tab = opened(text_of(runs, timings, axes=axes), 375, is_mobile=True, has_touch=True)
     assert tab.width() == [375, 375]
     for details in tab.page.locator("summary").all():
         details.tap()
@@ -334,8 +521,9 @@ def test_hostile_names_do_nothing_in_a_browser(opened: Callable[..., Tab]) -> No
     runs = [run._replace(task=evil, config={evil: 1}) for run in runs]
     tab = opened(text_of(runs, timings, title=evil))
     assert tab.page.locator("h1").text_content() == evil
-    assert tab.page.locator(".key").first.text_content() == evil
+    assert evil in tab.page.locator(".key").all_text_contents()
+    assert any(evil.startswith(text.rstrip("…")) for text in tab.page.locator("#speedups .ytick").all_text_contents())
     assert tab.page.evaluate("window.hacked") is None
-    assert tab.page.locator("img, b > b").count() == 0
+    assert tab.page.locator("img, b > b, svg a").count() == 0
     assert tab.complaints == []
     assert len(tab.requests) == 1

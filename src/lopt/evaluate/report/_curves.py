@@ -13,7 +13,6 @@ from lopt.evaluate.archive import Run, Timing
 from lopt.evaluate.report.frame import COLORS
 
 SPLITS = ("train", "valid", "test")
-REFERENCE = "adam"  # drawn in the colour of the text
 DASHES = ("solid", "dash", "dot", "dashdot")  # plotly's names
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")  # plotly's names
 FEW = 8  # so many curves can be told apart at once
@@ -49,23 +48,25 @@ class Failure(NamedTuple):
     what: str
 
 
-def looks(ranking: Sequence[str], learned: Iterable[str]) -> list[Look]:
+def looks(ranking: Sequence[str], learned: Iterable[str], reference: str = "adam") -> list[Look]:
     """A look for each optimizer. Where there are many, only the learned ones, the reference and the first others are shown at first.
 
     Args:
         ranking: all optimizers, best first.
         learned: those that are meta-trained.
+        reference: the one that is drawn in the colour of the text.
     """
     learned = set(learned)
     found, plain = [], 0
-    others = [name for name in ranking if name not in learned and name != REFERENCE]
-    room = max(2, FEW - len(learned) - (REFERENCE in ranking))
-    shown = {*learned, REFERENCE, *others[:room]} if len(ranking) > FEW else set(ranking)
+    others = [name for name in ranking if name not in learned and name != reference]
+    room = max(2, FEW - len(learned) - (reference in ranking))
+    shown = {*learned, reference, *others[:room]} if len(ranking) > FEW else set(ranking)
     for i, name in enumerate(ranking):
-        if name == REFERENCE:
+        if name == reference:
             color, dash = "reference", "longdash"
         else:
-            color, dash = f"o{plain % len(COLORS)}", DASHES[plain // len(COLORS) % len(DASHES)]
+            color = f"o{plain % len(COLORS)}"
+            dash = DASHES[(plain + plain // 12) % len(DASHES)]  # 12: after so many, colours and dashes meet again
             plain += 1
         shape = SHAPES[i % len(SHAPES)] + ("-open" if i // len(SHAPES) % 2 else "")
         found.append(Look(name, color, dash, shape, name in learned, name in shown))
@@ -120,7 +121,7 @@ def _band(
     return rounded(mean), rounded(low), rounded(high)
 
 
-def rounded(values: Iterable[float], digits: int = 4) -> list[float | None]:
+def rounded(values: Iterable[float] | np.ndarray, digits: int = 4) -> list[float | None]:
     """Significant digits that a plot needs; None where a value is not finite."""
     return [float(f"{x:.{digits}g}") if np.isfinite(x) else None for x in values]
 

@@ -54,19 +54,19 @@ def legend(looks: Sequence[Look]) -> str:
         f'<button class="key" data-o="{i}" aria-pressed="{str(look.shown).lower()}">{swatch(look)}{html.escape(look.name)}</button>'
         for i, look in enumerate(looks)
     )
-    many = (
-        f'<button id="few">{sum(look.shown for look in looks)} of them</button>'
-        if not all(k.shown for k in looks)
-        else ""
-    )
-    return f'<div class="legend" role="group" aria-label="Optimizers to show">{keys}<button id="all">all</button>{many}</div>'
+    fewer = "" if all(look.shown for look in looks) else '<button id="few">fewer</button>'
+    return f'<div class="legend" role="group" aria-label="Optimizers to show"><button id="all">all</button>{fewer}{keys}</div>'
 
 
-def small_multiples(curves: Mapping[Problem, Sequence[Curve]], looks: Sequence[Look]) -> str:
-    """The train losses of every problem, each a link to its interactive curves."""
+def small_multiples(
+    curves: Mapping[Problem, Sequence[Curve]], looks: Sequence[Look], horizons: Mapping[str, int]
+) -> str:
+    """The train losses of every task at its horizon, each a link to its interactive curves."""
     order = {look.name: i for i, look in enumerate(looks)}
     cells = []
     for i, ((task, horizon), found) in enumerate(curves.items()):
+        if horizon != horizons[task]:
+            continue
         ended = {c.optimizer: last for c in found if (last := c.bands["train"][0][-1]) is not None}
         lowest = f"lowest: {min(ended, key=ended.__getitem__)}" if ended else "all diverged"
         cells.append(
@@ -98,3 +98,22 @@ def _small(curves: Sequence[Curve], looks: Sequence[Look], order: Mapping[str, i
         ]
         lines.append(f'<polyline class="o{o}" points="{" ".join(points)}" {stroke(looks[o])} stroke-linejoin="round"/>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{"".join(lines)}</svg>'
+
+
+def interval_picture(value: float, low: float, high: float, left: float, right: float) -> str:
+    """A point with its interval on a scale from `left` to `right`, with a line at 0; an arrow where it lies beyond."""
+
+    def at(x: float) -> float:
+        return 4 + 92 * (min(max(x, left), right) - left) / (right - left)
+
+    if math.isnan(value):
+        return '<svg class="interval" viewBox="0 0 100 14" aria-hidden="true"></svg>'
+    known = not (math.isnan(low) or math.isnan(high))
+    bar = f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="7" y2="7" stroke="var(--text)"/>' if known else ""
+    point = (
+        f'<circle cx="{at(value):.1f}" cy="7" r="3.4" fill="var(--text)"/>'
+        if value <= right
+        else '<polygon points="92,3 99,7 92,11" fill="var(--text)"/>'
+    )
+    zero = f'<line x1="{at(0.0):.1f}" x2="{at(0.0):.1f}" y1="0" y2="14" stroke="var(--muted)" stroke-dasharray="2 2"/>'
+    return f'<svg class="interval" viewBox="0 0 100 14" aria-hidden="true">{zero}{bar}{point}</svg>'

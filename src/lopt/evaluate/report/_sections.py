@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lopt.evaluate.archive import Run
 from lopt.evaluate.report import _pictures
 from lopt.evaluate.report._curves import Curve, Look, Problem, failures, settings
+from lopt.evaluate.report._figures import Plot
+from lopt.evaluate.report._summary import number
+from lopt.evaluate.scores import Scores
+
+PROFILES = """The fraction of tasks on which an optimizer reaches tuned Adam's final train loss within so many times the time of the fastest; an optimizer
+that never reaches it counts as infinitely slow. Further up and left is better."""
+AXES = "Mean over seeds of the normalised final train loss, with 95 % intervals: 0 is the best tuned baseline of the same task, 1 no progress."
 
 
 class Provenance(NamedTuple):
@@ -18,6 +26,7 @@ class Provenance(NamedTuple):
     commands: Sequence[str] = ()
     machine: Mapping[str, Any] = {}  # and versions
     cards: Mapping[str, Mapping[str, Any]] = {}  # of saved optimizers, by the name under which they are reported
+    failures: Sequence[str] = ()  # of the bench: what could not be run, and why
 
 
 class Section(NamedTuple):
@@ -49,18 +58,56 @@ Drag to zoom, double-click to reset. The first view ends a little above the high
     return Section("curves-of-a-task", "Curves of a task", body)
 
 
-def small_multiples_section(curves: Mapping[Problem, Sequence[Curve]], looks: Sequence[Look]) -> str:
-    """All tasks at a glance."""
-    return f"""<p class="small-print">Train loss against steps, mean over seeds, on logarithmic axes of loss where all losses are positive.
-A picture leads to the curves of its task.</p>{_pictures.small_multiples(curves, looks)}"""
+def tasks_section(
+    curves: Mapping[Problem, Sequence[Curve]], looks: Sequence[Look], scores: Scores, ranked: Sequence[str]
+) -> Section:
+    """All tasks at a glance, and the normalised losses behind it."""
+    body = f"""<p class="small-print">Train loss against steps, mean over seeds, on logarithmic axes of loss where all losses are positive.
+A picture leads to the curves of its task.</p>{_pictures.small_multiples(curves, looks, scores.horizons)}
+<details><summary>Normalised final train loss on each task</summary>{_task_table(scores, ranked)}
+<p class="small-print">Mean over seeds: 0 is the best tuned baseline, 1 no progress. Bold: the lowest of the task. ∞: a seed diverged.</p></details>"""
+    return Section("tasks", "All tasks", body)
 
 
-def settings_section(runs: Sequence[Run]) -> str:
+def _task_table(scores: Scores, ranked: Sequence[str]) -> str:
+    table = scores.table
+    rows = []
+    for task in scores.tasks:
+        means = {name: float(table[name][task].normalized.mean()) for name in ranked if task in table[name]}
+        lowest = min((m for m in means.values() if math.isfinite(m)), default=math.nan)
+        cells = "".join(
+            f"<td{' class=best' if means.get(name) == lowest else ''}>{number(means.get(name, math.nan), 2)}</td>"
+            for name in ranked
+        )
+        rows.append(f"<tr><th>{html.escape(task)}<br><small>{scores.horizons[task]:,} steps</small></th>{cells}</tr>")
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ranked)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def plots_section(id_: str, heading: str, plots: Sequence[Plot | None], note: str = "") -> Section | None:
+    """Plots side by side where there is room; None where there are none."""
+    there = [plot for plot in plots if plot is not None]
+    if not there:
+        return None
+    several = len(there) > 1
+    figures = "".join(_plot(plot, several) for plot in there)
+    body = f'<div class="pair">{figures}</div>' if several else figures
+    return Section(id_, heading, (f'<p class="small-print">{note}</p>' if note else "") + body)
+
+
+def _plot(plot: Plot, titled: bool) -> str:
+    title = f"<h3>{html.escape(plot.title)}</h3>" if titled else ""
+    height = f' style="height:{plot.height}px"' if plot.height else ""
+    caption = f"<figcaption>{plot.caption}</figcaption>" if plot.caption else ""
+    return f'<figure>{title}<div class="plot" id="{plot.id}"{height}></div>{caption}</figure>'
+
+
+def settings_section(runs: Sequence[Run]) -> Section | None:
     """The setting of each optimizer on each task, folded."""
     found = settings(runs)
     names = list(dict.fromkeys(name for chosen in found.values() for name in chosen))
     if not names:
-        return "<p>No optimizer has a setting that was tuned.</p>"
+        return None
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     rows = "".join(
         f"<tr><th>{html.escape(task)}<br><small>{horizon:,} steps</small></th>"
@@ -68,23 +115,26 @@ def settings_section(runs: Sequence[Run]) -> str:
         + "</tr>"
         for (task, horizon), chosen in found.items()
     )
-    return f"""<details><summary>What was chosen for each of {len(found)} tasks</summary>
-<div class="scroll"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
+    body = f"""<details><summary>What was chosen on each task, and for each number of steps</summary>
+<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
+    return Section("settings", "Tuned settings", body)
 
 
-def failures_section(runs: Sequence[Run]) -> str:
-    """Everything that went wrong, a line each."""
-    failed = failures(runs)
-    if not failed:
-        return "<p>None: every training stayed finite and ended below its initial train loss, and every optimizer was run on every task.</p>"
-    lines = "".join(
-        f"<li><b>{html.escape(f.optimizer)}</b> on {html.escape(f.problem[0])} ({f.problem[1]:,} steps) {html.escape(f.what)}.</li>"
-        for f in failed
-    )
-    return f"<ul>{lines}</ul>"
+def failures_section(runs: Sequence[Run], bench: Sequence[str], notes: Sequence[str]) -> Section:
+    """Everything that went wrong, a line each: in trainings, in the bench, in scoring."""
+    lines = [
+        f"<b>{html.escape(f.optimizer)}</b> on {html.escape(f.problem[0])} ({f.problem[1]:,} steps) {html.escape(f.what)}."
+        for f in failures(runs)
+    ]
+    lines += [html.escape(text) for text in bench]
+    said = "".join(f"<li>{line}</li>" for line in lines)
+    none = "<p>None: every training stayed finite and ended below its initial train loss, and every optimizer was run on every task.</p>"
+    more = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    scoring = f"<p>Notes of the scores:</p><ul>{more}</ul>" if more else ""
+    return Section("failures", "Failures and divergences", (f"<ul>{said}</ul>" if said else none) + scoring)
 
 
-def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> str:
+def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> Section:
     """Commands, machine, versions, weights."""
     commands = html.escape("\n".join(provenance.commands))
     facts = "".join(
@@ -100,7 +150,7 @@ def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> str:
         f"<details><summary>Card of {html.escape(name)}</summary><pre>{html.escape(json.dumps(card, indent=2))}</pre></details>"
         for name, card in provenance.cards.items()
     )
-    return "".join(
+    body = "".join(
         (
             f"<pre>{commands}</pre>" if commands else "",
             f'<ul class="hashes">{weights}</ul>' if weights else "",
@@ -108,3 +158,4 @@ def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> str:
             f'<div class="scroll"><table class="text"><tbody>{facts}</tbody></table></div>' if facts else "",
         )
     )
+    return Section("reproduce", "Reproduce", body)

@@ -6,21 +6,24 @@ const hidden = new Set(data.looks.flatMap((look, i) => (look.shown ? [] : [i])))
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const touch = matchMedia("(pointer: coarse)").matches;
-const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+// The buttons are named one by one: by default plotly has some that send the data away.
+const buttons = [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
+const config = { responsive: true, displaylogo: false, modeBarButtons: buttons, plotlyServerURL: "" };
 
 // Plotly reads a little HTML in names; here they are text.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
+const shown = (trace) => trace.always || !hidden.has(trace.o);
+
 // A trace says with `o` whose it is; from that follow colour, dash, shape and whether it is shown.
 function styled(trace) {
-  if (trace.o === undefined) return trace;
   const look = data.looks[trace.o];
   const color = css(look.color);
   const own = {
     name: plain(look.name),
     line: { color, dash: look.dash, width: look.learned ? 3 : 1.7, ...trace.line },
     marker: { color, symbol: look.shape, size: look.learned ? 8 : 6, line: { color, width: 1 }, ...trace.marker },
-    visible: !hidden.has(trace.o),
+    visible: shown(trace),
     showlegend: false,
   };
   if (trace.error_x) own.error_x = { color, thickness: 1.5, width: 4, ...trace.error_x };
@@ -30,7 +33,16 @@ function styled(trace) {
 }
 
 function themed(layout) {
-  const axis = (given) => ({ gridcolor: css("grid"), zerolinecolor: css("grid"), linecolor: css("muted"), automargin: true, ...(given.type === "log" && { nticks: 5 }), ...given });
+  const log = { nticks: 3, tickformat: ".3~g" }; // 0.2 rather than a small 2
+  const axis = (given) => ({
+    gridcolor: css("grid"),
+    zerolinecolor: css("grid"),
+    linecolor: css("muted"),
+    automargin: true,
+    ...(given.type === "log" && log),
+    ...given,
+    title: { ...given.title, font: { size: 13 } },
+  });
   const axes = Object.fromEntries(Object.keys(layout).filter((k) => /^[xy]axis/.test(k)).map((k) => [k, axis(layout[k])]));
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -43,6 +55,7 @@ function themed(layout) {
     margin: { l: 48, r: 12, t: touch ? 32 : 12, b: 44 },
     ...layout,
     ...axes,
+    shapes: layout.shapes?.map((shape) => ({ ...shape, layer: "below", line: { ...shape.line, color: css("muted") } })),
   };
 }
 
@@ -105,8 +118,7 @@ function filter() {
   for (const key of document.querySelectorAll(".key")) key.setAttribute("aria-pressed", !hidden.has(Number(key.dataset.o)));
   byId("hidden").textContent = [...hidden].map((o) => `.small .o${o}`).join() + "{display:none}";
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
-    const own = plot.data.map((trace, i) => [trace.o, i]).filter(([o]) => o !== undefined);
-    if (own.length) Plotly.restyle(plot, { visible: own.map(([o]) => !hidden.has(o)) }, own.map(([, i]) => i));
+    Plotly.restyle(plot, { visible: plot.data.map(shown) });
   }
 }
 

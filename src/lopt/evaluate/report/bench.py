@@ -10,55 +10,90 @@ from typing import Any
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run, Timing
-from lopt.evaluate.report import _pictures
+from lopt.evaluate.report import _figures, _pictures, _summary
 from lopt.evaluate.report._curves import Curve, Look, Problem, curves, learned, looks
 from lopt.evaluate.report._sections import (
+    AXES,
+    PROFILES,
     Provenance,
     Section,
     curves_section,
     failures_section,
+    plots_section,
     reproduce_section,
     settings_section,
-    small_multiples_section,
+    tasks_section,
 )
 from lopt.evaluate.report.frame import document
+from lopt.evaluate.scores import Scores
 
 
-def benchmark_page(title: str, runs: Sequence[Run], timings: Sequence[Timing], provenance: Provenance) -> str:
+def benchmark_page(
+    title: str,
+    runs: Sequence[Run],
+    timings: Sequence[Timing],
+    scores: Scores,
+    provenance: Provenance = Provenance(),  # noqa: B008 - immutable
+    *,
+    axes: Mapping[str, Mapping[float | str, str]] | None = None,
+) -> str:
     """One self-contained HTML page of a benchmark.
 
     Args:
         title: of the page, plain text.
         runs: the selected ones, one setting for each optimizer on each task and horizon.
         timings: of their steps; may be empty.
-        provenance: what is said of their origin.
+        scores: of these runs.
+        provenance: what is said of their origin; the horizons on its cards make the plot of longer ones.
+        axes: of generalisation, as for `lopt.evaluate.axes.along`.
 
     Raises:
-        InputError: where there are no runs, or plotly is not installed.
+        InputError: where there are no runs, where scores are of other ones, or plotly is not installed.
     """
     if not runs:
         raise InputError("runs is empty; a page needs at least one run.")
-    found = curves(runs, timings)
-    drawn = looks(list(dict.fromkeys(run.optimizer for run in runs)), learned(runs))
+    if {run.optimizer for run in runs} != set(scores.optimizers):
+        raise InputError(f"scores are of {', '.join(scores.optimizers)}; the runs are of other optimizers.")
+    found, meta_trained = curves(runs, timings), learned(runs)
+    ranked = [summary.optimizer for summary in _summary.ranking(scores)]
+    drawn = looks(ranked, meta_trained, scores.reference)
+    order = {look.name: i for i, look in enumerate(drawn)}
+    seen = {n: int(h[1]) for n, card in provenance.cards.items() if n in order and (h := card.get("horizon"))}
+    profiles = _figures.profiles(scores, order)
+    speedups = _figures.speedups(scores, ranked, order)
+    tests = _figures.generalisation(scores, order)
+    longer = _figures.horizons(scores, seen, order)
+    along = _figures.axes(scores, axes or {}, order)
+    swatches = {look.name: _pictures.swatch(look) for look in drawn}
     sections = [
+        Section("summary", "Summary", _summary.table(scores, meta_trained, swatches)),
         curves_section(found),
-        Section("tasks", "All tasks", small_multiples_section(found, drawn)),
-        Section("settings", "Tuned settings", settings_section(runs)),
-        Section("failures", "Failures", failures_section(runs)),
-        Section("reproduce", "Reproduce", reproduce_section(runs, provenance)),
+        tasks_section(found, drawn, scores, ranked),
+        plots_section("profiles", "Performance profiles", profiles, PROFILES),
+        plots_section("speed-up", "Speed-up over tuned Adam", [speedups]),
+        plots_section("test", "Test beside train", [tests]),
+        plots_section("longer", "Beyond the horizon of meta-training", [longer]),
+        plots_section("axes", "Generalisation", along, AXES),
+        settings_section(runs),
+        failures_section(runs, provenance.failures, scores.notes),
+        reproduce_section(runs, provenance),
     ]
-    return _put_together(title, _pictures.legend(drawn), sections, _payload(found, drawn, []))
+    plots = [plot for plot in (*profiles, speedups, tests, longer, *along) if plot is not None]
+    data = _payload(found, drawn, [{"id": p.id, "traces": p.traces, "layout": p.layout} for p in plots])
+    parts = [section for section in sections if section is not None]
+    return _put_together(title, _summary.lead(scores, meta_trained), _pictures.legend(drawn), parts, data)
 
 
-def _put_together(title: str, legend: str, sections: Sequence[Section], data: str) -> str:
+def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: str) -> str:
     """The page from its parts. Nothing in it may load anything: its own policy forbids it."""
     links = "".join(f'<a href="#{s.id}">{html.escape(s.heading)}</a>' for s in sections)
-    body = "".join(f'<section><h2 id="{s.id}">{html.escape(s.heading)}</h2>{s.body}</section>' for s in sections)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+    summary, *rest = (f'<section><h2 id="{s.id}">{html.escape(s.heading)}</h2>{s.body}</section>' for s in sections)
+    body = f"{summary}<div>{legend}{''.join(rest)}</div>"  # the legend stays in sight below the summary
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
     return document(
         title,
-        f"""<nav aria-label="Parts of this page">{links}</nav>
-{legend}
+        f"""{lead}
+<nav aria-label="Parts of this page">{links}</nav>
 {body}
 <script type="application/json" id="data">{data}</script>
 <script>{_plotly()}</script>
