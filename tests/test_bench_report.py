@@ -323,6 +323,14 @@ def test_names_are_text() -> None:
     assert evil in [look["name"] for look in carried(text)["looks"]]
 
 
+@pytest.mark.parametrize("card", [{}, {"horizon": None}, {"horizon": [0, 0]}])
+def test_cards_without_a_horizon_make_no_plot_of_longer_ones(card: dict[str, Any]) -> None:
+    runs, timings = synthetic(tasks=1, horizons=(100, 200))
+    text = benchmark_page("A benchmark", runs, timings, scored(runs, timings), Provenance(cards={"star": card}))
+    assert 'id="longer"' not in text
+    assert 'id="longer"' in text_of(runs, timings)
+
+
 def test_no_runs_and_no_plotly_end_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, _ = synthetic(tasks=1)
     with pytest.raises(InputError, match="runs is empty"):

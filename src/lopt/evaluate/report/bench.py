@@ -58,7 +58,8 @@ def benchmark_page(
     ranked = [summary.optimizer for summary in _summary.ranking(scores)]
     drawn = looks(ranked, meta_trained, scores.reference)
     order = {look.name: i for i, look in enumerate(drawn)}
-    seen = {n: int(h[1]) for n, card in provenance.cards.items() if n in order and (h := card.get("horizon"))}
+    cards = {name: card.get("horizon") or (0, 0) for name, card in provenance.cards.items() if name in order}
+    seen = {name: int(longest) for name, (_, longest) in cards.items() if longest}  # a card may not say
     profiles = _figures.profiles(scores, order)
     speedups = _figures.speedups(scores, ranked, order)
     tests = _figures.generalisation(scores, order)
