@@ -2,6 +2,7 @@
 
 from lopt.evaluate.baselines import LEARNING_RATES, Sweep, tune, tune_adam
 from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
+from lopt.evaluate.scores import Scores, Summary, score
 from lopt.evaluate.training import TrainRecord, train, train_batch
 
 __all__ = [
@@ -9,10 +10,13 @@ __all__ = [
     "Comparison",
     "Interval",
     "Row",
+    "Scores",
+    "Summary",
     "Sweep",
     "TrainRecord",
     "compare",
     "interval",
+    "score",
     "train",
     "train_batch",
     "tune",
