@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
     axis: str
     optimizer: str
-    values: tuple[float | str, ...]
+    values: tuple[int | float | str, ...]
     tasks: tuple[str, ...]
     normalized: tuple[Estimate, ...]  # mean over seeds of the normalised final train loss, Student's t
     speedup: Float[np.ndarray, " values"]
@@ -68,7 +68,7 @@ def extrapolation(
     return found
 
 
-def along(scores: Scores, axes: Mapping[str, Mapping[float | str, str]]) -> list[Curve]:
+def along(scores: Scores, axes: Mapping[str, Mapping[Any, str]]) -> list[Curve]:
     """Every optimizer along every axis: in the order of axes, then of optimizers.
 
     Args:
@@ -78,8 +78,8 @@ def along(scores: Scores, axes: Mapping[str, Mapping[float | str, str]]) -> list
     Raises:
         InputError: for an axis with a task that nothing ran.
 
-    Source: axes and mean ranks along them as in the evaluation of muLO [arXiv 2406.00153]; width, batch size and data: Metz et al. 2020,
-    section 4.4.
+    Source: axes and mean ranks along them as in the evaluation of muLO (arXiv 2406.00153); width, batch size and data: Metz et al. 2020
+    (arXiv 2009.11243), section 4.4.
     """
     table = scores.table
     found = []

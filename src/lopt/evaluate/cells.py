@@ -97,7 +97,7 @@ def cells(
     for task, horizon in dict.fromkeys((task, horizon) for task, _, horizon in groups):
         here = {o: seeds for (t, o, h), seeds in groups.items() if (t, h) == (task, horizon)}
         scale = {split: _scale(here, baselines, split) for split in ("train", "test")}
-        target = float(_final(here[reference], "train").mean()) if reference in here else float("nan")
+        target = float(_mean_curve(here[reference])[-1]) if reference in here else float("nan")
         target = target if np.isfinite(target) else float("nan")
         for optimizer, seeds in here.items():
             found.append(_cell(task, optimizer, horizon, seeds, scale, target, timings, reference, envelopes.get(task)))
@@ -140,6 +140,12 @@ def _final(seeds: Mapping[int, Run], split: str) -> Float[np.ndarray, " seeds"]:
     return np.where(np.isfinite(last), last, np.inf)
 
 
+def _mean_curve(seeds: Mapping[int, Run]) -> Float[np.ndarray, " evals"]:
+    """Of the train loss. The target is its end, so that the reference meets its own target to the last bit."""
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return np.mean([run.train_loss.astype(float) for run in seeds.values()], axis=0)
+
+
 def _scale(here: Mapping[str, Mapping[int, Run]], baselines: set[str], split: str) -> tuple[float, float]:
     """Loss at the start and of the best baseline; NaN where no baseline made progress."""
     means = {o: _final(seeds, split).mean() for o, seeds in here.items() if o in baselines}
@@ -166,11 +172,8 @@ def _cell(
     final = {split: _final(seeds, split) for split in scale}
     normalized = {split: (final[split] - best) / (start - best) for split, (start, best) in scale.items()}
     diverged = ~np.isfinite(final["train"]) | (normalized["train"] > DIVERGED)  # a comparison with NaN is false
-    curves = np.stack([run.train_loss.astype(float) for run in seeds.values()])
-    steps = next(iter(seeds.values())).steps
-    each = np.array([_first(steps, curve, target) for curve in curves])
-    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
-        to_target = _first(steps, curves.mean(axis=0), target)
+    each = np.array([_first(run.steps, run.train_loss.astype(float), target) for run in seeds.values()])
+    to_target = _first(next(iter(seeds.values())).steps, _mean_curve(seeds), target)
     per_step, cost = _spreads(task, optimizer, horizon, timings, reference)
     worth = None if adam is None else speed_up(final["train"].mean(), adam, horizon)
     return Cell(
