@@ -212,9 +212,13 @@ class Bench:
         from lopt.console import bench_progress, console, standings_table
         from lopt.evaluate.archive import Archive
         from lopt.evaluate.bench import run, standings
+        from lopt.evaluate.contenders import contenders
         from lopt.evaluate.suites import find_suite
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
+        contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
+        if self.processes is not None:
+            _at_least("processes", self.processes, 1)
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:

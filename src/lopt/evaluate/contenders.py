@@ -100,12 +100,12 @@ class Contender(NamedTuple):
         """It at one setting."""
         if self.weights is not None:
             return zoo.load(self.name)
-        return Baseline(self.name, setting) if _is_baseline(self.name, setting) else create(self.name, **setting)
+        if self.name in BASELINES and (self.name not in OPTIMIZERS or setting.keys() == self._tuned_fields()):
+            return Baseline(self.name, setting)
+        return create(self.name, **setting)  # `adam` is also an optimizer of `lopt list`, with more fields
 
-
-def _is_baseline(name: str, fields: Fields) -> bool:
-    """Whether a setting is one of the baseline: `adam` is also an optimizer of `lopt list`, with more fields."""
-    return name in BASELINES and fields.keys() == settings(name, (0.0,))[0].keys()
+    def _tuned_fields(self) -> set[str]:
+        return set(settings(self.name, (0.0,))[0])
 
 
 def contender(text: str) -> Contender:

@@ -17,6 +17,7 @@ from lopt.evaluate.report.bench import benchmark_page
 from lopt.evaluate.scores import Scores, score
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import SUITES, find_suite
+from lopt.version import __version__
 
 REFERENCE = "adam"
 KEPT = ("seeds", "evals", "seed", "eval_size")  # of the protocol, on the page
@@ -85,6 +86,7 @@ def _facts(machines: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -
     found: dict[str, Any] = {name.replace("_", " "): v for name in KEPT if (v := protocol.get(name)) is not None}
     if rates := protocol.get("learning_rates"):
         found["learning rates"] = ", ".join(f"{rate:g}" for rate in rates)
+    found["lopt, of this page"] = __version__
     for i, facts in enumerate(machines):
         found |= {k if len(machines) == 1 else f"{k} ({i + 1})": v for k, v in facts.items()}
     return found

@@ -1,0 +1,372 @@
+"""A bench does what is missing, the same in any number of processes, and survives failures and kills."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import lopt
+from lopt import cli, zoo
+from lopt.errors import InputError
+from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES
+from lopt.evaluate.bench import Progress, run, standings
+from lopt.evaluate.contenders import contender, contenders, split_fields, task_named, with_fields
+from lopt.evaluate.selection import select
+from lopt.evaluate.suites import SUITES, Suite, find_suite
+from lopt.evaluate.training import default_key, train
+from lopt.evaluate.units import Protocol, fewer_examples, train_unit
+from lopt.evaluate.workers import Job, work
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+TASKS = ("bowl", 'quadratic{"dim":3}')
+TINY = Suite(
+    "tiny", "for tests", TASKS, steps=4, protocol=Protocol(seeds=2, evals=2, learning_rates=LEARNING_RATES[6:])
+)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return zoo.save(tmp_path / "mine", lopt.create("small_fc", key=jax.random.key(0)), zoo.Card(seed=7))
+
+
+# --- Names. ---
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "text"),
+    [
+        ("digits_mlp", {}, "digits_mlp"),
+        ("digits_mlp", {"widths": [64, 8]}, 'digits_mlp{"widths":[64,8]}'),
+        ("quadratic", {"noise": 0.5, "dim": 3}, 'quadratic{"dim":3,"noise":0.5}'),
+        ("held_out/vae_digits", {}, "held_out/vae_digits"),
+    ],
+)
+def test_names_with_fields_there_and_back(name: str, fields: dict[str, Any], text: str) -> None:
+    assert with_fields(name, fields) == text
+    assert split_fields(text) == (name, fields)
+
+
+def test_a_task_by_its_name() -> None:
+    assert task_named('quadratic{"dim":3}').dim == 3
+    assert task_named("quadratic").dim == lopt.tasks.create("quadratic").dim
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('quadratic{"dim":3', "is not of the form name"),
+        ("quadratic{dim=3}", "is not of the form name"),
+        ('quadratc{"dim":3}', "did you mean quadratic"),
+        ('quadratic{"dimm":3}', "did you mean dim"),
+        ('quadratic{"dim":0}', "dim is 0"),
+        ('held_out/vae_digits{"code":3}', "its fields are fixed"),
+    ],
+)
+def test_bad_names_of_tasks_are_refused(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        task_named(text)
+
+
+def test_who_takes_part(saved: Path) -> None:
+    found = contenders(["nadamw", str(saved), 'adam{"learning_rate":0.5}', "nadamw"])
+    assert [c.label for c in found] == ["adam", "nadamw", "mine", 'adam{"learning_rate":0.5}']
+    assert [len(c.settings()) for c in found] == [15, 45, 1, 1]
+    assert [c.weights for c in found] == [None, None, zoo.read_card(saved).sha256, None]
+    assert [c.label for c in contenders(["baselines"])] == ["adam", *(b for b in BASELINES if b != "adam")]
+
+
+def test_a_file_called_optimizer_is_named_by_its_folder(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        zoo.save(tmp_path / folder / "optimizer", lopt.create("small_fc", key=jax.random.key(0)))
+    found = contenders([str(tmp_path / folder / "optimizer.safetensors") for folder in ("first", "second")])
+    assert [c.label for c in found] == ["adam", "first", "second"]
+
+
+def test_one_setting_of_an_optimizer() -> None:
+    baseline = contender('lion{"learning_rate":0.5}')
+    assert type(baseline.optimizer({"learning_rate": 0.5})).__name__ == "Baseline"
+    other = contender('adam{"b1":0.5}')
+    assert type(other.optimizer({"b1": 0.5})).__name__ == "Adam"
+
+
+def test_bad_optimizers_are_refused(saved: Path) -> None:
+    other = zoo.save(saved.parent / "other" / "mine", lopt.create("small_fc", key=jax.random.key(1)))
+    for texts, words in (
+        (["nadam"], "did you mean nadamw"),
+        (["no/such.safetensors"], "There is no file"),
+        ([f'{saved}{{"a":1}}'], "its fields are fixed"),
+        (['lion{"learning_rat":1}'], "did you mean learning_rate"),
+        (['adam{"learning_rate":-1}'], "learning_rate"),
+        (["small_fc"], "small_fc has random weights; name a saved optimizer"),
+        ([str(saved), str(other)], "would both be reported as mine"),
+    ):
+        with pytest.raises(InputError, match=words):
+            contenders(texts)
+
+
+# --- Suites. ---
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_names_what_there_is(name: str) -> None:
+    suite = find_suite(name)
+    assert suite.name == name
+    assert len(set(suite.cells())) == len(suite.cells()) >= len(suite.tasks)
+    assert set(suite.optimizers) <= set(BASELINES)
+    assert "adam" in suite.optimizers
+    assert len(suite.protocol.learning_rates) >= 15
+    assert suite.protocol.seeds >= 3
+    known = {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).test}
+    known |= {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).train}
+    for task in suite.tasks:
+        assert task in known or split_fields(task)[0] in lopt.tasks.TASKS
+
+
+def test_laptop_is_the_held_out_corpus() -> None:
+    laptop = find_suite("laptop")
+    assert laptop.tasks == tuple(f"held_out/{m}" for m in lopt.tasks.find_corpus("held_out").test)
+    assert set(laptop.optimizers) == set(BASELINES)
+
+
+def test_generalisation_has_its_axes_and_horizons() -> None:
+    suite = find_suite("generalisation")
+    assert set(suite.axes) == {"width", "depth", "batch_size", "data", "architecture"}
+    assert all(axis[0] == "digits_mlp" and len(axis) >= 4 for axis in suite.axes.values())
+    assert [h for task, h in suite.cells() if task == "digits_mlp"] == [200, 400, 1000, 2000]
+    assert [h for t, h in suite.changed(steps=10).cells() if t == "digits_mlp"] == [10, 20, 50, 100]
+
+
+def test_unknown_suites_and_bad_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="suite named 'smok'; did you mean smoke"):
+        find_suite("smok")
+    for field in ("steps", "seeds"):
+        with pytest.raises(InputError, match=f"{field} is 0; it must be at least 1"):
+            TINY.changed(**{field: 0})
+    with Archive(":memory:") as archive, pytest.raises(InputError, match="processes is 0"):
+        run(TINY, ["sgd"], archive, processes=0)
+
+
+# --- A unit. ---
+
+
+def test_a_unit_is_what_train_does() -> None:
+    protocol = TINY.protocol
+    unit = Unit(TASKS[1], "sgd", 4)
+    found = train_unit(unit, contender("sgd"), protocol)
+    assert len(found.runs) == len(protocol.learning_rates) * protocol.seeds
+    assert found.seconds > found.compile_seconds > 0
+    chosen = select(found.runs)
+    assert [r.seed for r in chosen] == [0, 1]
+    rate = chosen[0].config["learning_rate"]
+    record = train(
+        lopt.create("sgd", learning_rate=rate), task_named(unit.task), steps=4, key=default_key(0), seeds=2, evals=2
+    )
+    for seed, one in enumerate(chosen):
+        assert one[:6] == (unit.task, "sgd", {"learning_rate": rate}, None, 4, seed)
+        np.testing.assert_array_equal(one.steps, record.steps)
+        for name in ("train_loss", "valid_loss", "test_loss"):
+            np.testing.assert_allclose(getattr(one, name), getattr(record, name)[seed], rtol=1e-4)
+
+
+def test_a_grid_with_weight_decays_is_whole() -> None:
+    found = train_unit(Unit("bowl", "adamw", 2), contender("adamw"), TINY.protocol)
+    assert len(found.runs) == len({(str(r.config), r.seed) for r in found.runs}) == 3 * 9 * 2
+    by_rate = {
+        r.config["weight_decay"]: r.train_loss[-1]
+        for r in found.runs
+        if r.seed == 0 and r.config["learning_rate"] == 1.0
+    }
+    assert len(set(map(float, by_rate.values()))) == 3, "the decay does something"
+
+
+def test_evaluations_on_fewer_examples() -> None:
+    task = lopt.tasks.create("held_out/diabetes_linear")
+    fewer = fewer_examples(task, 10)
+    assert (task.task.eval_size, fewer.task.eval_size) == (task.task.eval_size, 10)
+    assert fewer_examples(task, None) is task
+    assert jax.tree.structure(fewer) != jax.tree.structure(task)
+    assert type(fewer) is type(task)
+
+
+# --- Standings, by hand. ---
+
+
+def run_of(task: str, optimizer: str, final: float) -> Run:
+    curve = np.asarray([4.0, final], np.float32)
+    return Run(task, optimizer, {}, None, 10, 0, np.asarray([0, 10]), curve, curve, curve, {})
+
+
+def test_standings_by_hand() -> None:
+    losses = {"a": (1.0, 2.0, 3.0), "b": (2.0, 2.0, math.nan), "c": (3.0, 1.0, 2.0)}
+    runs = [run_of(t, o, x) for t, row in losses.items() for o, x in zip(("p", "q", "adam"), row, strict=True)]
+    runs.append(run_of("d", "p", 0.0))  # nobody else was trained on it
+    times = {("a", "adam"): (1.0, 2.0, 3.0), ("a", "p"): (2.0, 6.0, 6.0), ("c", "adam"): (1.0,), ("c", "p"): (5.0,)}
+    timings = [Timing(t, o, 10, turn, x) for (t, o), xs in times.items() for turn, x in enumerate(xs)]
+    rows = {row.optimizer: row for row in standings(runs, timings)}
+    assert list(rows) == ["q", "p", "adam"]
+    # p: 1, 1.5, 3; q: 2, 1.5, 1; adam: 3, 3, 2.
+    assert [rows[o].rank for o in ("p", "q", "adam")] == pytest.approx([5.5 / 3, 1.5, 8 / 3])
+    assert [(rows[o].cells, rows[o].firsts, rows[o].diverged) for o in ("p", "q", "adam")] == [
+        (4, 2, 0),
+        (3, 2, 0),
+        (3, 0, 1),
+    ]
+    assert rows["p"].relative_time == pytest.approx(3.5), "of a median 2 on a and 5 on c"
+    assert rows["adam"].relative_time == 1.0
+    assert math.isnan(rows["q"].relative_time)
+
+
+# --- Processes. ---
+
+
+def stumble(what: str) -> str:
+    """For a process."""
+    if what == "raise":
+        raise ValueError("on purpose")
+    if what == "die":
+        os._exit(3)
+    return f"{what}, {os.getpid()}"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_one_job_with_it() -> None:
+    whats = ["fine", "raise", "die", "fine too", "good"]
+    jobs = [Job(what == "good", what, stumble, (what,)) for what in whats]
+    started: list[str] = []
+    found = {o.name: o for o in work(jobs, 2, started.append)}
+    assert sorted(started) == sorted(found) == sorted(whats)
+    assert found["raise"].error == "ValueError: on purpose"
+    assert found["die"].error == "the process ended with exit code 3"
+    assert all(found[w].error is None and found[w].result.startswith(w) for w in ("fine", "fine too", "good"))
+    assert str(os.getpid()) not in str(found)
+
+
+@pytest.mark.slow
+def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_path: Path, saved: Path) -> None:
+    who = ["sgd", "adamw", str(saved)]
+    with Archive(tmp_path / "one.sqlite") as one, Archive(tmp_path / "two.sqlite") as two:
+        assert run(TINY, who[:1], one, processes=1, timing=False) == {}
+        assert {u.optimizer for u in one.units()} == {"adam", "sgd"}, "the reference is always there"
+        before = one.log()
+        assert run(TINY, who, one, processes=1) == {}
+        assert one.log()[: len(before)] == before, "what is there is left alone"
+        told: list[Progress] = []
+        assert run(TINY, who, two, processes=2, on_progress=told.append) == {}
+        assert differences(one, two) == []
+        assert len(two.runs()) == 2 * 2 * (9 + 9 + 27 + 1)
+        assert two.cards() == {zoo.read_card(saved).sha256: two.cards()[zoo.read_card(saved).sha256]}
+        assert two.cards()[zoo.read_card(saved).sha256]["seed"] == 7
+        assert {p.total for p in told if p.stage == "training"} == {8}
+        assert told[-1].done == told[-1].total == 2
+        timings = two.timings()
+        assert {t[:3] for t in timings} == two.units()
+        assert all(0 < t.seconds_per_step < 1 for t in timings)
+        again = two.log(), timings
+        assert run(TINY, who, two, processes=2) == {}
+        assert (two.log(), two.timings()) == again
+        # Other weights under the same name, another protocol.
+        zoo.save(saved, lopt.create("small_fc", key=jax.random.key(1)))
+        with pytest.raises(InputError, match="runs of another optimizer that is called mine"):
+            run(TINY, who, two)
+        with pytest.raises(InputError, match="seeds = 2, and this one has 3"):
+            run(TINY.changed(seeds=3), who, two)
+
+
+@pytest.mark.slow
+def test_a_bad_task_does_not_lose_the_rest(tmp_path: Path) -> None:
+    bad = Suite("bad", "", ("bowl", 'quadratic{"dim":0}'), steps=2, protocol=TINY.protocol)
+    with Archive(tmp_path / "bad.sqlite") as archive:
+        failed = run(bad, ["adam"], archive, timing=False)
+        assert list(failed) == [Unit('quadratic{"dim":0}', "adam", 2)]
+        assert "dim is 0" in next(iter(failed.values()))
+        assert archive.failures() == failed
+        assert archive.units() == {Unit("bowl", "adam", 2)}
+        assert run(bad, ["adam"], archive, timing=False) == failed, "tried again"
+
+
+BENCH = ("bench", "smoke", "--optimizers", "sgd", "--steps", "4", "--seeds", "2", "--no-timing", "--processes", "1")
+
+
+def command(*arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "lopt.cli", *BENCH, *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_a_killed_bench_resumes_to_the_same_archive(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.sqlite", tmp_path / "killed.sqlite"
+    subprocess.run(command("--archive", whole), check=True, capture_output=True)
+    process = subprocess.Popen(command("--archive", killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if killed.exists():
+            with Archive(killed, create=False) as archive:
+                if len(archive.units()) >= 2:
+                    break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with Archive(killed, create=False) as archive:
+        before = archive.log()
+        assert 2 <= len(before) < 6
+        assert len(archive.runs()) == len(before) * 15 * 2, "whole units only"
+    subprocess.run(command("--archive", killed), check=True, capture_output=True)
+    with Archive(whole, create=False) as a, Archive(killed, create=False) as b:
+        assert b.log()[: len(before)] == before
+        assert len(b.units()) == 6
+        assert differences(a, b) == []
+
+
+# --- The command. ---
+
+
+@pytest.mark.slow
+def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -> None:
+    archive, table = tmp_path / "smoke.sqlite", tmp_path / "runs.csv"
+    options = ("--steps", "4", "--seeds", "2", "--archive", archive, "--export", table, "--optimizers", "sgd", saved)
+    found = subprocess.run(
+        [sys.executable, "-m", "lopt.cli", "bench", "smoke", *map(str, options)], capture_output=True, text=True
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    text = found.stdout
+    for label in ("sgd", "adam", "mine"):
+        assert re.search(rf"│ {label} +│ +\d\.\d\d │ +\d of 3 │ +0 │ +\d+\.\d\d× │", text), text
+    assert "training 9/9" in text
+    assert "timing 3/3" in text
+    assert str(archive) in text
+    assert len(table.read_text().splitlines()) == 1 + 3 * (15 + 15 + 1) * 2 * 5
+    assert len(table.with_name("runs-timings.csv").read_text().splitlines()) == 1 + 3 * 3 * 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("smok",), "did you mean smoke"),
+        (("smoke", "--optimizers", "adamm"), "did you mean adam"),
+        (("smoke", "--seeds", "0"), "seeds is 0"),
+        (("smoke", "--processes", "0"), "processes is 0"),
+    ],
+)
+def test_a_bench_that_cannot_be(
+    arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "settled")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", *arguments])
+    assert stop.value.code == 2
+    assert words in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
