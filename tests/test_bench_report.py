@@ -323,6 +323,14 @@ def test_names_are_text() -> None:
     assert evil in [look["name"] for look in carried(text)["looks"]]
 
 
+def test_the_page_of_a_laptop_bench_is_small() -> None:
+    runs, timings = synthetic((*BASELINES, "a", "b", "c", "d"), tasks=20, learned=0)
+    assert len(runs) == 15 * 20 * 3
+    text = text_of(runs, timings)
+    assert len(text.encode()) < 8e6
+    assert len(text.encode()) - len(get_plotlyjs().encode()) < 1.5e6, "what is ours"
+
+
 @pytest.mark.parametrize("card", [{}, {"horizon": None}, {"horizon": [0, 0]}])
 def test_cards_without_a_horizon_make_no_plot_of_longer_ones(card: dict[str, Any]) -> None:
     runs, timings = synthetic(tasks=1, horizons=(100, 200))
