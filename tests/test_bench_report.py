@@ -312,13 +312,14 @@ def test_the_page_carries_every_curve() -> None:
 def test_names_are_text() -> None:
     evil = "</script><script>window.hacked=1</script><img src=x onerror=hacked=1>\"'&amp; %{x}"
     runs, timings = synthetic((evil, "adam"), tasks=1)
-    runs = [run._replace(task=evil, config={evil: evil}, weights=None) for run in runs]
+    runs = [run._replace(task=evil, config={evil: evil}, weights=None) for run in [diverged(runs[0]), *runs[1:]]]
     timings = [timing._replace(task=evil) for timing in timings]
     provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}}, [evil])
     scores = scored(runs, timings)._replace(notes=(evil,))
     text = benchmark_page(evil, runs, timings, scores, provenance, axes={evil: {evil: evil}})
     assert "<script>window" not in text
     assert "<img" not in text.replace(get_plotlyjs(), "")
+    assert evil not in text
     assert text.count(html.escape(evil)) >= 15
     assert evil in [look["name"] for look in carried(text)["looks"]]
 
@@ -539,6 +540,14 @@ def test_hostile_names_do_nothing_in_a_browser(opened: Callable[..., Tab]) -> No
     assert tab.page.locator("h1").text_content() == evil
     assert evil in tab.page.locator(".key").all_text_contents()
     assert any(evil.startswith(text.rstrip("…")) for text in tab.page.locator("#speedups .ytick").all_text_contents())
+    tab.page.evaluate(
+        """name => {
+            const at = byId("curves").data.findIndex((t) => t.mode === "lines+markers" && data.looks[t.o].name === name);
+            Plotly.Fx.hover("curves", [{ curveNumber: at, pointNumber: 5 }]);
+        }""",
+        evil,
+    )
+    assert (tab.page.locator("#curves .hovertext").first.text_content() or "").startswith(evil)
     assert tab.page.evaluate("window.hacked") is None
     assert tab.page.locator("img, b > b, svg a").count() == 0
     assert tab.complaints == []
