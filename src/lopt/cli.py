@@ -237,6 +237,36 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Score the runs of a bench and write them as one interactive page that needs nothing else."""
+
+    archive: tyro.conf.Positional[Path]
+    """What `lopt bench` wrote."""
+    out: Path = Path("report.html")
+    """Where the page goes."""
+    title: str | None = None
+    """Of the page; names the suite by default."""
+    markdown: Path | None = None
+    """Write the summary, sentences and table, as Markdown as well."""
+
+    def run(self) -> None:
+        """Score, write, print."""
+        from lopt.checkpoint import write_text
+        from lopt.console import console
+        from lopt.evaluate.archive import Archive
+        from lopt.evaluate.report import archive_report
+
+        with Archive(self.archive, create=False) as archive:
+            found = archive_report(archive, title=self.title)
+        write_text(self.out, found.page)
+        if self.markdown is not None:
+            write_text(self.markdown, found.markdown)
+        for sentence in found.sentences:
+            console.print(sentence, soft_wrap=True, markup=False)
+        console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
@@ -388,6 +418,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]

@@ -5,6 +5,7 @@ from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, Sweep, 
 from lopt.evaluate.bench import run, standings
 from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
 from lopt.evaluate.contenders import task_named
+from lopt.evaluate.scores import Scores, Summary, score
 from lopt.evaluate.selection import select, select_one_setting
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import TrainRecord, train, train_batch
@@ -19,7 +20,9 @@ __all__ = [
     "Interval",
     "Row",
     "Run",
+    "Scores",
     "Suite",
+    "Summary",
     "Sweep",
     "Timing",
     "TrainRecord",
@@ -29,6 +32,7 @@ __all__ = [
     "find_suite",
     "interval",
     "run",
+    "score",
     "select",
     "select_one_setting",
     "settings",

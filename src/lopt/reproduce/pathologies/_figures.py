@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.evaluate.report import COLORS
+from lopt.evaluate.report.frame import COLORS
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies.landscape import GAPS, LINE, RATES
 from lopt.reproduce.pathologies.variance import PARTS

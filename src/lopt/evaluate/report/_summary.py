@@ -1,0 +1,254 @@
+"""The scores of a benchmark as a table and as sentences, for pages and for Markdown."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lopt.evaluate.report._pictures import interval_picture
+from lopt.evaluate.resampling import Estimate
+from lopt.evaluate.scores import Scores, Summary
+
+COLUMNS = (
+    "optimizer",
+    "normalised final train loss",
+    "speed-up over tuned Adam",
+    "tasks won against tuned Adam",
+    "mean rank",
+    "AlgoPerf score, steps",
+    "AlgoPerf score, wall-clock",
+    "diverged",
+    "time of a step, × Adam",
+)
+NOTE = """Sorted by the interquartile mean of the normalised final train loss: 0 is the best tuned baseline of each task, 1 no progress
+since the start, below 0 better than every baseline. Speed-up: Adam's steps for each step, the median over tasks; where a task is censored, the
+optimizer ended below all that Adam ever reached, and its speed-up is a lower bound. Tasks won: a lower mean final train loss; a tie is half.
+Mean rank among all optimizers, 1 is best. AlgoPerf score: the area under the performance profile, 1 is best. Time of a step: the median over
+tasks, and from the lowest to the highest. Beside the numbers 95 % intervals, for new seeds on these tasks; that of tasks won is for new
+tasks of the same kind."""
+
+SCALE = "where 0 is the best tuned baseline of each task and 1 no progress"
+
+Name = Callable[[str], str]  # how a name is written
+
+
+class Text(NamedTuple):
+    """A cell of the summary table."""
+
+    value: str
+    notes: tuple[str, ...] = ()  # interval, what is censored
+
+    def __str__(self) -> str:
+        return f"{self.value} ({'; '.join(self.notes)})" if self.notes else self.value
+
+
+def number(x: float, decimals: int = 3) -> str:
+    """A number for people.
+
+    Examples:
+        >>> number(-0.01234), number(float("inf")), number(1234567.0)
+        ('−0.012', '∞', '1.2e+06')
+    """
+    if not math.isfinite(x):
+        return "–" if math.isnan(x) else "∞" if x > 0 else "−∞"
+    text = f"{x:.{decimals}f}" if abs(x) < 1e4 else f"{x:.1e}"
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")
+
+
+def estimate(found: Estimate, unit: str = "", decimals: int = 3) -> Text:
+    """A value with its interval, if there is one."""
+    value = number(found.value, decimals) + (unit if math.isfinite(found.value) else "")
+    unknown = math.isnan(found.low) or math.isnan(found.high)
+    return Text(value, () if unknown else (f"{number(found.low, decimals)} to {number(found.high, decimals)}",))
+
+
+def interval(found: Estimate) -> str:
+    """A value with its interval, in a sentence."""
+    value, notes = estimate(found)
+    return f"{value} (95 % interval {notes[0]})" if notes else value
+
+
+def ranking(scores: Scores) -> list[Summary]:
+    """Summaries by the interquartile mean of the normalised loss, then by mean rank; unknown ones last."""
+
+    def order(s: Summary) -> tuple[float, float]:
+        loss, rank = s.normalized.value, s.rank
+        return (np.inf if math.isnan(loss) else loss, np.inf if math.isnan(rank) else rank)
+
+    return sorted(scores.summaries, key=order)
+
+
+def cells(s: Summary, scores: Scores) -> tuple[Text, ...]:
+    """A row of the summary table without the name, in the order of `COLUMNS`."""
+    own = scores.table[s.optimizer].values()
+    speed, censored = estimate(s.speedup, "×", 2), sum(cell.saturated for cell in own)
+    if censored:
+        speed = Text(
+            ("≥ " if s.speedup_censored else "") + speed.value, (*speed.notes, f"{censored} of {len(own)} censored")
+        )
+    won = Text("–")
+    if s.wins is not None:
+        count, (_, low, high) = s.wins.fraction.value * s.wins.tasks, s.wins.fraction
+        won = Text(f"{count:g} of {s.wins.tasks}", (f"{100 * low:.0f} to {100 * high:.0f} %",))
+    costs = [cell.cost.median for cell in own if not math.isnan(cell.cost.median)]
+    spread = (f"{min(costs):.2f} to {max(costs):.2f}",) if len(costs) > 1 else ()
+    return (
+        estimate(s.normalized),
+        speed,
+        won,
+        Text(number(s.rank, 1)),
+        Text(number(s.steps_score, 2)),
+        Text(number(s.seconds_score, 2)),
+        Text(f"{100 * s.diverged:.1f} %" if s.diverged else "0"),
+        Text(f"{np.median(costs):.2f}", spread) if costs else Text("–"),
+    )
+
+
+def sentences(scores: Scores, learned: Collection[str], name: Name) -> list[str]:
+    """Who wins where: first over all tasks, then each learned optimizer against the baselines.
+
+    Args:
+        scores: of the benchmark.
+        learned: the optimizers that are meta-trained.
+        name: how a name is written.
+    """
+    found = [_overall(scores, learned, name)]
+    if not learned:
+        found.append("No learned optimizer took part.")
+    return found + [_one(s.optimizer, scores, name) for s in ranking(scores) if s.optimizer in learned]
+
+
+def _overall(scores: Scores, learned: Collection[str], name: Name) -> str:
+    ranked = [s for s in ranking(scores) if not math.isnan(s.normalized.value)]
+    if not ranked:
+        return "No baseline made progress on any task, so the optimizers cannot be compared."
+    first = ranked[0]
+    best = first.normalized
+    where = f"Over {len(scores.tasks)} tasks" if len(scores.tasks) > 1 else f"On {name(next(iter(scores.tasks)))}"
+
+    def kind(s: Summary) -> str:
+        tuned = "tuned baseline" if s.optimizer in scores.baselines else "not tuned"
+        return f"{name(s.optimizer)} ({'learned' if s.optimizer in learned else tuned})"
+
+    if math.isinf(best.value):
+        return f"{where}, every optimizer has diverged in more than a quarter of its trainings."
+    tied = [s for s in ranked if math.isclose(s.normalized.value, best.value, abs_tol=1e-9)]
+    if len(tied) > 1:
+        return f"{where}, {listed([kind(s) for s in tied])} tie for the lowest normalised final train loss, {interval(best)}."
+    text = f"{where}, {kind(first)} has the lowest normalised final train loss, {interval(best)}, {SCALE}"
+    if len(ranked) == 1:
+        return f"{text}; nothing else was run."
+    text += f"; next is {kind(ranked[1])} with {interval(ranked[1].normalized)}"
+    if math.isnan(best.high) or math.isnan(ranked[1].normalized.low):
+        return f"{text}. One seed a task cannot tell whether that is chance."
+    near = [s for s in ranked[1:] if s.normalized.low <= best.high]
+    if not near:
+        return f"{text}. The intervals do not overlap."
+    several = "next one's" if len(near) == 1 else f"intervals of {len(near)} others"
+    return f"{text}. Its interval overlaps the {several}, so first place is not settled."
+
+
+def _one(optimizer: str, scores: Scores, name: Name) -> str:
+    """A learned optimizer against tuned Adam and against the best baseline of each task."""
+    table = scores.table
+    own = {task: _final(cell.train_loss) for task, cell in table[optimizer].items()}
+    parts = []
+    if scores.reference in table and scores.reference != optimizer:
+        adam = {t: _final(c.train_loss) for t, c in table[scores.reference].items() if t in own}
+        lower, level, higher = (sum(np.sign(_sign(own[t], x)) == s for t, x in adam.items()) for s in (-1, 0, 1))
+        text = (
+            f"ends lower than tuned {name(scores.reference)} on {lower} of {_tasks(len(adam))} and higher on {higher}"
+        )
+        text += f", level on {level}" if level else ""
+        wins = next(s.wins for s in scores.summaries if s.optimizer == optimizer)
+        if wins is not None and (lower or higher):
+            text += f" (beyond the spread over seeds: lower on {wins.clear}, higher on {wins.clear_losses})"
+        parts.append(text)
+    baselines = [b for b in scores.baselines if b != optimizer]
+    beaten = [
+        task for task, x in own.items() if (rest := [_final(table[b][task].train_loss) for b in baselines if task in table[b]]) and x < min(rest)
+    ]  # fmt: skip
+    where = f": {listed([name(t) for t in beaten])}" if 0 < len(beaten) <= 6 else ""
+    parts.append(
+        f"{'' if parts else 'ends '}lower than every tuned baseline on {len(beaten) or 'none'} of {len(own)}{where}"
+    )
+    text = f"{name(optimizer)} {', and '.join(parts)}."
+    diverged = sum(cell.diverged for cell in table[optimizer].values())
+    if diverged:
+        text += f" It diverged in {diverged} of {sum(len(c.seeds) for c in table[optimizer].values())} trainings."
+    return text
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
+
+
+def _final(losses: np.ndarray) -> float:
+    return float(losses.mean())
+
+
+def _sign(x: float, y: float) -> float:
+    return 0.0 if x == y else x - y
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def summary_markdown(scores: Scores, learned: Collection[str]) -> str:
+    """The summary as Markdown: sentences, then the table.
+
+    Args:
+        scores: of a benchmark.
+        learned: the optimizers that are meta-trained; their names are bold.
+    """
+
+    def name(text: str) -> str:
+        return f"`{text.replace('`', chr(39)).replace('|', '¦')}`"
+
+    lines = []
+    for s in ranking(scores):
+        bold = f"**{name(s.optimizer)}**" if s.optimizer in learned else name(s.optimizer)
+        lines.append(f"| {' | '.join((bold, *map(str, cells(s, scores))))} |")
+    said = sentences(scores, learned, name)
+    head = (f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1))
+    return "\n".join((said[0], "", *(f"- {s}" for s in said[1:]), "", *head, *lines, "", " ".join(NOTE.split()), ""))
+
+
+def lead(scores: Scores, learned: Collection[str]) -> str:
+    """The sentences as HTML."""
+    said = sentences(scores, learned, lambda text: f"<b>{html.escape(text)}</b>")
+    return f'<div class="lead"><p>{said[0]}</p><ul>{"".join(f"<li>{s}</li>" for s in said[1:])}</ul></div>'
+
+
+def table(scores: Scores, learned: Collection[str], swatches: dict[str, str]) -> str:
+    """The summary table as HTML.
+
+    Args:
+        scores: of the benchmark.
+        learned: the optimizers that are meta-trained.
+        swatches: how each optimizer is drawn, HTML.
+    """
+    ranked = ranking(scores)
+    finite = [x for s in ranked for x in s.normalized if math.isfinite(x)]
+    low, high = min([0.0, *finite]), max([0.1, *(x for x in finite if x < 1.2)])
+    body = []
+    for s in ranked:
+        first, *rest = (_html(text) for text in cells(s, scores))
+        picture = interval_picture(*s.normalized, low, high)
+        kind = ' class="learned"' if s.optimizer in learned else ""
+        name = f"<th>{swatches[s.optimizer]}{html.escape(s.optimizer)}</th>"
+        body.append(f"<tr{kind}>{name}<td>{first}</td><td>{picture}</td>{''.join(f'<td>{x}</td>' for x in rest)}</tr>")
+    first, second, *others = COLUMNS
+    head = f"<th>{first}</th><th colspan=2>{second}</th>{''.join(f'<th>{c}</th>' for c in others)}"
+    return f"""<div class="scroll" tabindex="0"><table class="summary"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>
+<p class="small-print">{NOTE}</p>"""
+
+
+def _html(text: Text) -> str:
+    return html.escape(text.value) + "".join(f"<br><small>{html.escape(note)}</small>" for note in text.notes)

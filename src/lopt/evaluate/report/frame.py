@@ -1,0 +1,60 @@
+"""The frame and style of every page."""
+
+from __future__ import annotations
+
+import html
+
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe & Ito: safe for colour-blind readers
+
+
+def document(title: str, body: str, head: str = "") -> str:
+    """The frame of every report: one page that needs nothing else, readable on a phone and in the dark.
+
+    Args:
+        title: of the page, plain text.
+        body: what follows the heading, HTML.
+        head: what the head has besides, HTML.
+    """
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>{head}
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; font-size: .9rem; }
+th, td { padding: .25rem .7rem; text-align: right; }
+th:first-child, td:nth-child(2) { text-align: left; }
+tr.first > * { border-top: 1px solid var(--line); }
+img { max-width: 100%; background: white; border-radius: 6px; margin-top: 1rem; }
+.figure img { width: 100%; min-width: 44rem; max-width: none; }
+.small { font-size: .85rem; opacity: .8; }
+h2 { font-size: 1.2rem; border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2rem; }
+table.plain td:nth-child(2) { text-align: right; }
+.claims li { margin-bottom: .5rem; }
+.verdict { font-size: .8rem; font-weight: 600; padding: .1rem .5rem; border-radius: 4px; white-space: nowrap; background: #8883; }
+.verdict.held { background: #009e7340; }
+.verdict.did-not-hold { background: #d55e0060; }
+"""
