@@ -37,9 +37,9 @@ def adam_and(update: Callable[[Any, Any, Any, Any], Any]) -> optax.GradientTrans
     """Adam at 1e-2, its update changed to `update(updates, step, params, extra)`."""
     tx = optax.adam(1e-2)
 
-    def step(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates, inner = tx.update(grads, state[0], params)
-        return update(updates, state[1], params, extra), (inner, state[1] + 1)
+    def step(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        changed, inner = tx.update(updates, state[0], params)
+        return update(changed, state[1], params, extra), (inner, state[1] + 1)
 
     return optax.GradientTransformationExtraArgs(lambda params: (tx.init(params), jnp.zeros((), jnp.int32)), step)
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt import checkpoint
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
+from lopt.estimators.per_task import fingerprint, transformations
 from lopt.optimizer import Optimizer, State
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
@@ -250,6 +251,9 @@ def _config(
         "devices": jax.device_count(),
         "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
     }
+    found = [fingerprint(tx, optimizer) for e in estimators for tx in transformations(e)]
+    if found:  # not in the configuration of runs without: those of before can be continued
+        config["digest of the transformations of PerTask"] = found
     return json.loads(json.dumps(config))
 
 
