@@ -115,6 +115,33 @@ def test_a_stopped_run_resumes_bit_for_bit(whole: tuple[MetaState, Path], tmp_pa
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
 
 
+class Ahead(Optimizer):
+    """Gradient descent that takes its gradients a step further on than the parameters it has found, which are its state."""
+
+    def init(self, params: Any, **_: Any) -> Any:
+        return jax.tree.map(jnp.array, params)
+
+    def update(self, updates: Any, state: Any, params: Any, **_: Any) -> tuple[Any, Any]:
+        found = jax.tree.map(lambda w, g: w - 0.01 * g, state, updates)
+        return jax.tree.map(lambda w, g, held: w - 0.05 * g - held, found, updates, params), found
+
+    def eval_params(self, state: Any, params: Any) -> Any:
+        return state
+
+
+def test_the_result_is_what_an_outer_optimizer_that_looks_ahead_has_found(tmp_path: Path) -> None:
+    """While the training runs, and in its checkpoints, it is where the next gradient is taken; so a resumed run is the same."""
+    whole = run(outer=Ahead(), steps=3)
+    assert checkpoint.to_bytes(whole.optimizer) == checkpoint.to_bytes(whole.outer)
+    with pytest.raises(Stopped):
+        run(tmp_path, outer=Ahead(), steps=3, on_step=stop_at(2))
+    assert_same(run(tmp_path, outer=Ahead(), steps=3), whole)
+    held = checkpoint.from_bytes((tmp_path / CHECKPOINT).read_bytes(), whole, "here")
+    assert checkpoint.to_bytes(held.outer) == checkpoint.to_bytes(whole.outer)
+    assert checkpoint.to_bytes(held.optimizer) != checkpoint.to_bytes(whole.optimizer)
+    assert_same(run(tmp_path, outer=Ahead(), steps=3), whole)  # it was done already
+
+
 def test_steps_after_the_last_checkpoint_are_taken_again(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(tmp_path, on_step=stop_at(4))

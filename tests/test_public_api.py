@@ -282,3 +282,36 @@ def test_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
     assert lopt.__version__ == version("lopt")
+
+
+# Floors.
+
+
+def floors() -> list[list[str]]:
+    """The modules of each floor of docs/design.md, from the first, which imports from none of the others."""
+    text = (DOCS.parent / "design.md").read_text().split("## Floors")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    return [[name.removesuffix(".py").rstrip("/") for name in re.findall(r"`([\w./]+)`", row)] for row in rows]
+
+
+def imported(path: Path) -> set[str]:
+    """First names below lopt that a file imports anywhere in it."""
+    return set(re.findall(r"^\s*(?:from|import) lopt\.(\w+)", path.read_text(), re.MULTILINE)) | {
+        name
+        for names in re.findall(r"^\s*from lopt import (.+)$", path.read_text(), re.MULTILINE)
+        for name in names.split(", ")
+    }
+
+
+def test_each_floor_imports_only_from_those_above_it() -> None:
+    order = {name: i for i, names in enumerate(floors()) for name in names}
+    assert {"tasks", "unroll", "cli"} <= set(order)
+    wrong = [
+        f"{path.relative_to(SOURCE)} imports {name}"
+        for floor, i in order.items()
+        for path in [*(SOURCE / floor).rglob("*.py"), SOURCE / f"{floor}.py"]
+        if path.exists()
+        for name in imported(path)
+        if order.get(name, -1) > i
+    ]
+    assert wrong == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +31,8 @@ from lopt.estimators import (
     Schedule,
     Unrolls,
 )
+from lopt.estimators.per_task import fingerprint
+from lopt.meta_train import MetaState
 from lopt.optimizers import SGD
 from test_estimators import (
     LEARNING_RATE,
@@ -229,3 +232,28 @@ def test_a_meta_gradient_is_normalised_for_its_task() -> None:
     np.testing.assert_allclose(flat, reference / np.linalg.norm(reference), rtol=1e-4)
     np.testing.assert_array_equal(state.estimator.inner.step, particles.inner.step)
     assert metrics["inner_steps"] == 20
+
+
+def test_another_transformation_of_a_task_is_another_configuration(tmp_path: Path) -> None:
+    plain = ESSingle(lopt.tasks.Quadratic(dim=2), pairs=1, truncation=2, horizon=2)
+    optimizer, key = SGD(learning_rate=0.1), jax.random.key(0)
+
+    def run(norm: float) -> MetaState:
+        each = PerTask(PerTask(plain, optax.clip_by_global_norm(norm)), optax.normalize_by_update_norm())
+        return lopt.meta_train(optimizer, [each], optax.sgd(0.1), steps=1, key=key, run_dir=tmp_path)
+
+    run(1.0)
+    assert run(1.0).step == 1  # built anew, but the same
+    with pytest.raises(
+        InputError, match=r"its digest of the transformations of PerTask is \['\w+', '\w+'\], this one's"
+    ):
+        run(2.0)
+
+
+def test_a_fingerprint_sees_arrays_within() -> None:
+    def table(values: list[float]) -> optax.GradientTransformation:
+        array = jnp.asarray(values)
+        return optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * array.sum(), updates))
+
+    a, b, c = (fingerprint(table(values), SGD()) for values in ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0]))
+    assert a == b != c

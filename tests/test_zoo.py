@@ -69,7 +69,7 @@ def test_round_trip_is_bit_exact(row: OptimizerRow, tmp_path: Path) -> None:
 
 
 def test_static_fields_come_back(tmp_path: Path) -> None:
-    optimizer = lopt.create("small_fc", hidden=(8,), step_mult=0.5, momentum_decays=(0.5, 0.6))
+    optimizer = lopt.create("small_fc", hidden=(8,), step_mult=0.5, momentum_decays=(0.5, 0.6, 0.7))
     loaded = lopt.load(lopt.save(tmp_path / "mine", optimizer))
     assert loaded.hidden == (8,)  # pyright: ignore[reportAttributeAccessIssue]
     assert eqx.tree_equal(loaded, optimizer)

@@ -237,6 +237,46 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True)
+class Probe:
+    """Ask an optimizer twenty pass/fail questions: does it converge, survive noise and NaNs, changes of scale, long trainings, 16 bits, ..."""
+
+    optimizer: tyro.conf.Positional[str]
+    """A name that `lopt list` prints, or the path of a saved optimizer."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer, as `learning_rate=0.01`."""
+    only: tuple[str, ...] = ()
+    """Names of probes; all of them by default."""
+    seed: int = 0
+    """Draws everything."""
+    strict: bool = False
+    """Exit with 1 where a probe fails."""
+
+    def run(self) -> None:
+        """Probe, print."""
+        from rich.table import Table
+
+        from lopt.console import console
+        from lopt.evaluate.compare import default_key
+        from lopt.evaluate.probes import probe
+
+        optimizer = _optimizer(self.optimizer, self.optimizer_fields)
+        found = probe(optimizer, default_key(self.seed), only=self.only or None, on_progress=_say)
+        table = Table(
+            "probe", "what passing shows", "figure", "at most", "", title=self.optimizer, title_justify="left"
+        )
+        for p in found:
+            shows = f"{p.shows}\n{p.note}" if p.note else p.shows
+            table.add_row(
+                p.name, shows, "–" if p.note else f"{p.figure:.2g}", f"{p.limit:g}", "pass" if p.passed else "FAIL"
+            )
+        console.print(table)
+        passed = sum(p.passed for p in found)
+        console.print(f"{self.optimizer} passes {passed} of {len(found)}. Figures are those of the worst of its seeds.")
+        if self.strict and passed < len(found):
+            raise SystemExit(1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Score the runs of a bench and write them as one interactive page that needs nothing else."""
 
@@ -419,6 +459,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[List, tyro.conf.subcommand("list")]

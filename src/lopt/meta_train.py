@@ -22,13 +22,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt import checkpoint
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
+from lopt.estimators.per_task import fingerprint, transformations
 from lopt.optimizer import Optimizer, State
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
 
 class MetaState(NamedTuple):
-    """Everything that a meta-training is; arrays only."""
+    """Everything that a meta-training is; arrays only.
+
+    Where `outer` takes its gradients elsewhere than at the meta-parameters that it has found (`Optimizer.eval_params`), `optimizer` is where the next one is
+    taken while the training runs and in its checkpoints, and what was found in what `meta_train` returns.
+    """
 
     optimizer: Optimizer
     outer: State
@@ -92,6 +97,9 @@ def meta_train(
         settings: what else must agree for a run to be continued, as JSON: a learning rate inside `outer` cannot be seen from without.
         on_step: called after each meta-step.
 
+    Returns:
+        The state at the end, its `optimizer` the one to use: that of `outer.eval_params` where `outer` is a lopt `Optimizer`.
+
     Raises:
         InputError: for fewer than one step, or a run directory that belongs to another configuration.
         OSError: for a run directory that cannot be written.
@@ -109,8 +117,10 @@ def meta_train(
         raise InputError(f"steps is {steps}; it must be at least 1.")
     if not estimators:
         raise InputError("estimators is empty; give at least one.")
-    is_ours = isinstance(outer, Optimizer)
-    outer = outer.to_optax(horizon=steps, key=jax.random.fold_in(key, 2**31 - 1)) if is_ours else outer
+    eval_params = None
+    if isinstance(outer, Optimizer):
+        eval_params = outer.eval_params
+        outer = outer.to_optax(horizon=steps, key=jax.random.fold_in(key, 2**31 - 1))
     outer_tx = optax.with_extra_args_support(outer)
 
     def begin(optimizer: Optimizer, estimators: tuple[Estimator, ...], key: PRNGKeyArray) -> MetaState:
@@ -141,12 +151,17 @@ def meta_train(
         state = MetaState(meta_params, outer_state, states, state.key, state.step + 1, smoothed)
         return state, found | {"smoothed": smoothed}
 
+    def handed_out(state: MetaState) -> MetaState:
+        """To be handed out: with the meta-parameters to evaluate. Checkpoints keep where the next gradient is taken."""
+        meta_params: Any = state.optimizer
+        return state if eval_params is None else state._replace(optimizer=eval_params(state.outer, meta_params))
+
     run = None if run_dir is None else _Run(Path(run_dir), _config(optimizer, estimators, steps, key, settings))
     state = jax.jit(begin)(optimizer, estimators, key)
     if run is not None:
         state = run.resume(state)
     if int(state.step) >= steps:
-        return state
+        return handed_out(state)
     program = jax.jit(meta_step, donate_argnums=1).lower(estimators, state).compile()
     inner_steps = before = 0 if run is None else run.inner_steps_before
     began = saved = time.perf_counter()
@@ -168,8 +183,8 @@ def meta_train(
                 speed, left = (inner_steps - before) / (now - began), (steps - step) / rate
                 on_step(Progress(step, steps, found["meta_loss"], found["smoothed"], found["diverged"], speed, left))
             if stop:
-                raise Interrupted(state, steps)
-    return state
+                raise Interrupted(handed_out(state), steps)
+    return handed_out(state)
 
 
 def _mean_of_those_that_have_it(metrics: Sequence[dict[str, Array]]) -> dict[str, Array]:
@@ -250,6 +265,9 @@ def _config(
         "devices": jax.device_count(),
         "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
     }
+    found = [fingerprint(tx, optimizer) for e in estimators for tx in transformations(e)]
+    if found:  # not in the configuration of runs without: those of before can be continued
+        config["digest of the transformations of PerTask"] = found
     return json.loads(json.dumps(config))
 
 

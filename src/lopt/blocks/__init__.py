@@ -3,6 +3,7 @@
 from lopt.blocks import (
     accumulators,
     adafactor_mlp,
+    checks,
     features,
     hyper_network,
     nets,
@@ -16,6 +17,7 @@ from lopt.blocks import (
 __all__ = [
     "accumulators",
     "adafactor_mlp",
+    "checks",
     "features",
     "hyper_network",
     "nets",

@@ -18,9 +18,11 @@ from lopt.blocks.accumulators import (
     factored_zeros,
     param_to_decay,
 )
+from lopt.blocks.checks import check_decays, check_widths
 from lopt.blocks.features import TIME_SCALES, rms_scale
 from lopt.blocks.nets import MLP, Units
 from lopt.blocks.per_parameter import network_step
+from lopt.errors import InputError
 
 FEATURES = 28
 # The rows of the first weight matrix that each kind of feature meets; the time features follow.
@@ -29,6 +31,7 @@ ROW_ROWS = (13, 14, 15, 19, 20, 21)
 COL_ROWS = (16, 17, 18, 22, 23, 24)
 
 FEATURES_EXTENDED = 30
+DECAYS = 3  # of momentum, and of factored moments: the rows of features are counted for so many
 GRADIENT_CLIP = 0.1  # of the second gradient feature of the extended set
 
 
@@ -76,6 +79,9 @@ class AdafactorMLP(eqx.Module):
         second_floor: what is added to $v$ before its root.
         diagonal_floor: what is added to the diagonal that stands in for $\rho\,\gamma$ in the features of $m$ below rank two.
         key: draws the initial weights.
+
+    Raises:
+        InputError: for no hidden layer, a width below 1, another number of momentum or factored decays than three, or a decay outside of $[0, 1)$.
     """
 
     net: MLP
@@ -102,6 +108,11 @@ class AdafactorMLP(eqx.Module):
         diagonal_floor: float = 1e-6,
         key: PRNGKeyArray,
     ):
+        check_widths(hidden=hidden)
+        check_decays(momentum_decays=momentum_decays, second_decay=second_decay, factored_decays=factored_decays)
+        for name, given in (("momentum_decays", momentum_decays), ("factored_decays", factored_decays)):
+            if len(given) != DECAYS:
+                raise InputError(f"{name} is {tuple(given)}; it must hold three.")
         inputs = FEATURES_EXTENDED if extended else FEATURES + time_features
         self.net = MLP([inputs, *hidden, outputs], key=key)
         self.decays = (tuple(momentum_decays), (second_decay,), tuple(factored_decays))

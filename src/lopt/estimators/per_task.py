@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -62,3 +66,36 @@ class PerTask(Estimator):
             update = optax.with_extra_args_support(self.transformation).update
             gradient, outer = update(gradient, state.transformation, meta_params, value=metrics["meta_loss"])
         return gradient, PerTaskState(inner, outer), metrics
+
+
+def fingerprint(transformation: optax.GradientTransformation, meta_params: Optimizer) -> str:
+    """What a transformation computes, as a digest: it is closures, of which neither the name nor the address says what is in them.
+
+    Args:
+        transformation: of meta-gradients.
+        meta_params: what it is for; only shapes matter.
+    """
+    tx, params = optax.with_extra_args_support(transformation), jax.eval_shape(lambda x: x, meta_params)
+
+    def program(gradient: Any, params: Any, value: Array) -> Any:
+        state = tx.init(params)
+        return state, tx.update(gradient, state, params, value=value)
+
+    with jax.numpy_dtype_promotion("standard"):
+        traced = jax.make_jaxpr(program)(params, params, jax.ShapeDtypeStruct((), jnp.float32))
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
+    for array in traced.consts:
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def transformations(estimator: Estimator) -> list[optax.GradientTransformation]:
+    """Those of all `PerTask` within an estimator, the outermost first."""
+    found, rest = [], [estimator]
+    while rest:
+        tree = rest.pop()
+        for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, PerTask)):
+            if isinstance(leaf, PerTask):
+                found.append(leaf.transformation)
+                rest.append(leaf.estimator)
+    return found

@@ -5,6 +5,7 @@ from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, Sweep, 
 from lopt.evaluate.bench import run, standings
 from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
 from lopt.evaluate.contenders import task_named
+from lopt.evaluate.probes import Probe, probe
 from lopt.evaluate.scores import Scores, Summary, score
 from lopt.evaluate.selection import select, select_one_setting
 from lopt.evaluate.suites import SUITES, Suite, find_suite
@@ -18,6 +19,7 @@ __all__ = [
     "Baseline",
     "Comparison",
     "Interval",
+    "Probe",
     "Row",
     "Run",
     "Scores",
@@ -31,6 +33,7 @@ __all__ = [
     "differences",
     "find_suite",
     "interval",
+    "probe",
     "run",
     "score",
     "select",

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP
+from lopt.blocks.checks import check_sizes
 from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
@@ -59,6 +60,9 @@ class Celo(Optimizer):
         factored_decays: decays of $r, c$.
         key: draws the initial weights.
 
+    Raises:
+        InputError: for no hidden layer, a size below 1, another number of momentum or factored decays than three, or a decay outside of $[0, 1)$.
+
     Source: Moudgil et al. 2025, *Celo: Training Versatile Learned Optimizers on a Compute Diet*, and its released code.
     """
 
@@ -94,6 +98,7 @@ class Celo(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
+        check_sizes(lstm_hidden=lstm_hidden, bank=bank)
         self.hidden, self.lstm_hidden, self.bank = tuple(hidden), lstm_hidden, bank
         self.scheduled, self.schedule_mult = scheduled, schedule_mult
         self.step_mult, self.exp_mult, self.gradient_clip = step_mult, exp_mult, gradient_clip

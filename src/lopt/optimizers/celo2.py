@@ -15,6 +15,7 @@ from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
 from lopt.blocks.features import rms_scale
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
+from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -55,6 +56,10 @@ class Celo2(Optimizer):
         factored_decays: decays of $r, c$.
         key: draws the initial weights.
 
+    Raises:
+        InputError: for no hidden layer, a width below 1, a negative number of iterations, another number of momentum or factored decays than three, or a decay
+            outside of $[0, 1)$.
+
     Source: Celo2, ICLR 2026, from a description of its released code.
     """
 
@@ -87,6 +92,8 @@ class Celo2(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
+        if orthogonalize_steps < 0:
+            raise InputError(f"orthogonalize_steps is {orthogonalize_steps}; it must not be negative.")
         first, second, third = orthogonalize_coefficients
         self.hidden, self.learning_rate, self.exp_mult, self.normalize = (
             tuple(hidden),

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
+from lopt.blocks.checks import check_decays, check_sizes, check_widths
 from lopt.blocks.features import TIME_SCALES, rms_scale
 from lopt.blocks.nets import MLP
 from lopt.blocks.progress import LossMoments, require_loss
@@ -103,6 +104,9 @@ class HierarchicalLSTM(Optimizer):
         count_validation: whether a step with a validation loss counts twice, as in the released code.
         key: draws the initial weights.
 
+    Raises:
+        InputError: for no hidden layer, a size below 1, no decay, or one outside of $[0, 1)$.
+
     Source: Metz et al. 2020, *Tasks, stability, architecture, and compute*, appendix C, and its released code.
     """
 
@@ -144,6 +148,9 @@ class HierarchicalLSTM(Optimizer):
         count_validation: bool = True,
         key: PRNGKeyArray,
     ):
+        check_widths(hidden=hidden)
+        check_sizes(lstm_hidden=lstm_hidden, from_mlp=from_mlp, from_lstm=from_lstm, to_mlp=to_mlp)
+        check_decays(decays=decays, train_decay=train_decay, valid_decay=valid_decay, clip_decay=clip_decay)
         self.hidden, self.lstm_hidden = tuple(hidden), lstm_hidden
         self.from_mlp, self.from_lstm, self.to_mlp = from_mlp, from_lstm, to_mlp
         self.step_mult, self.exp_mult, self.decays = step_mult, exp_mult, tuple(decays)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
+from lopt.blocks.checks import check_decays, check_widths
 from lopt.blocks.features import TIME_SCALES, time_embedding
 from lopt.blocks.nets import MLP
 from lopt.blocks.per_parameter import network_step
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
-from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -67,10 +67,8 @@ class MLPOptimizer(Optimizer):
         key: PRNGKeyArray,
     ):
         self.hidden, self.step_mult, self.exp_mult, self.decays = tuple(hidden), step_mult, exp_mult, tuple(decays)
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden is {self.hidden}; it must hold at least one width, each at least 1.")
-        if not self.decays or not all(0 <= d < 1 for d in self.decays):
-            raise InputError(f"decays is {self.decays}; it must hold at least one, each at least 0 and below 1.")
+        check_widths(hidden=self.hidden)
+        check_decays(decays=self.decays)
         self.net = MLP([2 + len(self.decays) + len(TIME_SCALES), *self.hidden, 2], key=key)
 
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> MLPState:

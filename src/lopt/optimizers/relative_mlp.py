@@ -100,8 +100,6 @@ class RelativeMLP(Optimizer):
         key: PRNGKeyArray,
     ):
         self.hidden, self.nominal_step, self.step_mult, self.exp_mult = tuple(hidden), nominal_step, step_mult, exp_mult
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden is {self.hidden}; it must hold at least one width, each at least 1.")
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP
+from lopt.blocks.checks import check_sizes
 from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
@@ -66,6 +67,9 @@ class VeLO(Optimizer):
         factored_decays: decays of $r, c$.
         key: draws the initial weights.
 
+    Raises:
+        InputError: for no hidden layer, a size below 1, another number of momentum or factored decays than three, or a decay outside of $[0, 1)$.
+
     Source: Metz et al. 2022, *VeLO: Training Versatile Learned Optimizers by Scaling Up*, and its released code ("HyperV2").
     """
 
@@ -103,6 +107,7 @@ class VeLO(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
+        check_sizes(lstm_hidden=lstm_hidden, bank=bank)
         self.hidden, self.lstm_hidden, self.bank, self.bank_mult = tuple(hidden), lstm_hidden, bank, bank_mult
         self.step_mult, self.exp_mult, self.gradient_clip = step_mult, exp_mult, gradient_clip
         self.stacked_mixing, self.variance_about_momentum = stacked_mixing, variance_about_momentum

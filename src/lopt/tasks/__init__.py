@@ -38,12 +38,6 @@ from lopt.tasks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two
 from lopt.tasks.sparse_softmax import SparseSoftmax
 from lopt.tasks.tabular import Tabular, table_mlp
 from lopt.tasks.vision_transformer import VisionTransformer, image_vit
-from lopt.tasks.wichrowska import (
-    WICHROWSKA2017,
-    WICHROWSKA2017_FULL,
-    WICHROWSKA2017_OFF,
-    WICHROWSKA2017_TEST,
-)
 from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -116,10 +110,6 @@ __all__ = [
     "CORPORA",
     "SURFACES",
     "TASKS",
-    "WICHROWSKA2017",
-    "WICHROWSKA2017_FULL",
-    "WICHROWSKA2017_OFF",
-    "WICHROWSKA2017_TEST",
     "AnalyticContinuation",
     "Autoencoder",
     "Bowl",

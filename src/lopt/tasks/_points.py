@@ -1,21 +1,18 @@
-"""Points with labels, minibatches of them, and small networks drawn at once."""
+"""Points with labels, and minibatches of them."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.optimizer import Params
+from lopt.tasks.learning import rows_of
 
 Arrays = TypeVar("Arrays", bound=tuple[Array, ...])
 
@@ -40,11 +37,7 @@ class PointSplits(NamedTuple):
 
 def batch_of(arrays: Arrays, key: PRNGKeyArray, size: int) -> Arrays:
     """The same random rows of all arrays, with replacement; all rows where `size` is not less than their number."""
-    rows = len(arrays[0])
-    if size >= rows:
-        return arrays
-    index = jax.random.randint(key, (size,), 0, rows)
-    return jax.tree.map(lambda x: x[index], arrays)
+    return arrays if size >= len(arrays[0]) else rows_of(arrays, key, size)
 
 
 def split_points(points: Points, train: int) -> PointSplits:
@@ -107,37 +100,3 @@ def moons(noise: float) -> PointSplits:
 
     x, y = make_moons(n_samples=1024 + HELD_OUT, noise=noise, random_state=0)
     return split_points(Points(np.asarray(x, np.float32), np.asarray(y, np.int32)), 1024)  # pyright: ignore[reportArgumentType]
-
-
-def mlp_skeleton(sizes: Sequence[int], activation: Callable[[Array], Array]) -> tuple[PyTree, eqx.nn.Sequential]:
-    """Shapes of the weights and biases of an MLP, and the network without them."""
-
-    def network(key: PRNGKeyArray) -> eqx.nn.Sequential:
-        layers: list[eqx.Module] = []
-        for i, k in enumerate(jax.random.split(key, len(sizes) - 1)):
-            layers.append(eqx.nn.Linear(sizes[i], sizes[i + 1], key=k))
-            if i < len(sizes) - 2:
-                layers.append(eqx.nn.Lambda(activation))
-        return eqx.nn.Sequential(layers)  # pyright: ignore[reportArgumentType]
-
-    shapes = eqx.filter_eval_shape(network, jax.random.key(0))
-    return eqx.partition(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-
-
-def draw_normal(shapes: PyTree, key: PRNGKeyArray, weight: float, bias: float | None) -> Params:
-    r"""Normal weights of deviation `weight`$/\sqrt{\text{fan in}}$ and biases of deviation `bias`, all in one draw.
-
-    Args:
-        shapes: of the parameters, matrices for weights, rows for biases.
-        key: draws them.
-        weight: deviation of weights times the root of their fan in.
-        bias: deviation of biases; where `None`, `weight` over the root of their number, as in the release of Wichrowska et al.
-    """
-    flat, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
-    params = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-
-    def scale(x: Array) -> Array:
-        alone = weight / math.sqrt(x.shape[-1])
-        return x * (alone if x.ndim == 2 or bias is None else bias)
-
-    return jax.tree.map(scale, params)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.optimizer import Params
 from lopt.task import Problem, Split, Task
-from lopt.tasks.networks import Function, draw, positive
+from lopt.tasks.networks import Function, draw, positive, skeleton_of
 
 Batch = tuple[Any, Any]  # arrays of inputs and targets, an example a row
 Loss = Literal["cross_entropy", "squared_error"]
@@ -81,13 +81,10 @@ class LearningTask(Task):
 
     def _skeleton(self, activation: Function | None = None) -> tuple[PyTree, PyTree]:
         """Shapes of the parameters, and the network without them."""
-        network = eqx.filter_eval_shape(lambda k: self.network(k, activation), jax.random.key(0))
-        return eqx.partition(network, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        return skeleton_of(lambda k: self.network(k, activation))
 
     def _draw(self, key: PRNGKeyArray, split: Split, size: int) -> Batch:
-        examples: Batch = getattr(self, split)
-        index = jax.random.randint(key, (size,), 0, len(examples[1]))
-        return jax.tree.map(lambda x: jnp.asarray(x)[index], examples)
+        return rows_of(getattr(self, split), key, size)
 
     def loss(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split = "train") -> Float[Array, ""]:
         """The mean loss of a minibatch; in nats where it is a cross-entropy."""
@@ -142,6 +139,12 @@ class ClassificationTask(LearningTask):
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
         """Divided by the loss of a uniform guess, log(classes); squared error by that of zeros, 1."""
         return loss / math.log(self.classes) if self.objective == "cross_entropy" else loss
+
+
+def rows_of(examples: Any, key: PRNGKeyArray, size: int) -> Any:
+    """The same `size` random rows of all arrays of a tuple, with replacement."""
+    index = jax.random.randint(key, (size,), 0, len(examples[-1]))
+    return jax.tree.map(lambda x: jnp.asarray(x)[index], examples)
 
 
 def classified(

@@ -139,6 +139,12 @@ def share(**numbers: float) -> None:
             raise InputError(f"{name} is {given}; it must be at least 0 and less than 1.")
 
 
+def skeleton_of(network: Callable[[PRNGKeyArray], PyTree]) -> tuple[PyTree, PyTree]:
+    """Shapes of the parameters that a network made from a key has, and the network without them."""
+    shapes = eqx.filter_eval_shape(network, jax.random.key(0))
+    return eqx.partition(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+
+
 # One draw for all weights: a draw each takes much longer to compile.
 
 
@@ -159,6 +165,25 @@ def draw(skeleton: PyTree, key: PRNGKeyArray) -> PyTree[Array]:
             for bound, centre, x in zip(bounds, centres, drawn, strict=True)
         ]
     )
+
+
+def draw_normal(skeleton: PyTree, key: PRNGKeyArray, weight: float, bias: float | None) -> PyTree[Array]:
+    r"""Normal weights of deviation `weight`$/\sqrt{\text{fan in}}$ and biases of deviation `bias`, all in one draw.
+
+    Args:
+        skeleton: shapes of the parameters, matrices for weights, rows for biases.
+        key: draws them.
+        weight: deviation of weights times the root of their fan in.
+        bias: deviation of biases; where `None`, `weight` over the root of their number, as in the release of Wichrowska et al.
+    """
+    flat, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), skeleton))
+    params = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+
+    def scale(x: Array) -> Array:
+        alone = weight / math.sqrt(x.shape[-1])
+        return x * (alone if x.ndim == 2 or bias is None else bias)
+
+    return jax.tree.map(scale, params)
 
 
 def _is_norm(part: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -22,13 +22,11 @@ from lopt.tasks._points import (
     PointSplits,
     batch_of,
     clusters,
-    draw_normal,
-    mlp_skeleton,
     moons,
     random_network_points,
 )
+from lopt.tasks.networks import Activation, draw_normal, function_of, mlp, one_of, positive, skeleton_of
 
-Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid"]
 Penalty = Literal["mean_square", "norm"]
 
 
@@ -82,16 +80,11 @@ class PointMLP(Task):
         weight_scale: float = 1.2,
         bias_scale: float | None = None,
     ):
-        sizes = {"inputs": [inputs], "batch_size": [batch_size], "widths": widths}
-        for name, numbers in sizes.items():
-            if any(n < 1 for n in numbers):
-                given = list(numbers) if name == "widths" else numbers[0]
-                raise InputError(f"{name} is {given}; it must be of positive whole numbers.")
+        positive(inputs=inputs, batch_size=batch_size, widths=widths)
         if classes < 2:
             raise InputError(f"classes is {classes}; it must be at least 2.")
-        for name, value, kinds in (("activation", activation, Activation), ("penalty", penalty, Penalty)):
-            if value not in get_args(kinds):
-                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(get_args(kinds))}.")
+        one_of("activation", activation, Activation)
+        one_of("penalty", penalty, Penalty)
         self.points = None if points is None else jax.tree.map(jnp.asarray, points)
         self.inputs, self.classes, self.widths = inputs, classes, tuple(widths)
         self.activation, self.batch_size = activation, batch_size
@@ -115,8 +108,9 @@ class PointMLP(Task):
             entropy = math.log(self.classes) + 0.5 * deviation**2 * (1.0 - 1.0 / self.classes)
         return entropy
 
-    def _skeleton(self) -> tuple[PyTree, eqx.nn.Sequential]:
-        return mlp_skeleton((self.inputs, *self.widths, self.classes), getattr(jax.nn, self.activation))
+    def _skeleton(self) -> tuple[PyTree, PyTree]:
+        sizes = (self.inputs, *self.widths, self.classes)
+        return skeleton_of(lambda key: mlp(sizes, function_of(self.activation), key=key))
 
     def sample(self, key: PRNGKeyArray) -> PointSplits | tuple[()]:
         """Points and the labels that a random network gives them; nothing where all problems share their data."""
