@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,7 @@ import lopt
 from lopt.errors import InputError
 from lopt.estimators import ESSingle, PerTask
 from lopt.evaluate import train
-from lopt.recipes import RECIPES, Recipe, TaskSpec
+from lopt.recipes import RECIPES, Recipe, TaskSpec, recipe, run
 from lopt.tasks.corpus import find_corpus
 from lopt.tasks.data import fashion_mnist_folder
 
@@ -48,6 +51,14 @@ def test_members_of_corpora_and_unit_norm() -> None:
     np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
     assert str(specs[0]) == "wichrowska2017/bowl_1"
     assert str(specs[1]) == "quadratic(dim=2), horizon untold"
+
+
+def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
+    saved = lopt.save(tmp_path / "first", lopt.create("relative_mlp", key=KEY), lopt.zoo.Card(command="first"))
+    small = recipe("smoke", pairs=1, truncation=5, horizon=[5, 10], learning_rate=0.0)
+    weights = run(small, tmp_path / "second", seed=0, steps=1, init=saved, command="second")
+    assert eqx.tree_equal(lopt.load(saved), lopt.load(weights))
+    assert lopt.zoo.read_card(weights).command == "first && second"
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -73,6 +73,8 @@ class MetaTrain:
     """Draws everything."""
     steps: int | None = None
     """Meta-steps; the recipe's own by default."""
+    init: Path | None = None
+    """A saved optimizer to begin with, instead of a random one of the recipe's architecture."""
     recipe_fields: Fields = ()
     """Changes to the recipe, as `horizon=[100,1000] pairs=16 learning_rate=0.003`."""
 
@@ -84,7 +86,15 @@ class MetaTrain:
         command = shlex.join(("lopt", *sys.argv[1:]))
         chosen = recipe(self.recipe, **_parse(self.recipe_fields))
         with meta_training_progress() as on_step:
-            weights = run(chosen, self.run_dir, seed=self.seed, steps=self.steps, command=command, on_step=on_step)
+            weights = run(
+                chosen,
+                self.run_dir,
+                seed=self.seed,
+                steps=self.steps,
+                init=self.init,
+                command=command,
+                on_step=on_step,
+            )
         console.print(f"Optimizer: {weights}")
 
 

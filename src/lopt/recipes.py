@@ -73,14 +73,17 @@ class Recipe:
     clip: float = 0.1  # of the meta-gradient, element by element
 
     def build(
-        self, key: PRNGKeyArray, steps: int
+        self, key: PRNGKeyArray, steps: int, init: Path | None = None
     ) -> tuple[Optimizer, tuple[Estimator, ...], optax.GradientTransformation]:
-        """The initial optimizer, the estimators and the outer optimizer."""
+        """The initial optimizer, drawn or that of a saved one, the estimators and the outer optimizer."""
         if steps < 1:
             raise InputError(f"steps is {steps}; it must be at least 1.")
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
-        optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
+        if init is None:
+            optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
+        else:
+            optimizer = zoo.load(init)
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
@@ -205,6 +208,7 @@ def run(
     *,
     seed: int,
     steps: int | None = None,
+    init: Path | None = None,
     command: str = "",
     on_step: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -215,6 +219,7 @@ def run(
         run_dir: where the run lives; the same call resumes it.
         seed: draws everything.
         steps: meta-steps, the recipe's own if `None`.
+        init: a saved optimizer to begin with, of whatever architecture; the recipe's own, at random, if `None`.
         command: the command line, for the card.
         on_step: called after each meta-step.
 
@@ -223,12 +228,13 @@ def run(
     """
     steps = recipe.steps if steps is None else steps
     init_key, key = jax.random.split(jax.random.key(seed))
-    optimizer, estimators, outer = recipe.build(init_key, steps)
+    optimizer, estimators, outer = recipe.build(init_key, steps, init)
     settings = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
     state = meta_train(
         optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, settings=settings, on_step=on_step
     )
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    before = None if init is None else zoo.read_card(init)
     card = zoo.Card(
         description=recipe.description,
         tasks=tuple(str(task) for task in recipe.tasks),
@@ -238,6 +244,6 @@ def run(
         horizon=recipe.horizon,
         seconds=last["seconds"],
         cores=os.cpu_count(),
-        command=command,
+        command=command if before is None else f"{before.command} && {command}",
     )
     return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
