@@ -80,10 +80,7 @@ class Recipe:
             raise InputError(f"steps is {steps}; it must be at least 1.")
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
-        if init is None:
-            optimizer = create(self.optimizer, key=key, **self.optimizer_fields)
-        else:
-            optimizer = zoo.load(init)
+        optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
