@@ -118,7 +118,7 @@ def main(
     tasks: tuple[int, ...] = (5, 20),
     seeds: tuple[int, ...] = (3, 5, 10),
     experiments: int = 2000,
-    out: Path = RESULTS / "coverage.json",
+    out: Path = RESULTS / "intervals.json",
 ) -> None:
     """Measure coverage.
 
