@@ -254,3 +254,26 @@ def test_converter_names_the_nearest_kind(kind: str, near: str) -> None:
 def test_converter_names_the_nearest_field() -> None:
     with pytest.raises(InputError, match="'step_mul'; did you mean step_mult"):
         from_learned_optimization("small_fc", read("small_fc").meta_parameters, step_mul=1.0)
+
+
+# --- Released weights: once released, a name always means the same maths. ---
+
+
+def released_path(name: str) -> dict[str, np.ndarray]:
+    """Parameters after every update with the gradients of `small_fc.npz`."""
+    given = read("small_fc")
+    return jax.device_get(
+        jax.jit(scanned)(lopt.load(name), start(given), given.grads, given.losses, given.valid_losses)
+    )
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("name", lopt.zoo.available())
+def test_released_weights_keep_their_maths(name: str) -> None:
+    with np.load(FOLDER / "released.npz") as file:
+        expected = {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(f"{name}/")}
+    assert expected, f"{name} has no frozen trajectory; golden/README.md says how to add one"
+    found = released_path(name)
+    assert found.keys() == expected.keys()
+    for tensor, values in expected.items():
+        np.testing.assert_allclose(found[tensor], values, rtol=1e-4, atol=1e-5)

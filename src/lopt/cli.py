@@ -323,13 +323,13 @@ class Reproduce:
     paper: tyro.conf.Positional[Literal["pathologies"]]
     """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
     quick: bool = False
-    """Smaller sizes: a minute or two instead of about four, but for the claims that need weights."""
+    """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0
     """Draws everything."""
-    weights: Path | None = None
-    """A saved optimizer for the claims that need a meta-trained one; they are not run without."""
+    weights: str = "conv-net-1"
+    """A saved optimizer, by name or path, for the claim that needs a meta-trained one."""
 
     def run(self) -> None:
         """Measure, write, print."""

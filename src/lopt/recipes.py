@@ -241,6 +241,14 @@ def run(
         horizon=recipe.horizon,
         seconds=last["seconds"],
         cores=os.cpu_count(),
-        command=command if before is None else f"{before.command} && {command}",
+        command=command,
     )
+    if before is not None:  # what it cost in all
+        card = dataclasses.replace(
+            card,
+            meta_steps=before.meta_steps + card.meta_steps,
+            inner_steps=before.inner_steps + card.inner_steps,
+            seconds=(before.seconds or 0.0) + (card.seconds or 0.0),
+            command=f"{before.command} && {command}",
+        )
     return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)

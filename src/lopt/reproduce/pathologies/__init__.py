@@ -41,7 +41,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "truncation": {"particles": 16, "meta_steps": 800, "seeds": 3, "trainings": 512, "rates": 81},
     "variance": {"repeats": 256},
     "influence": {"particles": 200, "meta_steps": 600, "learning_rate": 4e-3, "seeds": 2},
-    "headline": {"steps": 200, "evals": 20, "seeds": 3},
+    "headline": {"evals": 20, "seeds": 3},
 }
 
 
@@ -50,7 +50,7 @@ def pathologies(
     *,
     seed: int = 0,
     quick: bool = False,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     command: str = "",
     sizes: Mapping[str, Mapping[str, Any]] | None = None,
     on_progress: Callable[[str], None] | None = None,
