@@ -54,11 +54,19 @@ def test_members_of_corpora_and_unit_norm() -> None:
 
 
 def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
-    saved = lopt.save(tmp_path / "first", lopt.create("relative_mlp", key=KEY), lopt.zoo.Card(command="first"))
+    card = lopt.zoo.Card(
+        command="first", tasks=("digits_mlp()",), meta_steps=3, inner_steps=40, horizon=(7, 8), seconds=1e6
+    )
+    saved = lopt.save(tmp_path / "first", lopt.create("relative_mlp", key=KEY), card)
     small = recipe("smoke", pairs=1, truncation=5, horizon=[5, 10], learning_rate=0.0)
     weights = run(small, tmp_path / "second", seed=0, steps=1, init=saved, command="second")
     assert eqx.tree_equal(lopt.load(saved), lopt.load(weights))
-    assert lopt.zoo.read_card(weights).command == "first && second"
+    found = lopt.zoo.read_card(weights)
+    assert found.command == "first && second"
+    assert found.tasks == ("digits_mlp()", "quadratic(dim=10)")
+    assert (found.meta_steps, found.inner_steps, found.horizon) == (4, 50, (5, 10))
+    assert found.seconds is not None
+    assert found.seconds > 1e6
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -231,7 +231,6 @@ def run(
         optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, settings=settings, on_step=on_step
     )
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
-    before = None if init is None else zoo.read_card(init)
     card = zoo.Card(
         description=recipe.description,
         tasks=tuple(str(task) for task in recipe.tasks),
@@ -243,12 +242,20 @@ def run(
         cores=os.cpu_count(),
         command=command,
     )
-    if before is not None:  # what it cost in all
-        card = dataclasses.replace(
-            card,
-            meta_steps=before.meta_steps + card.meta_steps,
-            inner_steps=before.inner_steps + card.inner_steps,
-            seconds=(before.seconds or 0.0) + (card.seconds or 0.0),
-            command=f"{before.command} && {command}",
-        )
+    if init is not None:
+        card = _in_all(zoo.read_card(init), card)
     return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
+
+
+def _in_all(before: zoo.Card, card: zoo.Card) -> zoo.Card:
+    """What an optimizer has seen and cost in two meta-trainings, one after the other."""
+    horizons = [c.horizon for c in (before, card) if c.horizon]
+    return dataclasses.replace(
+        card,
+        tasks=tuple(dict.fromkeys((*before.tasks, *card.tasks))),
+        meta_steps=before.meta_steps + card.meta_steps,
+        inner_steps=before.inner_steps + card.inner_steps,
+        horizon=(min(h[0] for h in horizons), max(h[1] for h in horizons)) if horizons else None,
+        seconds=None if before.seconds is None or card.seconds is None else before.seconds + card.seconds,
+        command=" && ".join(c.command for c in (before, card) if c.command),
+    )
