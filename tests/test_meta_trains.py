@@ -38,6 +38,7 @@ RUNS = {
     "velo": Run({"lstm_hidden": 8, "bank": 4, "step_mult": 1e-2}),
     "celo": Run({"lstm_hidden": 8, "step_mult": 1e-1}),
     "celo2": Run({"learning_rate": 1e-2}),
+    "relative_mlp": Run({"nominal_step": 0.01}, steps=400),
 }
 
 
