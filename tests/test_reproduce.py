@@ -237,6 +237,30 @@ def test_the_quick_run_finds_what_must_hold(seed: int, tmp_path: Path) -> None:
     assert parts[0][-1] > parts[1][-1]
 
 
+def curves(final: float, seconds: float, test: float = 1.0) -> Any:
+    """Two seeds that fall from 2 on a line to `final` at step 10, about as fast as one another."""
+    from lopt.reproduce.pathologies.headline import Curves
+
+    steps = np.arange(11)
+    train = 2.0 - (2.0 - final) * steps / 10
+    turns = seconds * np.array([1.0, 1.01, 0.99])
+    return Curves(steps, np.stack([train, train]), np.stack([train * 0 + test, train * 0 + test + 0.01]), turns)
+
+
+def test_the_headline_is_judged_both_ways() -> None:
+    from lopt.reproduce.pathologies.headline import judge
+
+    # The best baseline ends at 1 with step 10; the learned one, which falls twice as fast, is there with step 5.
+    baselines = {"a": curves(1.0, 1.0, test=0.5), "b": curves(1.5, 1.0, test=0.6)}
+    found = judge({"mine": curves(0.0, 1.5, test=0.4), **baselines}, "mine")
+    assert (found.best, found.target, found.steps) == ("a", 1.0, {"mine": 5.0, "a": 10.0, "b": math.inf})
+    assert found.time_ratio.mean == pytest.approx(0.75)
+    assert found.held
+    assert not judge({"mine": curves(0.0, 2.5, test=0.4), **baselines}, "mine").held, "fewer steps, more time"
+    assert not judge({"mine": curves(0.0, 1.5, test=0.55), **baselines}, "mine").held, "generalises worse than one"
+    assert not judge({"mine": curves(1.2, 1.0, test=0.4), **baselines}, "mine").held, "never there"
+
+
 @pytest.mark.slow
 def test_the_headline_compares_saved_weights(tmp_path: Path) -> None:
     """On digits, at a tiny size: the saved optimizer is an Adam, which cannot beat itself at the best of the same rates."""
@@ -257,5 +281,6 @@ def test_the_headline_compares_saved_weights(tmp_path: Path) -> None:
     assert claim.held is False
     assert len(claim.rows) == 4
     assert claim.numbers["learning_rates"]["Adam, tuned"] == 1e-2
+    assert claim.numbers["learning_rates_for_validation_loss"]["Adam, tuned"] in (1e-6, 1e-2)
     assert set(claim.numbers["optimizers"]) == {"meta-trained", "Adam, tuned", "RMSProp, tuned", "momentum, tuned"}
     assert (_figures.draw(claim) or b"").startswith(b"\x89PNG")

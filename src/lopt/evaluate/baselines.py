@@ -201,6 +201,7 @@ class Sweep(NamedTuple):
     train_loss: Float[np.ndarray, "rates seeds"]
     best: float  # the rate with the lowest mean over seeds
     initial_loss: Float[np.ndarray, " seeds"] | None = None  # before the first step
+    best_valid: float | None = None  # the rate with the lowest mean final validation loss
 
 
 def tune_adam(
@@ -244,11 +245,14 @@ def tune(
     rates = jnp.asarray(learning_rates, jnp.float32)
     batch = jax.vmap(make)(rates)
     record = train_batch(batch, task, steps=steps, key=key, seeds=seeds, evals=1, batch=len(rates))
-    final = record.train_loss[:, :, -1]
-    mean = np.where(np.isfinite(final).all(axis=1), final.mean(axis=1), np.inf)
-    if not np.isfinite(mean).any():
+    final, valid = (
+        np.where(np.isfinite(x[:, :, -1]).all(axis=1), x[:, :, -1].mean(axis=1), np.inf)
+        for x in (record.train_loss, record.valid_loss)
+    )
+    if not np.isfinite(final).any():
         raise InputError(f"{type(batch).__name__} diverged at every learning rate of the grid on this task.")
-    return Sweep(tuple(learning_rates), final, learning_rates[int(mean.argmin())], record.train_loss[0, :, 0])
+    best, best_valid = (learning_rates[int(mean.argmin())] for mean in (final, valid))
+    return Sweep(tuple(learning_rates), record.train_loss[:, :, -1], best, record.train_loss[0, :, 0], best_valid)
 
 
 __all__ = [

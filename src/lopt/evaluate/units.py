@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run, Timing, Unit
@@ -150,18 +150,34 @@ def time_task(
         protocol: gives the seed.
         turns: how many.
     """
-    task = task_named(name)
-    key = default_key(protocol.seed)
-    stretches = [_Stretch(task, who.optimizer(setting), horizon, key) for who, setting in chosen]
-    with ThreadPoolExecutor(len(cores())) as pool:
-        list(pool.map(_Stretch.compile, stretches))
-    for stretch in stretches:
-        stretch.calibrate()
+    settings = {who.label: who.optimizer(setting) for who, setting in chosen}
+    seconds = in_turns(settings, task_named(name), horizon, default_key(protocol.seed), turns)
     return [
-        Timing(name, who.label, horizon, turn, stretch())
+        Timing(name, label, horizon, turn, float(found[turn]))
         for turn in range(turns)
-        for (who, _), stretch in zip(chosen, stretches, strict=True)
+        for label, found in seconds.items()
     ]
+
+
+def in_turns(
+    optimizers: Mapping[str, Optimizer], task: Task, horizon: int, key: PRNGKeyArray, turns: int = TURNS
+) -> dict[str, Float[np.ndarray, " turns"]]:
+    """Seconds a step of one training with each optimizer, all of them in every turn.
+
+    Args:
+        optimizers: by label.
+        task: what is trained.
+        horizon: inner steps of a whole training.
+        key: draws problem, start and minibatches.
+        turns: how many.
+    """
+    stretches = {label: _Stretch(task, optimizer, horizon, key) for label, optimizer in optimizers.items()}
+    with ThreadPoolExecutor(len(cores())) as pool:
+        list(pool.map(_Stretch.compile, stretches.values()))
+    for stretch in stretches.values():
+        stretch.calibrate()
+    found = [{label: stretch() for label, stretch in stretches.items()} for _ in range(turns)]
+    return {label: np.asarray([turn[label] for turn in found]) for label in stretches}
 
 
 class _Stretch:
@@ -201,4 +217,13 @@ def _steps(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, le
     return jax.lax.fori_loop(0, length, step, inner)
 
 
-__all__ = ["Protocol", "Trained", "fewer_examples", "time_task", "train_settings", "train_unit", "tune_baseline"]
+__all__ = [
+    "Protocol",
+    "Trained",
+    "fewer_examples",
+    "in_turns",
+    "time_task",
+    "train_settings",
+    "train_unit",
+    "tune_baseline",
+]
