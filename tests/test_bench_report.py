@@ -210,6 +210,18 @@ def test_what_is_not_settled_is_said_not_to_be() -> None:
     assert overall.endswith("One seed a task cannot tell whether that is chance.")
 
 
+def test_the_sentence_and_the_table_are_of_the_tasks_that_all_ran() -> None:
+    adam, sgd = [[0.5, 0.51]] * 3, [[0.6, 0.61]] * 3
+    scores = fixed({"adam": adam, "sgd": sgd, "star": [[0.1, 0.12]] * 2})
+    overall, star = said(scores)
+    assert overall.startswith("Over 2 tasks, of the 2 of 3 that all optimizers ran, star (learned) has the lowest")
+    assert star.startswith("star ends lower than tuned adam on 2 of 2 tasks")
+    assert [str(cells(s, scores)[0]) for s in ranking(scores)] == ["2 of 3", "3 of 3", "3 of 3"]
+    apart = scored([r for r in synthetic(tasks=2)[0] if (r.optimizer == "star") == (r.task == "digits_mlp0")])
+    assert said(apart) == ["There is no task that all optimizers ran, so they cannot be compared."]
+    assert "–" in summary_markdown(apart, ["star"])
+
+
 def test_who_was_not_there_is_said() -> None:
     alone = said(fixed({"adam": [[0.5, 0.6]]}, learned=()), learned=())
     assert alone[0].endswith("nothing else was run.")

@@ -65,7 +65,7 @@ def tasks_section(
     body = f"""<p class="small-print">Train loss against steps, mean over seeds, on logarithmic axes of loss where all losses are positive.
 A picture leads to the curves of its task.</p>{_pictures.small_multiples(curves, looks, scores.horizons)}
 <details><summary>Normalised final train loss on each task</summary>{_task_table(scores, ranked)}
-<p class="small-print">Mean over seeds: 0 is the best tuned baseline, 1 no progress. Bold: the lowest of the task. ∞: a seed diverged.</p></details>"""
+<p class="small-print">Mean over seeds: 0 is the best tuned baseline, 1 no progress. Bold: the lowest. ∞: a seed diverged, or training failed.</p></details>"""
     return Section("tasks", "All tasks", body)
 
 
