@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from lopt.cli import main
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
+from lopt.evaluate.bench import standings
 from lopt.evaluate.report import Provenance, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
 from lopt.evaluate.report._summary import COLUMNS, cells, number, ranking, sentences
@@ -142,15 +143,35 @@ def test_no_two_optimizers_look_alike_without_colour_or_by_it(count: int) -> Non
 
 def test_failures_are_listed() -> None:
     runs, _ = synthetic(tasks=2, seeds=3)
-    assert failures(runs) == []
+    assert failures(runs, BASELINES) == []
     runs[1] = diverged(runs[1])
     runs[3] = runs[3]._replace(train_loss=runs[3].train_loss[::-1].copy())
     lacking = [run for run in runs if not (run.optimizer == "sgd" and run.task == "digits_mlp1")]
-    assert [(f.optimizer, *f.problem, f.what) for f in failures(lacking)] == [
-        ("star", "digits_mlp0", 200, "diverged in 1 of 3 seeds, first seen at step 30"),
+    assert [(f.optimizer, *f.problem, f.what) for f in failures(lacking, BASELINES)] == [
+        ("star", "digits_mlp0", 200, "diverged in 1 of 3 seeds, not finite from step 30"),
         ("adam", "digits_mlp0", 200, "ended above its initial train loss in 1 of 3 seeds"),
         ("sgd", "digits_mlp1", 200, "was not run"),
     ]
+
+
+def test_the_page_the_standings_and_the_scores_agree_on_what_diverged() -> None:
+    runs, _ = synthetic(("star", "adam", "sgd", "calm"), tasks=2, seeds=2)
+    far, back = runs[0].train_loss.copy(), runs[6].train_loss.copy()
+    far[-1], back[5] = 1e6, math.nan  # finite, but far above the start; not finite, but on the way only
+    runs[0], runs[6] = runs[0]._replace(train_loss=far), runs[6]._replace(train_loss=back)
+    runs[2] = diverged(runs[2])
+    assert {s.optimizer: s.diverged for s in scored(runs).summaries} == {
+        "star": 0.25,
+        "adam": 0.25,
+        "sgd": 0,
+        "calm": 0,
+    }
+    assert {s.optimizer: s.diverged for s in standings(runs)} == {"star": 1, "adam": 1, "sgd": 0, "calm": 0}
+    assert {f.optimizer: f.what for f in failures(runs, BASELINES)} == {
+        "star": "diverged in 1 of 2 seeds, with finite losses far above the start",
+        "adam": "diverged in 1 of 2 seeds, not finite from step 30",
+        "calm": "had a loss that was not finite on the way in 1 of 2 seeds, and came back",
+    }
 
 
 # --- Who wins where. ---

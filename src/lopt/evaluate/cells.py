@@ -7,15 +7,15 @@ lacks is left out of its numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.archive import Run, Timing, Unit
+from lopt.evaluate.selection import config_text
 from lopt.evaluate.speedup import Envelope, envelope, speed_up
 
 DIVERGED = 2.0  # normalised loss: as far above the start as the best baseline ended below it
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     test_loss: Float[np.ndarray, " seeds"]
     normalized: Float[np.ndarray, " seeds"]  # train loss: 0 the best baseline's mean, 1 the start's
     normalized_test: Float[np.ndarray, " seeds"]
-    diverged: int  # seeds that ended with a loss that is not finite, or with a normalised one above `DIVERGED`
+    diverged: int  # seeds, by `diverged`
     target: float  # the tuned reference's final train loss, mean over seeds; NaN where there is none
     steps_to_target: (
         float  # of the mean over seeds: first evaluated step at which it is at most the target; infinity if never
@@ -104,6 +104,39 @@ def cells(
     return found
 
 
+def diverged(runs: Sequence[Run], baselines: Iterable[str]) -> dict[Unit, list[int]]:
+    """The seeds that diverged of each task, optimizer and horizon: the one definition, for scores, tables and pages.
+
+    A training diverged if its final train loss is not finite, or its normalised one is above `DIVERGED`. Where no baseline made progress, only the
+    first counts.
+
+    Args:
+        runs: one setting for each task, optimizer and horizon.
+        baselines: names of the optimizers of which the best is 0; others than those in `runs` do no harm.
+
+    Raises:
+        InputError: for several settings or the same seed twice of one task, optimizer and horizon.
+    """
+    groups, names = _grouped(runs), set(baselines)
+    here: dict[tuple[str, int], dict[str, dict[int, Run]]] = {}
+    for (task, optimizer, horizon), seeds in groups.items():
+        here.setdefault((task, horizon), {})[optimizer] = seeds
+    scales = {problem: _scale(found, names, "train") for problem, found in here.items()}
+    return {
+        Unit(task, optimizer, horizon): [
+            seed
+            for seed, bad in zip(seeds, _has_diverged(_final(seeds, "train"), scales[task, horizon]), strict=True)
+            if bad
+        ]
+        for (task, optimizer, horizon), seeds in groups.items()
+    }
+
+
+def _has_diverged(final: Float[np.ndarray, " seeds"], scale: tuple[float, float]) -> Bool[np.ndarray, " seeds"]:
+    start, best = scale
+    return ~np.isfinite(final) | ((final - best) / (start - best) > DIVERGED)  # a comparison with NaN is false
+
+
 def _grouped(runs: Sequence[Run]) -> Group:
     groups: Group = {}
     for run in runs:
@@ -114,7 +147,7 @@ def _grouped(runs: Sequence[Run]) -> Group:
                 f"runs has seed {run.seed} of {run.optimizer} on {run.task} to step {run.horizon} twice; select one setting."
             )
         seeds[run.seed] = run
-        settings = {json.dumps(r.config, sort_keys=True) for r in seeds.values()}
+        settings = {config_text(r.config) for r in seeds.values()}
         if len(settings) > 1:
             raise InputError(
                 f"runs has several settings of {run.optimizer} on {run.task} to step {run.horizon}; select one."
@@ -171,7 +204,6 @@ def _cell(
 ) -> Cell:
     final = {split: _final(seeds, split) for split in scale}
     normalized = {split: (final[split] - best) / (start - best) for split, (start, best) in scale.items()}
-    diverged = ~np.isfinite(final["train"]) | (normalized["train"] > DIVERGED)  # a comparison with NaN is false
     each = np.array([_first(run.steps, run.train_loss.astype(float), target) for run in seeds.values()])
     to_target = _first(next(iter(seeds.values())).steps, _mean_curve(seeds), target)
     per_step, cost = _spreads(task, optimizer, horizon, timings, reference)
@@ -185,7 +217,7 @@ def _cell(
         final["test"],
         normalized["train"],
         normalized["test"],
-        int(diverged.sum()),
+        int(_has_diverged(final["train"], scale["train"]).sum()),
         target,
         to_target,
         each,

@@ -120,16 +120,16 @@ def settings_section(runs: Sequence[Run]) -> Section | None:
     return Section("settings", "Tuned settings", body)
 
 
-def failures_section(runs: Sequence[Run], bench: Sequence[str], notes: Sequence[str]) -> Section:
+def failures_section(runs: Sequence[Run], bench: Sequence[str], scores: Scores) -> Section:
     """Everything that went wrong, a line each: in trainings, in the bench, in scoring."""
     lines = [
         f"<b>{html.escape(f.optimizer)}</b> on {html.escape(f.problem[0])} ({f.problem[1]:,} steps) {html.escape(f.what)}."
-        for f in failures(runs)
+        for f in failures(runs, scores.baselines)
     ]
     lines += [html.escape(text) for text in bench]
     said = "".join(f"<li>{line}</li>" for line in lines)
     none = "<p>None: every training stayed finite and ended below its initial train loss, and every optimizer was run on every task.</p>"
-    more = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    more = "".join(f"<li>{html.escape(note)}</li>" for note in scores.notes)
     scoring = f"<p>Notes of the scores:</p><ul>{more}</ul>" if more else ""
     return Section("failures", "Failures and divergences", (f"<ul>{said}</ul>" if said else none) + scoring)
 
