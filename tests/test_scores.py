@@ -16,6 +16,7 @@ from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.axes import along, extrapolation
 from lopt.evaluate.cells import Cell, Spread, cells
 from lopt.evaluate.scores import Scores, Summary, score
+from lopt.evaluate.selection import select
 from lopt.evaluate.speedup import envelope, speed_up
 from lopt.evaluate.statistics import paired_difference
 
@@ -139,6 +140,23 @@ def test_the_test_loss_has_its_own_scale() -> None:
     assert found.test_loss == [7]
     assert_allclose(found.normalized_test, [(7 - 5) / (10 - 5)])
     assert_allclose(found.normalized, [(1 - 2) / (8 - 2)])
+
+
+def test_test_losses_are_of_the_setting_with_the_lowest_validation_loss() -> None:
+    # A high rate lowers the train loss most, a low one the validation loss: it is the one that generalises.
+    high = [r._replace(valid_loss=r.train_loss + 5) for r in seeds("adam", (8, 2), (8, 2), test=(10, 9), rate=0.1)]
+    low = [r._replace(valid_loss=r.train_loss - 1) for r in seeds("adam", (8, 4), (8, 4), test=(10, 6), rate=0.01)]
+    runs = [*high, *low, *seeds("mine", (8, 1), (8, 1), test=(10, 7))]
+    assert select(runs)[:2] == high
+    assert select(runs, by="valid")[:2] == low
+    found = cells(select(runs), baselines=BASELINES, tested=select(runs, by="valid"))
+    adam, mine = cell(found, "adam"), cell(found, "mine")
+    assert_array_equal(adam.train_loss, [2, 2])
+    assert_array_equal(adam.test_loss, [6, 6])
+    assert_allclose(mine.normalized_test, [(7 - 6) / (10 - 6)] * 2)  # against 9 it would have won
+    assert_allclose(mine.normalized, [(1 - 2) / (8 - 2)] * 2)
+    with pytest.raises(InputError, match="other seeds of adam on bowl"):
+        cells(select(runs), baselines=BASELINES, tested=low[:1])
 
 
 TIMINGS = [

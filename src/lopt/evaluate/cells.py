@@ -38,7 +38,7 @@ class Cell(NamedTuple):
     horizon: int
     seeds: tuple[int, ...]
     train_loss: Float[np.ndarray, " seeds"]  # at the end, infinity if not finite
-    test_loss: Float[np.ndarray, " seeds"]
+    test_loss: Float[np.ndarray, " seeds"]  # of the setting for test losses, see `cells`
     normalized: Float[np.ndarray, " seeds"]  # train loss: 0 the best baseline's mean, 1 the start's
     normalized_test: Float[np.ndarray, " seeds"]
     diverged: int  # seeds, by `diverged`
@@ -64,6 +64,7 @@ def cells(
     baselines: Iterable[str],
     reference: str = "adam",
     sweep: Sequence[Run] = (),
+    tested: Sequence[Run] = (),
 ) -> list[Cell]:
     r"""What each optimizer did on each task at each horizon.
 
@@ -78,17 +79,24 @@ def cells(
         reference: name of the tuned Adam: its final train loss is the target, and speed-up is over it.
         sweep: runs of the reference at all learning rates, which need not be selected, at best to a longer horizon than the others: they make the
             envelope that speed-up is read from. Without them it is made of the reference's selected runs, and is higher than it should be.
+        tested: runs to take test losses from, of the settings with the lowest validation loss. Where they lack an optimizer on a task, its test losses are
+            those of `runs`.
 
     Returns:
         In the order of tasks, horizons and optimizers as they first occur in `runs`.
 
     Raises:
-        InputError: for several settings or the same seed twice of one task, optimizer and horizon, or no runs of a baseline at all.
+        InputError: for several settings or the same seed twice of one task, optimizer and horizon, no runs of a baseline at all, or other seeds in `tested`.
 
     Source: normalised loss after Metz et al. 2020 (arXiv 2009.11243), section 4.2 [mapping reconstructed]; speed-up: Metz et al. 2022
     (arXiv 2211.09760); time to target: Dahl et al. 2023 (arXiv 2306.07179).
     """
     groups = _grouped(runs)
+    by_valid = groups | _grouped(tested)
+    if other := next((key for key in groups if groups[key].keys() != by_valid[key].keys()), None):
+        raise InputError(
+            f"tested has other seeds of {other[1]} on {other[0]} to step {other[2]} than runs; they must be the same."
+        )
     known, baselines = {optimizer for _, optimizer, _ in groups}, set(baselines)
     if runs and not baselines & known:
         raise InputError(f"baselines are {sorted(baselines)}; at least one of them must be among {sorted(known)}.")
@@ -96,11 +104,15 @@ def cells(
     found = []
     for task, horizon in dict.fromkeys((task, horizon) for task, _, horizon in groups):
         here = {o: seeds for (t, o, h), seeds in groups.items() if (t, h) == (task, horizon)}
-        scale = {split: _scale(here, baselines, split) for split in ("train", "test")}
+        checked = {o: by_valid[task, o, horizon] for o in here}
+        scale = {"train": _scale(here, baselines, "train"), "test": _scale(checked, baselines, "test")}
         target = float(_mean_curve(here[reference])[-1]) if reference in here else float("nan")
         target = target if np.isfinite(target) else float("nan")
         for optimizer, seeds in here.items():
-            found.append(_cell(task, optimizer, horizon, seeds, scale, target, timings, reference, envelopes.get(task)))
+            final = {"train": _final(seeds, "train"), "test": _final(checked[optimizer], "test")}
+            found.append(
+                _cell(task, optimizer, horizon, seeds, final, scale, target, timings, reference, envelopes.get(task))
+            )
     return found
 
 
@@ -196,13 +208,13 @@ def _cell(
     optimizer: str,
     horizon: int,
     seeds: dict[int, Run],
+    final: Mapping[str, Float[np.ndarray, " seeds"]],
     scale: Mapping[str, tuple[float, float]],
     target: float,
     timings: Sequence[Timing],
     reference: str,
     adam: Envelope | None,
 ) -> Cell:
-    final = {split: _final(seeds, split) for split in scale}
     normalized = {split: (final[split] - best) / (start - best) for split, (start, best) in scale.items()}
     each = np.array([_first(run.steps, run.train_loss.astype(float), target) for run in seeds.values()])
     to_target = _first(next(iter(seeds.values())).steps, _mean_curve(seeds), target)

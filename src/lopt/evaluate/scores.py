@@ -105,6 +105,7 @@ def score(
     baselines: Iterable[str],
     reference: str = "adam",
     sweep: Sequence[Run] = (),
+    tested: Sequence[Run] = (),
     failed: Iterable[Unit] = (),
     horizons: Mapping[str, int] | None = None,
     rng: int = 0,
@@ -119,6 +120,7 @@ def score(
         baselines: names of the optimizers of which the best is 0.
         reference: name of the tuned Adam.
         sweep: runs of the reference at all learning rates; see `cells`.
+        tested: of `select(..., by="valid")`, for test losses; see `cells`.
         failed: what was tried in vain. Its losses count as infinite, as AlgoPerf counts it, on tasks that somebody ran, for optimizers that ran anything.
         horizons: of each task, for the summaries; by default that which most optimizers ran, the shortest of several.
         rng: seed of the bootstrap, the same for all intervals.
@@ -129,7 +131,7 @@ def score(
         InputError: as `cells`.
     """
     lost = _lost(runs, failed)
-    found = cells([*runs, *lost], timings, baselines=baselines, reference=reference, sweep=sweep)
+    found = cells([*runs, *lost], timings, baselines=baselines, reference=reference, sweep=sweep, tested=tested)
     tasks = tuple(dict.fromkeys(cell.task for cell in found))
     optimizers = tuple(dict.fromkeys(cell.optimizer for cell in found))
     chosen = {task: _horizon([c.horizon for c in found if c.task == task]) for task in tasks} | {

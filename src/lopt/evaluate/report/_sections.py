@@ -53,7 +53,8 @@ def curves_section(curves: Mapping[Problem, Sequence[Curve]]) -> Section:
 <label><input type="checkbox" id="log-x">log axis of steps</label>
 </div>
 <figure><div class="plot" id="curves"></div>
-<figcaption>Mean over seeds; the band is their range. A line ends where a seed is no longer finite. Learned optimizers are thicker.
+<figcaption>Mean over seeds; the band is their range. Baselines at the setting with the lowest final train loss,
+for all three losses. A line ends where a seed is no longer finite. Learned optimizers are thicker.
 Drag to zoom, double-click to reset. The first view ends a little above the highest initial loss. <span id="note"></span></figcaption></figure>"""
     return Section("curves-of-a-task", "Curves of a task", body)
 
