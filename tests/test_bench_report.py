@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from lopt.cli import main
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
+from lopt.evaluate.bench import standings
 from lopt.evaluate.report import Provenance, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
 from lopt.evaluate.report._summary import COLUMNS, cells, number, ranking, sentences
@@ -142,15 +143,35 @@ def test_no_two_optimizers_look_alike_without_colour_or_by_it(count: int) -> Non
 
 def test_failures_are_listed() -> None:
     runs, _ = synthetic(tasks=2, seeds=3)
-    assert failures(runs) == []
+    assert failures(runs, BASELINES) == []
     runs[1] = diverged(runs[1])
     runs[3] = runs[3]._replace(train_loss=runs[3].train_loss[::-1].copy())
     lacking = [run for run in runs if not (run.optimizer == "sgd" and run.task == "digits_mlp1")]
-    assert [(f.optimizer, *f.problem, f.what) for f in failures(lacking)] == [
-        ("star", "digits_mlp0", 200, "diverged in 1 of 3 seeds, first seen at step 30"),
+    assert [(f.optimizer, *f.problem, f.what) for f in failures(lacking, BASELINES)] == [
+        ("star", "digits_mlp0", 200, "diverged in 1 of 3 seeds, not finite from step 30"),
         ("adam", "digits_mlp0", 200, "ended above its initial train loss in 1 of 3 seeds"),
         ("sgd", "digits_mlp1", 200, "was not run"),
     ]
+
+
+def test_the_page_the_standings_and_the_scores_agree_on_what_diverged() -> None:
+    runs, _ = synthetic(("star", "adam", "sgd", "calm"), tasks=2, seeds=2)
+    far, back = runs[0].train_loss.copy(), runs[6].train_loss.copy()
+    far[-1], back[5] = 1e6, math.nan  # finite, but far above the start; not finite, but on the way only
+    runs[0], runs[6] = runs[0]._replace(train_loss=far), runs[6]._replace(train_loss=back)
+    runs[2] = diverged(runs[2])
+    assert {s.optimizer: s.diverged for s in scored(runs).summaries} == {
+        "star": 0.25,
+        "adam": 0.25,
+        "sgd": 0,
+        "calm": 0,
+    }
+    assert {s.optimizer: s.diverged for s in standings(runs)} == {"star": 1, "adam": 1, "sgd": 0, "calm": 0}
+    assert {f.optimizer: f.what for f in failures(runs, BASELINES)} == {
+        "star": "diverged in 1 of 2 seeds, with finite losses far above the start",
+        "adam": "diverged in 1 of 2 seeds, not finite from step 30",
+        "calm": "had a loss that was not finite on the way in 1 of 2 seeds, and came back",
+    }
 
 
 # --- Who wins where. ---
@@ -208,6 +229,18 @@ def test_what_is_not_settled_is_said_not_to_be() -> None:
     assert "1 of 1 task and" in star
     overall, _ = said(fixed({"adam": [[0.5]], "star": [[0.4]]}))
     assert overall.endswith("One seed a task cannot tell whether that is chance.")
+
+
+def test_the_sentence_and_the_table_are_of_the_tasks_that_all_ran() -> None:
+    adam, sgd = [[0.5, 0.51]] * 3, [[0.6, 0.61]] * 3
+    scores = fixed({"adam": adam, "sgd": sgd, "star": [[0.1, 0.12]] * 2})
+    overall, star = said(scores)
+    assert overall.startswith("Over 2 tasks, of the 2 of 3 that all optimizers ran, star (learned) has the lowest")
+    assert star.startswith("star ends lower than tuned adam on 2 of 2 tasks")
+    assert [str(cells(s, scores)[0]) for s in ranking(scores)] == ["2 of 3", "3 of 3", "3 of 3"]
+    apart = scored([r for r in synthetic(tasks=2)[0] if (r.optimizer == "star") == (r.task == "digits_mlp0")])
+    assert said(apart) == ["There is no task that all optimizers ran, so they cannot be compared."]
+    assert "–" in summary_markdown(apart, ["star"])
 
 
 def test_who_was_not_there_is_said() -> None:

@@ -228,6 +228,18 @@ def test_train_with_a_saved_optimizer(run: Run, saved: Path) -> None:
     assert mine["train_loss"] == sgd["train_loss"]
 
 
+def test_train_takes_baselines_at_one_setting(run: Run) -> None:
+    options = ("--task", "quadratic", "--steps", "3", "--seeds", "1", "--task-fields", "dim=3", "--json")
+    named = run("train", "--optimizer", 'nadamw{"learning_rate":0.5}', *options)
+    assert named.code == 0, named.err
+    losses = json.loads(named.out)["train_loss"]
+    fields = run(
+        "train", "--optimizer", "nadamw", "--optimizer-fields", "learning_rate=0.5", "weight_decay=0", *options
+    )
+    assert json.loads(fields.out)["train_loss"] == losses, "a weight decay that is not given is 0"
+    assert losses[0][0] != losses[0][-1]
+
+
 def test_train_depends_on_its_seed_alone(run: Run) -> None:
     def losses(seed: int) -> list[list[float]]:
         arguments = ("--task", "quadratic", "--optimizer", "sgd", "--steps", "4", "--seeds", "2", "--seed", str(seed))
@@ -349,6 +361,14 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
         (("train", "--task", "quadratic", "--optimizer", "no/such"), ["no/such.safetensors"]),
         (("compare", "--task", "quadratc", "--optimizers", "sgd"), ["did you mean quadratic"]),
         (("compare", "--task", "quadratic", "--optimizers", "sgd", "adamm"), ["'adamm'", "did you mean adam"]),
+        # Baselines, of which nothing is tuned here.
+        (
+            ("train", "--task", "quadratic", "--optimizer", "nadamw"),
+            ["nadamw{", '"learning_rate":0.01}', "nothing is tuned"],
+        ),
+        (("probe", "lion"), ["lion{", '"learning_rate":0.01}']),
+        (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
+        (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),
         # Fields.
         ((*TRAIN, "--task-fields", "dimm=3"), ["field of task quadratic", "'dimm'", "did you mean dim"]),

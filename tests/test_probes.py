@@ -184,6 +184,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     out = capsys.readouterr().out
     assert "sgd passes 1 of 2." in out
     assert re.search(r"bfloat16 .*│ 0\.1 +│ FAIL", out)
+    assert f"{QUESTIONS['bfloat16'].figure.split()[0]} " in out
+    assert "≤ 0.1" in out, "the criterion"
     assert re.search(r"odd_leaves .*│ 0\.01 +│ pass", out)
     with pytest.raises(SystemExit) as stop:
         cli.main([*arguments, "--strict"])

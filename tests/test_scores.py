@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.axes import along, extrapolation
 from lopt.evaluate.cells import Cell, Spread, cells
 from lopt.evaluate.scores import Scores, Summary, score
+from lopt.evaluate.selection import select
 from lopt.evaluate.speedup import envelope, speed_up
 from lopt.evaluate.statistics import paired_difference
 
@@ -139,6 +140,23 @@ def test_the_test_loss_has_its_own_scale() -> None:
     assert found.test_loss == [7]
     assert_allclose(found.normalized_test, [(7 - 5) / (10 - 5)])
     assert_allclose(found.normalized, [(1 - 2) / (8 - 2)])
+
+
+def test_test_losses_are_of_the_setting_with_the_lowest_validation_loss() -> None:
+    # A high rate lowers the train loss most, a low one the validation loss: it is the one that generalises.
+    high = [r._replace(valid_loss=r.train_loss + 5) for r in seeds("adam", (8, 2), (8, 2), test=(10, 9), rate=0.1)]
+    low = [r._replace(valid_loss=r.train_loss - 1) for r in seeds("adam", (8, 4), (8, 4), test=(10, 6), rate=0.01)]
+    runs = [*high, *low, *seeds("mine", (8, 1), (8, 1), test=(10, 7))]
+    assert select(runs)[:2] == high
+    assert select(runs, by="valid")[:2] == low
+    found = cells(select(runs), baselines=BASELINES, tested=select(runs, by="valid"))
+    adam, mine = cell(found, "adam"), cell(found, "mine")
+    assert_array_equal(adam.train_loss, [2, 2])
+    assert_array_equal(adam.test_loss, [6, 6])
+    assert_allclose(mine.normalized_test, [(7 - 6) / (10 - 6)] * 2)  # against 9 it would have won
+    assert_allclose(mine.normalized, [(1 - 2) / (8 - 2)] * 2)
+    with pytest.raises(InputError, match="other seeds of adam on bowl"):
+        cells(select(runs), baselines=BASELINES, tested=low[:1])
 
 
 TIMINGS = [
@@ -292,20 +310,55 @@ def test_missing_runs_are_left_out_and_told() -> None:
     runs = [r for r in two_tasks() if (r.optimizer, r.task) != ("sgd", "valley")]
     runs = [r for r in runs if (r.optimizer, r.task, r.seed) != ("mine", "bowl", 1)]
     found = score(runs, baselines=BASELINES)
-    assert found.notes == ("bowl: mine lacks seeds 1.", "valley: no runs of sgd to step 10.")
+    assert found.notes == (
+        "The summary is of the 1 of 2 tasks that all optimizers ran.",
+        "bowl: mine lacks seeds 1.",
+        "valley: no runs of sgd to step 10.",
+    )
     sgd, mine = summary(found, "sgd"), summary(found, "mine")
-    assert sgd.tasks == ("bowl",)
-    # Ranks and profiles are of the bowl alone.
+    assert (sgd.tasks, mine.tasks, found.common) == (("bowl",), ("bowl", "valley"), ("bowl",))
+    # Everything is of the bowl alone.
     assert [sgd.rank, mine.rank] == [3, 1]
     assert mine.steps_score == 1
-    # Paired with Adam on the seed that both have: 1.5 > 1, 3 > 1 and 2 > 1, tasks alike.
+    assert_allclose(mine.normalized.value, -0.5 / 6)
+    assert mine.wins is not None
+    assert mine.wins.tasks == 1
+    # Paired with Adam on the seed that both have: 1.5 > 1.
     assert mine.improvement.value == 0
+
+
+def test_to_leave_out_a_hard_task_does_not_help() -> None:
+    everything = score(two_tasks(), baselines=BASELINES)
+    picked = score([r for r in two_tasks() if (r.optimizer, r.task) != ("mine", "valley")], baselines=BASELINES)
+    assert summary(picked, "mine").normalized.value < summary(everything, "mine").normalized.value
+    alone = score(RUNS, baselines=BASELINES)
+    assert [s.normalized for s in picked.summaries] == [s.normalized for s in alone.summaries], "all on the same task"
+
+
+def test_what_failed_counts_as_infinite() -> None:
+    runs = [r for r in two_tasks() if (r.optimizer, r.task) != ("mine", "valley")]
+    timings = [Timing(t, o, 10, 0, 1.0) for t, o in {(r.task, r.optimizer) for r in runs}]
+    failed = [
+        Unit("valley", "mine", 10),
+        Unit("bowl", "mine", 10),
+        Unit("valley", "unheard", 10),
+        Unit("x", "mine", 10),
+    ]
+    found = score(runs, timings, baselines=BASELINES, failed=failed)
+    mine = summary(found, "mine")
+    assert found.common == mine.tasks == ("bowl", "valley")
+    assert found.notes == ("valley: mine could not be trained; its losses count as infinite.",)
+    assert mine.normalized.value == INF
+    assert mine.diverged == 0.5
+    # Ranks 1 and 3. To the target: 5 steps on the bowl, the fastest; never on the valley, by steps and by wall-clock, where it was not timed.
+    assert (mine.rank, mine.steps_score, mine.seconds_score) == (2, 0.5, 0.5)
+    assert_array_equal(found.table["mine"]["bowl"].train_loss, [1.5, 0.5])  # it ran in the end
 
 
 def test_without_a_task_in_common_there_are_no_ranks() -> None:
     runs = [r for r in two_tasks() if (r.optimizer, r.task) not in {("sgd", "valley"), ("mine", "bowl")}]
     found = score(runs, baselines=BASELINES)
-    assert all(np.isnan([s.rank, s.steps_score]).all() for s in found.summaries)
+    assert all(np.isnan([s.rank, s.steps_score, s.normalized.value]).all() for s in found.summaries)
     assert np.isnan(found.steps_profile).all()
 
 
@@ -320,12 +373,15 @@ def test_all_diverged() -> None:
 
 
 def test_where_no_baseline_learns_nothing_can_be_normalised() -> None:
-    flat = [*seeds("adam", (8, 8, 8), (8, NAN, NAN), task="flat"), *seeds("mine", (8, 7, 6), (8, 7, 6), task="flat")]
+    flat = [
+        *seeds("adam", (8, 8, 8), (8, NAN, NAN), task="flat"),
+        *seeds("sgd", (8, 9, 9), (8, 9, 9), task="flat"),
+        *seeds("mine", (8, 7, 6), (8, 7, 6), task="flat"),
+    ]
     found = score([*RUNS, *flat], baselines=BASELINES)
     assert found.notes == (
         "flat: no baseline made progress, so that losses cannot be normalised.",
         "flat: no finite final loss of adam, so that there is no target.",
-        "flat: no runs of sgd to step 10.",
         "flat: adam diverged in 1 of 2 seeds.",
     )
     mine = cell(found.cells, "mine", "flat")

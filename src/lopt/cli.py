@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import math
 import os
@@ -105,7 +104,7 @@ class Train:
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
     optimizer: str
-    """A name that `lopt list` prints, or the path of a saved optimizer."""
+    """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
     steps: int = 200
     """Inner steps."""
     seeds: int = 5
@@ -251,7 +250,7 @@ class Probe:
     """Ask an optimizer twenty pass/fail questions: does it converge, survive noise and NaNs, changes of scale, long trainings, 16 bits, ..."""
 
     optimizer: tyro.conf.Positional[str]
-    """A name that `lopt list` prints, or the path of a saved optimizer."""
+    """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
     optimizer_fields: Fields = ()
     """Arguments of the optimizer, as `learning_rate=0.01`."""
     only: tuple[str, ...] = ()
@@ -264,6 +263,7 @@ class Probe:
     def run(self) -> None:
         """Probe, print."""
         from rich.table import Table
+        from rich.text import Text
 
         from lopt.console import console
         from lopt.evaluate.compare import default_key
@@ -275,9 +275,13 @@ class Probe:
             "probe", "what passing shows", "figure", "at most", "", title=self.optimizer, title_justify="left"
         )
         for p in found:
-            shows = f"{p.shows}\n{p.note}" if p.note else p.shows
+            shows = "\n".join(text for text in (p.shows, p.criterion, p.note) if text)
             table.add_row(
-                p.name, shows, "–" if p.note else f"{p.figure:.2g}", f"{p.limit:g}", "pass" if p.passed else "FAIL"
+                p.name,
+                Text(shows),
+                "–" if p.note else f"{p.figure:.2g}",
+                f"{p.limit:g}",
+                "pass" if p.passed else "FAIL",
             )
         console.print(table)
         passed = sum(p.passed for p in found)
@@ -524,30 +528,23 @@ def _task(name: str, fields: Fields) -> Any:
 
 
 def _optimizer(name: str, fields: Fields) -> Any:
-    from lopt import optimizers, zoo
-    from lopt.names import unknown
+    """What `train` and `probe` take: an optimizer at one setting."""
+    from lopt.evaluate.contenders import is_random, one_setting, split_fields
 
-    if name in optimizers.OPTIMIZERS:
-        if "key" in inspect.signature(optimizers.OPTIMIZERS[name]).parameters:
-            print(RANDOM.format(name), file=sys.stderr)
-        return optimizers.create(name, **_parse(fields))
-    is_path = name.endswith(".safetensors") or os.sep in name
-    if not is_path and name not in zoo.available():
-        raise InputError(unknown("optimizer or saved optimizer", name, [*optimizers.OPTIMIZERS, *zoo.available()]))
-    if fields:
-        raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {' '.join(fields)} was given.")
-    return zoo.load(name)
+    found = one_setting(name, _parse(fields))
+    if is_random(kind := split_fields(name)[0]):
+        print(RANDOM.format(kind), file=sys.stderr)
+    return found
 
 
 def _contestant(text: str) -> Any:
     """What `compare` takes: the name of a baseline that is to be tuned, or an optimizer."""
     from lopt.evaluate.contenders import contender, is_random
-    from lopt.optimizers import OPTIMIZERS
 
     found = contender(text)
     if found.is_tuned:
         return found.name
-    if found.name in OPTIMIZERS and is_random(found.name):
+    if is_random(found.name):
         print(RANDOM.format(found.name), file=sys.stderr)
     return found.optimizer(found.fields or {})
 

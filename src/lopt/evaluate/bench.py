@@ -10,6 +10,8 @@ import numpy as np
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
+from lopt.evaluate.baselines import BASELINES
+from lopt.evaluate.cells import diverged
 from lopt.evaluate.contenders import Contender, card_of, contenders
 from lopt.evaluate.cost import cores, machine
 from lopt.evaluate.selection import select
@@ -34,7 +36,7 @@ class Standing(NamedTuple):
     cells: int  # tasks and horizons on which it was trained
     rank: float  # mean over those on which all optimizers were trained; ties share the mean of their ranks
     firsts: int  # on how many of these nobody had a lower final training loss
-    diverged: int  # cells with a seed whose final training loss is not finite
+    diverged: int  # cells with a seed that diverged, by `lopt.evaluate.cells.diverged`
     relative_time: float  # median over tasks of the time of a step, over Adam's; NaN where nothing was timed
 
 
@@ -143,7 +145,9 @@ def standings(runs: Sequence[Run], timings: Sequence[Timing] = ()) -> list[Stand
         timings: of the same.
     """
     final: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for found in select(runs):
+    chosen = select(runs)
+    bad = [unit.optimizer for unit, seeds in diverged(chosen, BASELINES).items() if seeds]
+    for found in chosen:
         final.setdefault((found.task, found.horizon), {}).setdefault(found.optimizer, []).append(
             float(found.train_loss[-1])
         )
@@ -157,7 +161,7 @@ def standings(runs: Sequence[Run], timings: Sequence[Timing] = ()) -> list[Stand
             sum(o in row for row in means.values()),
             float(np.mean(ranks[o])) if complete else math.nan,
             sum(row[o] == min(row.values()) < math.inf for row in complete),
-            sum(row.get(o) == math.inf for row in means.values()),
+            bad.count(o),
             _relative_time(o, timings),
         )
         for o in names

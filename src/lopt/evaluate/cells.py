@@ -7,15 +7,15 @@ lacks is left out of its numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.archive import Run, Timing, Unit
+from lopt.evaluate.selection import config_text
 from lopt.evaluate.speedup import Envelope, envelope, speed_up
 
 DIVERGED = 2.0  # normalised loss: as far above the start as the best baseline ended below it
@@ -38,10 +38,10 @@ class Cell(NamedTuple):
     horizon: int
     seeds: tuple[int, ...]
     train_loss: Float[np.ndarray, " seeds"]  # at the end, infinity if not finite
-    test_loss: Float[np.ndarray, " seeds"]
+    test_loss: Float[np.ndarray, " seeds"]  # of the setting for test losses, see `cells`
     normalized: Float[np.ndarray, " seeds"]  # train loss: 0 the best baseline's mean, 1 the start's
     normalized_test: Float[np.ndarray, " seeds"]
-    diverged: int  # seeds that ended with a loss that is not finite, or with a normalised one above `DIVERGED`
+    diverged: int  # seeds, by `diverged`
     target: float  # the tuned reference's final train loss, mean over seeds; NaN where there is none
     steps_to_target: (
         float  # of the mean over seeds: first evaluated step at which it is at most the target; infinity if never
@@ -64,6 +64,7 @@ def cells(
     baselines: Iterable[str],
     reference: str = "adam",
     sweep: Sequence[Run] = (),
+    tested: Sequence[Run] = (),
 ) -> list[Cell]:
     r"""What each optimizer did on each task at each horizon.
 
@@ -78,17 +79,24 @@ def cells(
         reference: name of the tuned Adam: its final train loss is the target, and speed-up is over it.
         sweep: runs of the reference at all learning rates, which need not be selected, at best to a longer horizon than the others: they make the
             envelope that speed-up is read from. Without them it is made of the reference's selected runs, and is higher than it should be.
+        tested: runs to take test losses from, of the settings with the lowest validation loss. Where they lack an optimizer on a task, its test losses are
+            those of `runs`.
 
     Returns:
         In the order of tasks, horizons and optimizers as they first occur in `runs`.
 
     Raises:
-        InputError: for several settings or the same seed twice of one task, optimizer and horizon, or no runs of a baseline at all.
+        InputError: for several settings or the same seed twice of one task, optimizer and horizon, no runs of a baseline at all, or other seeds in `tested`.
 
     Source: normalised loss after Metz et al. 2020 (arXiv 2009.11243), section 4.2 [mapping reconstructed]; speed-up: Metz et al. 2022
     (arXiv 2211.09760); time to target: Dahl et al. 2023 (arXiv 2306.07179).
     """
     groups = _grouped(runs)
+    by_valid = groups | _grouped(tested)
+    if other := next((key for key in groups if groups[key].keys() != by_valid[key].keys()), None):
+        raise InputError(
+            f"tested has other seeds of {other[1]} on {other[0]} to step {other[2]} than runs; they must be the same."
+        )
     known, baselines = {optimizer for _, optimizer, _ in groups}, set(baselines)
     if runs and not baselines & known:
         raise InputError(f"baselines are {sorted(baselines)}; at least one of them must be among {sorted(known)}.")
@@ -96,12 +104,49 @@ def cells(
     found = []
     for task, horizon in dict.fromkeys((task, horizon) for task, _, horizon in groups):
         here = {o: seeds for (t, o, h), seeds in groups.items() if (t, h) == (task, horizon)}
-        scale = {split: _scale(here, baselines, split) for split in ("train", "test")}
+        checked = {o: by_valid[task, o, horizon] for o in here}
+        scale = {"train": _scale(here, baselines, "train"), "test": _scale(checked, baselines, "test")}
         target = float(_mean_curve(here[reference])[-1]) if reference in here else float("nan")
         target = target if np.isfinite(target) else float("nan")
         for optimizer, seeds in here.items():
-            found.append(_cell(task, optimizer, horizon, seeds, scale, target, timings, reference, envelopes.get(task)))
+            final = {"train": _final(seeds, "train"), "test": _final(checked[optimizer], "test")}
+            found.append(
+                _cell(task, optimizer, horizon, seeds, final, scale, target, timings, reference, envelopes.get(task))
+            )
     return found
+
+
+def diverged(runs: Sequence[Run], baselines: Iterable[str]) -> dict[Unit, list[int]]:
+    """The seeds that diverged of each task, optimizer and horizon: the one definition, for scores, tables and pages.
+
+    A training diverged if its final train loss is not finite, or its normalised one is above `DIVERGED`. Where no baseline made progress, only the
+    first counts.
+
+    Args:
+        runs: one setting for each task, optimizer and horizon.
+        baselines: names of the optimizers of which the best is 0; others than those in `runs` do no harm.
+
+    Raises:
+        InputError: for several settings or the same seed twice of one task, optimizer and horizon.
+    """
+    groups, names = _grouped(runs), set(baselines)
+    here: dict[tuple[str, int], dict[str, dict[int, Run]]] = {}
+    for (task, optimizer, horizon), seeds in groups.items():
+        here.setdefault((task, horizon), {})[optimizer] = seeds
+    scales = {problem: _scale(found, names, "train") for problem, found in here.items()}
+    return {
+        Unit(task, optimizer, horizon): [
+            seed
+            for seed, bad in zip(seeds, _has_diverged(_final(seeds, "train"), scales[task, horizon]), strict=True)
+            if bad
+        ]
+        for (task, optimizer, horizon), seeds in groups.items()
+    }
+
+
+def _has_diverged(final: Float[np.ndarray, " seeds"], scale: tuple[float, float]) -> Bool[np.ndarray, " seeds"]:
+    start, best = scale
+    return ~np.isfinite(final) | ((final - best) / (start - best) > DIVERGED)  # a comparison with NaN is false
 
 
 def _grouped(runs: Sequence[Run]) -> Group:
@@ -114,7 +159,7 @@ def _grouped(runs: Sequence[Run]) -> Group:
                 f"runs has seed {run.seed} of {run.optimizer} on {run.task} to step {run.horizon} twice; select one setting."
             )
         seeds[run.seed] = run
-        settings = {json.dumps(r.config, sort_keys=True) for r in seeds.values()}
+        settings = {config_text(r.config) for r in seeds.values()}
         if len(settings) > 1:
             raise InputError(
                 f"runs has several settings of {run.optimizer} on {run.task} to step {run.horizon}; select one."
@@ -163,15 +208,14 @@ def _cell(
     optimizer: str,
     horizon: int,
     seeds: dict[int, Run],
+    final: Mapping[str, Float[np.ndarray, " seeds"]],
     scale: Mapping[str, tuple[float, float]],
     target: float,
     timings: Sequence[Timing],
     reference: str,
     adam: Envelope | None,
 ) -> Cell:
-    final = {split: _final(seeds, split) for split in scale}
     normalized = {split: (final[split] - best) / (start - best) for split, (start, best) in scale.items()}
-    diverged = ~np.isfinite(final["train"]) | (normalized["train"] > DIVERGED)  # a comparison with NaN is false
     each = np.array([_first(run.steps, run.train_loss.astype(float), target) for run in seeds.values()])
     to_target = _first(next(iter(seeds.values())).steps, _mean_curve(seeds), target)
     per_step, cost = _spreads(task, optimizer, horizon, timings, reference)
@@ -185,7 +229,7 @@ def _cell(
         final["test"],
         normalized["train"],
         normalized["test"],
-        int(diverged.sum()),
+        int(_has_diverged(final["train"], scale["train"]).sum()),
         target,
         to_target,
         each,

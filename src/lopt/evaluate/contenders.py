@@ -101,7 +101,7 @@ class Contender(NamedTuple):
         if self.weights is not None:
             return zoo.load(self.name)
         if self.name in BASELINES and (self.name not in OPTIMIZERS or setting.keys() == self._tuned_fields()):
-            return Baseline(self.name, setting)
+            return Baseline(self.name, dict.fromkeys(self._tuned_fields() - {"learning_rate"}, 0.0) | setting)
         return create(self.name, **setting)  # `adam` is also an optimizer of `lopt list`, with more fields
 
     def _tuned_fields(self) -> set[str]:
@@ -112,7 +112,8 @@ def contender(text: str) -> Contender:
     """What takes part under this name.
 
     Args:
-        text: a key of `BASELINES`, tuned; one of it or of `lopt list` at one setting, as `adam{"learning_rate":0.01}`; the name of a saved optimizer; or
+        text: a key of `BASELINES`, tuned; one of it or of `lopt list` at one setting, as `adam{"learning_rate":0.01}`, where a weight decay of a baseline
+            that is not given is 0; the name of a saved optimizer; or
             the path of one, reported by the name of the file, or of its folder where the file is called `optimizer`, as those of `lopt meta-train` are.
 
     Raises:
@@ -130,11 +131,38 @@ def contender(text: str) -> Contender:
         known = [*BASELINES, *OPTIMIZERS, *zoo.available()]
         raise InputError(unknown("baseline, optimizer or saved optimizer", name, dict.fromkeys(known)))
     if fields:
-        raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {', '.join(fields)} was given.")
+        given = " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in fields.items())
+        raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {given} was given.")
     zoo.load(name)
     path = Path(name)
     label = name if not is_path else (path.resolve().parent.name if path.stem == "optimizer" else path.stem)
     return Contender(label, str(path.resolve()) if is_path else name, None, zoo.read_card(name).sha256)
+
+
+def one_setting(text: str, fields: Fields | None = None) -> Optimizer:
+    """The optimizer of a name, where nothing is tuned.
+
+    Args:
+        text: as for `contender`; what `lopt list` has may stand without fields, and takes its defaults.
+        fields: more of them.
+
+    Raises:
+        InputError: as `contender`; for a baseline without a learning rate.
+
+    Examples:
+        >>> from lopt.evaluate.contenders import one_setting
+        >>> one_setting('lion{"learning_rate":0.001}').name
+        'lion'
+    """
+    name, own = split_fields(text)
+    given = own | (fields or {})
+    if name in OPTIMIZERS:
+        return create(name, **given)
+    if name in BASELINES and "learning_rate" not in given:
+        rated = with_fields(name, given | {"learning_rate": 0.01})
+        raise InputError(f"{name} is a baseline, and nothing is tuned here; give its learning rate, as '{rated}'.")
+    found = contender(with_fields(name, given))
+    return found.optimizer(found.fields or {})
 
 
 def contenders(texts: Sequence[str]) -> list[Contender]:
@@ -147,7 +175,7 @@ def contenders(texts: Sequence[str]) -> list[Contender]:
     found = {text: contender(text) for text in dict.fromkeys(["adam", *expanded])}
     labels: dict[str, str] = {}
     for text, it in found.items():
-        if it.weights is None and it.name in OPTIMIZERS and it.name not in BASELINES and is_random(it.name):
+        if it.weights is None and is_random(it.name):
             raise InputError(f"{text} has random weights; name a saved optimizer or the path of one.")
         if it.label in labels:
             raise InputError(f"{labels[it.label]} and {text} would both be reported as {it.label}; rename a file.")
@@ -156,8 +184,8 @@ def contenders(texts: Sequence[str]) -> list[Contender]:
 
 
 def is_random(name: str) -> bool:
-    """Whether an optimizer of `lopt list` starts with random weights."""
-    return "key" in inspect.signature(OPTIMIZERS[name]).parameters
+    """Whether it is an optimizer of `lopt list` that starts with random weights."""
+    return name in OPTIMIZERS and "key" in inspect.signature(OPTIMIZERS[name]).parameters
 
 
 def card_of(saved: Contender) -> dict[str, Any]:
@@ -172,6 +200,7 @@ __all__ = [
     "contender",
     "contenders",
     "is_random",
+    "one_setting",
     "split_fields",
     "task_named",
     "with_fields",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.selection import config_text
 
 if TYPE_CHECKING:
     from lopt.evaluate.archive import Archive
@@ -33,7 +33,7 @@ def export(archive: Archive, path: Path) -> list[Path]:
 
 
 def _rows(run: Run, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    config = json.dumps(run.config, sort_keys=True)
+    config = config_text(run.config)
     for i, step in enumerate(run.steps):
         losses = (float(curve[i]) for curve in (run.train_loss, run.valid_loss, run.test_loss))
         others = (float(run.metrics[name][i]) if name in run.metrics else None for name in metrics)

@@ -1,12 +1,14 @@
 """From runs to scores, second half: all tasks together.
 
-A task on which no baseline made progress, or without the reference, counts in no number that needs it, and `Scores.notes` says so. Ranks and
-profiles take the tasks that all optimizers ran; everything else the tasks that the optimizer ran, which the notes tell apart. With one seed a task,
-numbers are given and bounds over seeds are NaN. An interquartile mean is infinite where more than a quarter of the trainings are.
+A task on which no baseline made progress, or without the reference, counts in no number that needs it, and `Scores.notes` says so. All numbers of
+a summary are of the tasks that all optimizers ran: to leave out a hard task must not help. What was tried and failed counts as run, with infinite
+losses. With one seed a task, numbers are given and bounds over seeds are NaN. An interquartile mean is infinite where more than a quarter of the
+trainings are.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.cells import Cell, cells
 from lopt.evaluate.resampling import Counts, Estimate, bootstrap, median_cut, trimmed_mean
 from lopt.evaluate.speedup import speed_up
@@ -43,10 +45,10 @@ class Wins(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One optimizer on all its tasks. Intervals are about new seeds on these tasks, those with `new_tasks` about new tasks as well."""
+    """One optimizer on the tasks that all ran. Intervals are about new seeds on these tasks, those with `new_tasks` about new tasks as well."""
 
     optimizer: str
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # that it ran, whoever else did
     normalized: Estimate  # interquartile mean of the normalised final train loss over tasks and seeds
     normalized_new_tasks: Estimate
     normalized_test: Estimate
@@ -77,6 +79,14 @@ class Scores(NamedTuple):
     steps_profile: Float[np.ndarray, "optimizers ratios"]  # NaN where there is no task to tell
     seconds_profile: Float[np.ndarray, "optimizers ratios"]
     notes: tuple[str, ...]  # what is missing or could not be scored, a sentence each
+    failed: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # tasks and optimizers that were tried in vain: all losses are infinite
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The tasks that all optimizers ran, of which the summaries are."""
+        return tuple(t for t in self.tasks if all(t in row for row in self.table.values()))
 
     @property
     def table(self) -> dict[str, dict[str, Cell]]:
@@ -95,6 +105,8 @@ def score(
     baselines: Iterable[str],
     reference: str = "adam",
     sweep: Sequence[Run] = (),
+    tested: Sequence[Run] = (),
+    failed: Iterable[Unit] = (),
     horizons: Mapping[str, int] | None = None,
     rng: int = 0,
     resamples: int = 4000,
@@ -108,6 +120,8 @@ def score(
         baselines: names of the optimizers of which the best is 0.
         reference: name of the tuned Adam.
         sweep: runs of the reference at all learning rates; see `cells`.
+        tested: of `select(..., by="valid")`, for test losses; see `cells`.
+        failed: what was tried in vain. Its losses count as infinite, as AlgoPerf counts it, on tasks that somebody ran, for optimizers that ran anything.
         horizons: of each task, for the summaries; by default that which most optimizers ran, the shortest of several.
         rng: seed of the bootstrap, the same for all intervals.
         resamples: of each interval.
@@ -116,7 +130,8 @@ def score(
     Raises:
         InputError: as `cells`.
     """
-    found = cells(runs, timings, baselines=baselines, reference=reference, sweep=sweep)
+    lost = _lost(runs, failed)
+    found = cells([*runs, *lost], timings, baselines=baselines, reference=reference, sweep=sweep, tested=tested)
     tasks = tuple(dict.fromkeys(cell.task for cell in found))
     optimizers = tuple(dict.fromkeys(cell.optimizer for cell in found))
     chosen = {task: _horizon([c.horizon for c in found if c.task == task]) for task in tasks} | {
@@ -135,19 +150,23 @@ def score(
         empty,
         empty,
         (),
+        frozenset((run.task, run.optimizer) for run in lost if run.horizon == chosen[run.task]),
     )
-    table = scores.table
-    common = [task for task in tasks if all(task in table[o] for o in optimizers)]
+    table, common = scores.table, scores.common
     ranked = _matrix(table, common, lambda cell: float(cell.train_loss.mean()))
     mean_ranks = ranks(ranked).mean(axis=1) if common else np.full(len(optimizers), np.nan)
     steps = _times(_matrix(table, common, lambda cell: cell.steps_to_target))
-    seconds = _times(_matrix(table, common, lambda cell: cell.seconds_to_target.median))
+    seconds = _times(_matrix(table, common, _seconds))
     unknown = np.full(len(optimizers), np.nan)
     steps_scores = algoperf_score(steps) if steps.size else unknown
     seconds_scores = algoperf_score(seconds) if seconds.size else unknown
+    shared = {o: {task: row[task] for task in common} for o, row in table.items()}
     summaries = [
-        _summary(o, table, reference, rng, resamples)._replace(
-            rank=float(mean_ranks[i]), steps_score=float(steps_scores[i]), seconds_score=float(seconds_scores[i])
+        _summary(o, shared, reference, rng, resamples)._replace(
+            tasks=tuple(table[o]),
+            rank=float(mean_ranks[i]),
+            steps_score=float(steps_scores[i]),
+            seconds_score=float(seconds_scores[i]),
         )
         for i, o in enumerate(optimizers)
     ]
@@ -157,6 +176,25 @@ def score(
         seconds_profile=performance_profile(seconds, scores.ratios) if seconds.size else empty,
         notes=tuple(_notes(scores)),
     )
+
+
+def _lost(runs: Sequence[Run], failed: Iterable[Unit]) -> list[Run]:
+    """Trainings with infinite losses in place of those that failed, with the seeds that the others have."""
+    there = {(run.task, run.optimizer, run.horizon) for run in runs}
+    known, lost = {optimizer for _, optimizer, _ in there}, []
+    for task, optimizer, horizon in failed:
+        if optimizer in known and (task, optimizer, horizon) not in there:
+            others = {run.seed: run for run in runs if (run.task, run.horizon) == (task, horizon)}
+            for run in others.values():
+                never = np.full(len(run.steps), np.inf)
+                curves = {"train_loss": never, "valid_loss": never, "test_loss": never}
+                lost.append(run._replace(optimizer=optimizer, config={}, weights=None, metrics={}, **curves))
+    return lost
+
+
+def _seconds(cell: Cell) -> float:
+    """To the target; what never gets there takes for ever, timed or not."""
+    return math.inf if math.isinf(cell.steps_to_target) else cell.seconds_to_target.median
 
 
 def _horizon(horizons: Sequence[int]) -> int:
@@ -271,6 +309,8 @@ def _compare(x: Float[np.ndarray, " seeds"], y: Float[np.ndarray, " seeds"]) -> 
 
 def _notes(scores: Scores) -> Iterable[str]:
     table = scores.table
+    if len(scores.common) < len(scores.tasks):
+        yield f"The summary is of the {len(scores.common)} of {len(scores.tasks)} tasks that all optimizers ran."
     for task in scores.tasks:
         here = {o: row[task] for o, row in table.items() if task in row}
         if all(np.isnan(cell.normalized).any() for cell in here.values()):
@@ -283,5 +323,7 @@ def _notes(scores: Scores) -> Iterable[str]:
         for o, cell in here.items():
             if lacking := sorted(seeds - set(cell.seeds)):
                 yield f"{task}: {o} lacks seeds {', '.join(map(str, lacking))}."
-            if cell.diverged:
+            if (task, o) in scores.failed:
+                yield f"{task}: {o} could not be trained; its losses count as infinite."
+            elif cell.diverged:
                 yield f"{task}: {o} diverged in {cell.diverged} of {len(cell.seeds)} seeds."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def config_text(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def select(runs: Iterable[Run]) -> list[Run]:
+def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> list[Run]:
     """Of each task, optimizer and horizon the runs of the best setting: lowest final training loss, averaged over seeds.
 
     A setting with a seed that is not finite ranks behind all that have none, the fewer such seeds the better; ties go to the smaller
@@ -26,6 +26,7 @@ def select(runs: Iterable[Run]) -> list[Run]:
 
     Args:
         runs: of any number of settings.
+        by: the loss that decides: of training, or of validation, as for test losses.
 
     Raises:
         InputError: where settings do not have the same seeds, so that their means do not compare.
@@ -36,7 +37,7 @@ def select(runs: Iterable[Run]) -> list[Run]:
         by_setting = _by(group, lambda r: config_text(r.config))
         if len({tuple(sorted(r.seed for r in rs)) for rs in by_setting.values()}) > 1:
             raise InputError(f"The settings of {optimizer} on {task} do not have the same seeds.")
-        best = min(by_setting.values(), key=lambda rs: (*_standing(rs), *_tie(rs[0].config)))
+        best = min(by_setting.values(), key=lambda rs: (*_standing(rs, by), *_tie(rs[0].config)))
         kept.update(map(id, best))
     return [run for run in runs if id(run) in kept]
 
@@ -86,9 +87,9 @@ def _by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
     return groups
 
 
-def _standing(runs: Sequence[Run]) -> tuple[float, int]:
+def _standing(runs: Sequence[Run], by: str = "train") -> tuple[float, int]:
     """How a setting did: mean final loss over seeds, infinite if one is not finite; and how many are not."""
-    final = np.asarray([run.train_loss[-1] for run in runs], np.float64)
+    final = np.asarray([getattr(run, f"{by}_loss")[-1] for run in runs], np.float64)
     bad = int((~np.isfinite(final)).sum())
     return (math.inf if bad else float(final.mean())), bad
 

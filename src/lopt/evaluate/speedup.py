@@ -6,7 +6,6 @@ which the optimizer ended.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run
+from lopt.evaluate.selection import config_text
 
 DECAY = 0.95  # VeLOdrome's moving average, for each of the evaluations of its reference:
 REFERENCE_EVALUATIONS = 10_000  # 100,000 steps, evaluated every 10
@@ -61,7 +61,7 @@ def envelope(runs: Sequence[Run]) -> Envelope:
     settings: dict[str, list[Run]] = {}
     for run in runs:
         if run.horizon == horizon:
-            settings.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
+            settings.setdefault(config_text(run.config), []).append(run)
     steps = next(iter(settings.values()))[0].steps
     if any(not np.array_equal(run.steps, steps) for group in settings.values() for run in group):
         raise InputError(

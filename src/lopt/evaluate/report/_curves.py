@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lopt.evaluate.archive import Run, Timing
+from lopt.evaluate.archive import Run, Timing, Unit
+from lopt.evaluate.cells import diverged
 from lopt.evaluate.report.frame import COLORS
 
 SPLITS = ("train", "valid", "test")
@@ -126,29 +127,41 @@ def rounded(values: Iterable[float] | np.ndarray, digits: int = 4) -> list[float
     return [float(f"{x:.{digits}g}") if np.isfinite(x) else None for x in values]
 
 
-def failures(runs: Iterable[Run]) -> list[Failure]:
-    """Trainings that diverged or ended above where they began, and optimizers that a problem lacks."""
-    problems = grouped(runs)
+def failures(runs: Sequence[Run], baselines: Iterable[str]) -> list[Failure]:
+    """Trainings that diverged, ended above where they began or went through losses that are not finite, and optimizers that a problem lacks.
+
+    Args:
+        runs: one setting for each optimizer on each problem.
+        baselines: as for `lopt.evaluate.cells.diverged`, which says what has diverged.
+    """
+    problems, seeds_of = grouped(runs), diverged(runs, baselines)
     names = dict.fromkeys(name for found in problems.values() for name in found)
     failed = []
     for problem, found in problems.items():
         for name in names:
             seeds = found.get(name, [])
-            bad = [int(run.steps[~np.isfinite(run.train_loss)][0]) for run in seeds if not _finite(run)]
-            rose = [run for run in seeds if _finite(run) and run.train_loss[-1] > run.train_loss[0]]
+            lost = seeds_of.get(Unit(problem[0], name, problem[1]), [])
+            bad = [run for run in seeds if run.seed in lost]
+            rose = [run for run in seeds if run.seed not in lost and run.train_loss[-1] > run.train_loss[0]]
+            back = [run for run in seeds if run.seed not in lost and _broken(run)]
             if not seeds:
                 failed.append(Failure(name, problem, "was not run"))
             if bad:
-                when = f"first seen at step {min(bad):,}"
+                at = [step for run in bad for step in _broken(run)[:1]]
+                when = f"not finite from step {min(at):,}" if at else "with finite losses far above the start"
                 failed.append(Failure(name, problem, f"diverged in {len(bad)} of {len(seeds)} seeds, {when}"))
             if rose:
                 what = f"ended above its initial train loss in {len(rose)} of {len(seeds)} seeds"
                 failed.append(Failure(name, problem, what))
+            if back:
+                what = f"had a loss that was not finite on the way in {len(back)} of {len(seeds)} seeds, and came back"
+                failed.append(Failure(name, problem, what))
     return failed
 
 
-def _finite(run: Run) -> bool:
-    return bool(np.isfinite(run.train_loss).all())
+def _broken(run: Run) -> list[int]:
+    """The steps at which the train loss was not finite."""
+    return [int(step) for step in run.steps[~np.isfinite(run.train_loss)]]
 
 
 def settings(runs: Iterable[Run]) -> dict[Problem, dict[str, list[str]]]:

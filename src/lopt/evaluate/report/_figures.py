@@ -153,6 +153,7 @@ def generalisation(scores: Scores, order: Mapping[str, int]) -> Plot | None:
     left_out = sorted(set(scores.optimizers) - {s.optimizer for s in known})
     rest = f" Not drawn, for their means are not finite: {html.escape(', '.join(left_out))}." if left_out else ""
     caption = f"""Interquartile means with 95 % intervals; 0 is the best baseline of each task, for each loss its own.
+The test loss is that of the setting with the lowest validation loss, the train loss that of the lowest train loss.
 Above the dotted line: generalises worse than it trains.{rest}"""
     return Plot("generalisation", "Test beside train", caption, traces, layout)
 

@@ -53,7 +53,8 @@ def curves_section(curves: Mapping[Problem, Sequence[Curve]]) -> Section:
 <label><input type="checkbox" id="log-x">log axis of steps</label>
 </div>
 <figure><div class="plot" id="curves"></div>
-<figcaption>Mean over seeds; the band is their range. A line ends where a seed is no longer finite. Learned optimizers are thicker.
+<figcaption>Mean over seeds; the band is their range. Baselines at the setting with the lowest final train loss,
+for all three losses. A line ends where a seed is no longer finite. Learned optimizers are thicker.
 Drag to zoom, double-click to reset. The first view ends a little above the highest initial loss. <span id="note"></span></figcaption></figure>"""
     return Section("curves-of-a-task", "Curves of a task", body)
 
@@ -65,7 +66,7 @@ def tasks_section(
     body = f"""<p class="small-print">Train loss against steps, mean over seeds, on logarithmic axes of loss where all losses are positive.
 A picture leads to the curves of its task.</p>{_pictures.small_multiples(curves, looks, scores.horizons)}
 <details><summary>Normalised final train loss on each task</summary>{_task_table(scores, ranked)}
-<p class="small-print">Mean over seeds: 0 is the best tuned baseline, 1 no progress. Bold: the lowest of the task. ∞: a seed diverged.</p></details>"""
+<p class="small-print">Mean over seeds: 0 is the best tuned baseline, 1 no progress. Bold: the lowest. ∞: a seed diverged, or training failed.</p></details>"""
     return Section("tasks", "All tasks", body)
 
 
@@ -120,16 +121,16 @@ def settings_section(runs: Sequence[Run]) -> Section | None:
     return Section("settings", "Tuned settings", body)
 
 
-def failures_section(runs: Sequence[Run], bench: Sequence[str], notes: Sequence[str]) -> Section:
+def failures_section(runs: Sequence[Run], bench: Sequence[str], scores: Scores) -> Section:
     """Everything that went wrong, a line each: in trainings, in the bench, in scoring."""
     lines = [
         f"<b>{html.escape(f.optimizer)}</b> on {html.escape(f.problem[0])} ({f.problem[1]:,} steps) {html.escape(f.what)}."
-        for f in failures(runs)
+        for f in failures(runs, scores.baselines)
     ]
     lines += [html.escape(text) for text in bench]
     said = "".join(f"<li>{line}</li>" for line in lines)
     none = "<p>None: every training stayed finite and ended below its initial train loss, and every optimizer was run on every task.</p>"
-    more = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    more = "".join(f"<li>{html.escape(note)}</li>" for note in scores.notes)
     scoring = f"<p>Notes of the scores:</p><ul>{more}</ul>" if more else ""
     return Section("failures", "Failures and divergences", (f"<ul>{said}</ul>" if said else none) + scoring)
 

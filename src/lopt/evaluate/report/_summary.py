@@ -15,6 +15,7 @@ from lopt.evaluate.scores import Scores, Summary
 
 COLUMNS = (
     "optimizer",
+    "tasks",
     "normalised final train loss",
     "speed-up over tuned Adam",
     "tasks won against tuned Adam",
@@ -24,7 +25,8 @@ COLUMNS = (
     "diverged",
     "time of a step, × Adam",
 )
-NOTE = """Sorted by the interquartile mean of the normalised final train loss: 0 is the best tuned baseline of each task, 1 no progress
+NOTE = """All numbers are of the tasks that every optimizer of the table ran; what was tried and failed counts as run, with infinite losses. Tasks: how
+many an optimizer ran, of all. Sorted by the interquartile mean of the normalised final train loss: 0 is the best tuned baseline of each task, 1 no progress
 since the start, below 0 better than every baseline. Speed-up: Adam's steps for each step, the median over tasks; where a task is censored, the
 optimizer ended below all that Adam ever reached, and its speed-up is a lower bound. Tasks won: a lower mean final train loss; a tie is half.
 Mean rank among all optimizers, 1 is best. AlgoPerf score: the area under the performance profile, 1 is best. Time of a step: the median over
@@ -84,7 +86,7 @@ def ranking(scores: Scores) -> list[Summary]:
 
 def cells(s: Summary, scores: Scores) -> tuple[Text, ...]:
     """A row of the summary table without the name, in the order of `COLUMNS`."""
-    own = scores.table[s.optimizer].values()
+    own = [cell for task, cell in scores.table[s.optimizer].items() if task in scores.common]
     speed, censored = estimate(s.speedup, "×", 2), sum(cell.saturated for cell in own)
     if censored:
         speed = Text(
@@ -97,13 +99,14 @@ def cells(s: Summary, scores: Scores) -> tuple[Text, ...]:
     costs = [cell.cost.median for cell in own if not math.isnan(cell.cost.median)]
     spread = (f"{min(costs):.2f} to {max(costs):.2f}",) if len(costs) > 1 else ()
     return (
+        Text(f"{len(s.tasks)} of {len(scores.tasks)}"),
         estimate(s.normalized),
         speed,
         won,
         Text(number(s.rank, 1)),
         Text(number(s.steps_score, 2)),
         Text(number(s.seconds_score, 2)),
-        Text(f"{100 * s.diverged:.1f} %" if s.diverged else "0"),
+        Text("–" if math.isnan(s.diverged) else f"{100 * s.diverged:.1f} %" if s.diverged else "0"),
         Text(f"{np.median(costs):.2f}", spread) if costs else Text("–"),
     )
 
@@ -119,16 +122,24 @@ def sentences(scores: Scores, learned: Collection[str], name: Name) -> list[str]
     found = [_overall(scores, learned, name)]
     if not learned:
         found.append("No learned optimizer took part.")
+    if not scores.common:
+        return found
     return found + [_one(s.optimizer, scores, name) for s in ranking(scores) if s.optimizer in learned]
 
 
 def _overall(scores: Scores, learned: Collection[str], name: Name) -> str:
+    if not scores.common:
+        return "There is no task that all optimizers ran, so they cannot be compared."
     ranked = [s for s in ranking(scores) if not math.isnan(s.normalized.value)]
     if not ranked:
         return "No baseline made progress on any task, so the optimizers cannot be compared."
     first = ranked[0]
     best = first.normalized
-    where = f"Over {len(scores.tasks)} tasks" if len(scores.tasks) > 1 else f"On {name(next(iter(scores.tasks)))}"
+    row = scores.table[first.optimizer]
+    tasks = [task for task in scores.common if not np.isnan(row[task].normalized).any()]
+    where = f"Over {len(tasks)} tasks" if len(tasks) > 1 else f"On {name(tasks[0])}"
+    if len(scores.common) < len(scores.tasks):
+        where += f", of the {len(scores.common)} of {len(scores.tasks)} that all optimizers ran"
 
     def kind(s: Summary) -> str:
         tuned = "tuned baseline" if s.optimizer in scores.baselines else "not tuned"
@@ -154,7 +165,7 @@ def _overall(scores: Scores, learned: Collection[str], name: Name) -> str:
 
 def _one(optimizer: str, scores: Scores, name: Name) -> str:
     """A learned optimizer against tuned Adam and against the best baseline of each task."""
-    table = scores.table
+    table = {o: {task: row[task] for task in scores.common} for o, row in scores.table.items()}
     own = {task: _final(cell.train_loss) for task, cell in table[optimizer].items()}
     parts = []
     if scores.reference in table and scores.reference != optimizer:
@@ -239,13 +250,15 @@ def table(scores: Scores, learned: Collection[str], swatches: dict[str, str]) ->
     low, high = min([0.0, *finite]), max([0.1, *(x for x in finite if x < 1.2)])
     body = []
     for s in ranked:
-        first, *rest = (_html(text) for text in cells(s, scores))
+        ran, first, *rest = (_html(text) for text in cells(s, scores))
         picture = interval_picture(*s.normalized, low, high)
         kind = ' class="learned"' if s.optimizer in learned else ""
         name = f"<th>{swatches[s.optimizer]}{html.escape(s.optimizer)}</th>"
-        body.append(f"<tr{kind}>{name}<td>{first}</td><td>{picture}</td>{''.join(f'<td>{x}</td>' for x in rest)}</tr>")
-    first, second, *others = COLUMNS
-    head = f"<th>{first}</th><th colspan=2>{second}</th>{''.join(f'<th>{c}</th>' for c in others)}"
+        body.append(
+            f"<tr{kind}>{name}<td>{ran}</td><td>{first}</td><td>{picture}</td>{''.join(f'<td>{x}</td>' for x in rest)}</tr>"
+        )
+    first, second, third, *others = COLUMNS
+    head = f"<th>{first}</th><th>{second}</th><th colspan=2>{third}</th>{''.join(f'<th>{c}</th>' for c in others)}"
     return f"""<div class="scroll" tabindex="0"><table class="summary"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>
 <p class="small-print">{NOTE}</p>"""
 

@@ -52,6 +52,8 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
         baselines=BASELINES,
         reference=REFERENCE,
         sweep=[run for run in everything if run.optimizer == REFERENCE],
+        tested=select(everything, by="valid"),
+        failed=archive.failures(),
     )
     cards = archive.cards()
     weights = {run.optimizer: run.weights for run in runs if run.weights is not None}

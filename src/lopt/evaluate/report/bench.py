@@ -76,7 +76,7 @@ def benchmark_page(
         plots_section("longer", "Beyond the horizon of meta-training", [longer]),
         plots_section("axes", "Generalisation", along, AXES),
         settings_section(runs),
-        failures_section(runs, provenance.failures, scores.notes),
+        failures_section(runs, provenance.failures, scores),
         reproduce_section(runs, provenance),
     ]
     plots = [plot for plot in (*profiles, speedups, tests, longer, *along) if plot is not None]
