@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -21,12 +21,13 @@ import pytest
 import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
-from lopt.evaluate import bench
+from lopt.evaluate import bench, units
 from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, tune
 from lopt.evaluate.bench import Progress, run, standings
 from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, split_fields, task_named, with_fields
+from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import default_key, train
@@ -293,6 +294,28 @@ def test_a_new_optimizer_is_timed_with_all_that_the_archive_has(monkeypatch: pyt
         assert [sorted(labels) for labels in asked] == [["adam", "nadamw", "sgd"]]
         assert {t.optimizer for t in archive.timings()} == {"adam", "nadamw", "sgd"}
         assert len({t.session for t in archive.timings()} - {"", "old"}) == 1
+
+
+class Counted(units._Stretch):
+    """Keeps what it measured."""
+
+    called: ClassVar[list[float]] = []
+
+    def __call__(self) -> float:
+        assert isinstance(self.optimizer, Guarded)
+        self.called.append(seconds := super().__call__())
+        return seconds
+
+
+def test_a_timing_is_guarded_and_begins_each_turn_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_Stretch", Counted)
+    monkeypatch.setattr(Counted, "called", called := [])
+    chosen = [(contender(text), contender(text).fields or {}) for text in ('sgd{"learning_rate":0.1}',) * 2]
+    chosen = [(who._replace(label=label), fields) for label, (who, fields) in zip("ab", chosen, strict=True)]
+    found = units.time_task("bowl", 4, chosen, Protocol(), turns=3)
+    assert [(t.turn, t.optimizer) for t in found] == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+    assert [t.seconds_per_step for t in found] == called[4:], "two calls of each find the length"
+    assert all(0 < seconds < 1 for seconds in called[4:])
 
 
 # --- Processes. ---

@@ -18,6 +18,7 @@ from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.baselines import LEARNING_RATES
 from lopt.evaluate.contenders import Contender, Fields, task_named
 from lopt.evaluate.cost import cores
+from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.selection import select
 from lopt.evaluate.training import default_key, train_batch
 from lopt.optimizer import Optimizer
@@ -141,7 +142,7 @@ def time_task(
     name: str, horizon: int, chosen: Sequence[tuple[Contender, Fields]], protocol: Protocol, turns: int = TURNS
 ) -> list[Timing]:
     """Seconds a step of one training with each optimizer, in turns: all of them once, then all of them again, so that whatever else the
-    machine does falls on all.
+    machine does falls on all. Every turn begins with the next of them.
 
     Args:
         name: the task.
@@ -152,16 +153,23 @@ def time_task(
     """
     task = task_named(name)
     key = default_key(protocol.seed)
-    stretches = [_Stretch(task, who.optimizer(setting), horizon, key) for who, setting in chosen]
+    # Guarded as trainings are: the guard looks at every gradient, which is part of a step's time.
+    stretches = [_Stretch(task, Guarded(who.optimizer(setting)), horizon, key) for who, setting in chosen]
     with ThreadPoolExecutor(len(cores())) as pool:
         list(pool.map(_Stretch.compile, stretches))
     for stretch in stretches:
         stretch.calibrate()
+    labels = [who.label for who, _ in chosen]
     return [
-        Timing(name, who.label, horizon, turn, stretch())
+        Timing(name, labels[i], horizon, turn, stretches[i]())
         for turn in range(turns)
-        for (who, _), stretch in zip(chosen, stretches, strict=True)
+        for i in _order(turn, len(labels))
     ]
+
+
+def _order(turn: int, count: int) -> list[int]:
+    """Each turn begins with another one, so that none always follows the same or always finds the caches as the last turn left them."""
+    return [(turn + i) % count for i in range(count)]
 
 
 class _Stretch:
