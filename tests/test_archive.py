@@ -116,9 +116,38 @@ def test_new_timings_take_the_place_of_the_old(path: Path) -> None:
     other = UNIT._replace(optimizer="sgd")
     with Archive(path) as archive:
         archive.add_timings([Timing(*unit, turn, 1.0) for unit in (UNIT, other) for turn in range(3)])
-        archive.add_timings([Timing(*UNIT, turn, 2.0) for turn in range(2)])
-        assert [t.seconds_per_step for t in archive.timings() if t.optimizer == "adam"] == [2.0, 2.0]
-        assert [t.seconds_per_step for t in archive.timings() if t.optimizer == "sgd"] == [1.0, 1.0, 1.0]
+        elsewhere = Timing("bowl", "adam", 20, 0, 3.0, "first")
+        archive.add_timings([elsewhere])
+        new = [Timing(*UNIT, turn, 2.0, "second") for turn in range(2)]
+        archive.add_timings(new, machine={"cpu": "another"})
+        assert archive.timings() == [elsewhere, *new], "those of other optimizers of the task are of another session"
+        assert archive.machines() == [{"cpu": "another"}]
+
+
+def test_an_archive_of_the_first_version_is_read_and_added_to(path: Path) -> None:
+    old = Timing(*UNIT, 0, 1.0)
+    with Archive(path) as archive:
+        archive.add(UNIT, [run_of()])
+        archive.add_timings([old])
+    with sqlite3.connect(path) as db:  # back to what the first version made
+        for change in (
+            "DROP TABLE optimizers",
+            "CREATE TABLE plain (task TEXT, optimizer TEXT, horizon INTEGER, turn INTEGER, seconds_per_step REAL)",
+            "INSERT INTO plain SELECT task, optimizer, horizon, turn, seconds_per_step FROM timings",
+            "DROP TABLE timings",
+            "ALTER TABLE plain RENAME TO timings",
+            "PRAGMA user_version = 1",
+        ):
+            db.execute(change)
+    db.close()
+    with Archive(path, create=False) as archive:
+        assert (archive.timings(), archive.given()) == ([old], {"adam": "adam"})
+        assert archive._version() == 1, "an older lopt may go on writing what is only read"
+        archive.add_given({"adam": "adam", "mine": "runs/mine.safetensors"})
+        new = Timing("bowl", "adam", 20, 0, 3.0, "new")
+        archive.add_timings([new])
+        assert archive.timings() == [new, old]
+        assert archive.given() == {"adam": "adam"}, "of what has runs"
 
 
 def test_another_protocol_is_refused(path: Path) -> None:
@@ -204,7 +233,7 @@ def filled(path: Path) -> Archive:
     archive.add(UNIT, [run_of(0), run_of(1)])
     other = UNIT._replace(task="quadratic", optimizer="mine")
     archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, weights="f00", metrics={})])
-    archive.add_timings([Timing(*UNIT, 0, 0.25)])
+    archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
     return archive
 
 
@@ -221,7 +250,14 @@ def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.float32(row[name]), getattr(run, name)[i])
         assert (row["test_accuracy"] == "") == (run.task == "quadratic")
     assert [dict(r) for r in csv.DictReader(timings.read_text().splitlines())] == [
-        {"task": UNIT.task, "optimizer": "adam", "horizon": "20", "turn": "0", "seconds_per_step": "0.25"}
+        {
+            "task": UNIT.task,
+            "optimizer": "adam",
+            "horizon": "20",
+            "turn": "0",
+            "seconds_per_step": "0.25",
+            "session": "now",
+        }
     ]
 
 
@@ -232,7 +268,7 @@ def test_export_to_parquet(filled: Archive, tmp_path: Path) -> None:
         found = db.execute(
             f"SELECT task, config, weights, seed, step, train_loss, test_loss, test_accuracy FROM '{runs}'"
         ).fetchall()
-        assert db.execute(f"SELECT * FROM '{timings}'").fetchall() == [(*UNIT, 0, 0.25)]
+        assert db.execute(f"SELECT * FROM '{timings}'").fetchall() == [(*UNIT, 0, 0.25, "now")]
     assert len(found) == 9
     for row, (run, i) in zip(found, [(r, i) for r in filled.runs() for i in range(3)], strict=True):
         assert row[:5] == (run.task, json.dumps(run.config), run.weights, run.seed, run.steps[i])

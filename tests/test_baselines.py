@@ -241,8 +241,15 @@ def test_one_task_does_not_decide_for_all() -> None:
 def test_one_setting_leaves_out_what_some_task_lacks() -> None:
     runs = [run_of(0.0, 0.1), run_of(1.0, 0.2), run_of(1.0, 0.2, task="b")]
     assert chosen(select_one_setting(runs)) == [("a", 0.2), ("b", 0.2)]
-    with pytest.raises(InputError, match="No setting of adam was run on all tasks with 10 steps"):
+    with pytest.raises(InputError, match="No setting of adam was run on all tasks and horizons"):
         select_one_setting([run_of(0.0, 0.1), run_of(0.0, 0.2, task="b")])
+
+
+def test_one_setting_holds_for_tasks_of_different_horizons() -> None:
+    """Regrets of 0.1: 0, 1, 1; of 0.2: 1/4, 0, 0. Each horizon for itself would take 0.1 for `a`."""
+    losses = {("a", 10): {0.1: 0.0, 0.2: 1.0}, ("b", 20): {0.1: 4.0, 0.2: 0.0}, ("b", 40): {0.1: 4.0, 0.2: 0.0}}
+    runs = [run_of(x, rate, task=t, horizon=h) for (t, h), row in losses.items() for rate, x in row.items()]
+    assert chosen(select_one_setting(runs)) == [("a", 0.2), ("b", 0.2), ("b", 0.2)]
 
 
 def test_one_setting_where_nothing_goes_down() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -9,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -19,16 +21,18 @@ import pytest
 import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
+from lopt.evaluate import bench, units
 from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, tune
 from lopt.evaluate.bench import Progress, run, standings
 from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, split_fields, task_named, with_fields
+from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import default_key, train
 from lopt.evaluate.units import Protocol, fewer_examples, train_unit
-from lopt.evaluate.workers import Job, work
+from lopt.evaluate.workers import Job, Outcome, work
 from lopt.optimizers import SGD
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -256,6 +260,62 @@ def test_standings_by_hand() -> None:
     assert rows["p"].relative_time == pytest.approx(3.5), "of a median 2 on a and 5 on c"
     assert rows["adam"].relative_time == 1.0
     assert math.isnan(rows["q"].relative_time)
+
+
+def test_what_is_timed_in_different_sessions_does_not_compare() -> None:
+    runs = [run_of("a", o, 1.0) for o in ("p", "adam")]
+    timings = [Timing("a", "p", 10, 0, 2.0, "first"), Timing("a", "adam", 10, 0, 1.0, "second")]
+    assert math.isnan({row.optimizer: row for row in standings(runs, timings)}["p"].relative_time)
+
+
+def test_a_new_optimizer_is_timed_with_all_that_the_archive_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def by_hand(jobs: list[Job], _: int) -> Iterator[Outcome]:
+        for job in jobs:
+            task, horizon, pairs, _ = job.arguments
+            asked.append([c.label for c, _ in pairs])
+            yield Outcome(job.name, [Timing(task, c.label, horizon, 0, 1.0) for c, _ in pairs], None)
+
+    monkeypatch.setattr(bench, "work", by_hand)
+    tiny = dataclasses.replace(TINY, tasks=("bowl",), steps=10)
+    with Archive(":memory:") as archive:
+        for label, weights in (("adam", None), ("sgd", None), ("gone", "f00"), ("nadamw", None)):
+            archive.add(Unit("bowl", label, 10), [run_of("bowl", label, 1.0)._replace(weights=weights)])
+        archive.add_given({"gone": "no/such.safetensors"})
+        before = ("adam", "sgd", "gone")
+        archive.add_timings([Timing("bowl", label, 10, 0, 1.0, "old") for label in before])
+        who = {c.label: c for c in contenders(["sgd"])}
+        assert bench._time(tiny, who, archive, lambda _: None, {}) == {}
+        assert asked == [], "all that are named are timed"
+        who = {c.label: c for c in contenders(["nadamw"])}
+        failed = bench._time(tiny, who, archive, lambda _: None, {})
+        assert "There is no file no/such.safetensors" in failed[Unit("bowl", "gone", 10)]
+        assert [sorted(labels) for labels in asked] == [["adam", "nadamw", "sgd"]]
+        assert {t.optimizer for t in archive.timings()} == {"adam", "nadamw", "sgd"}
+        assert len({t.session for t in archive.timings()} - {"", "old"}) == 1
+
+
+class Counted(units._Stretch):
+    """Keeps what it measured."""
+
+    called: ClassVar[list[float]] = []
+
+    def __call__(self) -> float:
+        assert isinstance(self.optimizer, Guarded)
+        self.called.append(seconds := super().__call__())
+        return seconds
+
+
+def test_a_timing_is_guarded_and_begins_each_turn_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_Stretch", Counted)
+    monkeypatch.setattr(Counted, "called", called := [])
+    chosen = [(contender(text), contender(text).fields or {}) for text in ('sgd{"learning_rate":0.1}',) * 2]
+    chosen = [(who._replace(label=label), fields) for label, (who, fields) in zip("ab", chosen, strict=True)]
+    found = units.time_task("bowl", 4, chosen, Protocol(), turns=3)
+    assert [(t.turn, t.optimizer) for t in found] == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+    assert [t.seconds_per_step for t in found] == called[4:], "two calls of each find the length"
+    assert all(0 < seconds < 1 for seconds in called[4:])
 
 
 # --- Processes. ---

@@ -40,6 +40,7 @@ class Timing(NamedTuple):
     horizon: int
     turn: int  # optimizers with the same turn ran one after the other
     seconds_per_step: float  # of a single training, without compilation and evaluation
+    session: str = ""  # turns compare within one session alone: others were hours or machines apart
 
 
 class Unit(NamedTuple):
@@ -59,11 +60,12 @@ class Done(NamedTuple):
     error: str | None  # None: all its runs are there
 
 
-APPLICATION, VERSION = 0x6C6F7074, 1  # "lopt"; of the tables
+APPLICATION, VERSION = 0x6C6F7074, 2  # "lopt"; of the tables
 SCHEMA = """
 CREATE TABLE protocol (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE machine (id INTEGER PRIMARY KEY, facts TEXT NOT NULL UNIQUE);
 CREATE TABLE cards (sha256 TEXT PRIMARY KEY, card TEXT NOT NULL);
+CREATE TABLE optimizers (label TEXT PRIMARY KEY, given TEXT NOT NULL);
 CREATE TABLE units (
   task TEXT NOT NULL, optimizer TEXT NOT NULL, horizon INTEGER NOT NULL,
   weights TEXT REFERENCES cards, machine INTEGER REFERENCES machine, finished TEXT NOT NULL,
@@ -76,8 +78,15 @@ CREATE TABLE runs (
   PRIMARY KEY (task, optimizer, horizon, config, seed));
 CREATE TABLE timings (
   task TEXT NOT NULL, optimizer TEXT NOT NULL, horizon INTEGER NOT NULL, turn INTEGER NOT NULL, seconds_per_step REAL NOT NULL,
+  session TEXT NOT NULL DEFAULT '', machine INTEGER REFERENCES machine,
   PRIMARY KEY (task, optimizer, horizon, turn));
 """
+# What version 1 lacks. It is added when it is first written, never by reading: an older lopt may still be at work on the file.
+FROM_1 = (
+    "CREATE TABLE optimizers (label TEXT PRIMARY KEY, given TEXT NOT NULL)",
+    "ALTER TABLE timings ADD COLUMN session TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE timings ADD COLUMN machine INTEGER REFERENCES machine",
+)
 
 
 class Archive:
@@ -199,21 +208,46 @@ class Archive:
             row = (*unit, None, _machine_id(db, machine), _now(), 0.0, 0.0, error)
             db.execute("INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def add_timings(self, timings: Iterable[Timing]) -> None:
-        """Write the timings of a task, in place of those that were there of the same optimizers."""
+    def add_timings(self, timings: Iterable[Timing], *, machine: Mapping[str, Any] | None = None) -> None:
+        """Write the timings of a task, in place of all that were there of the same task and horizon, whatever the optimizer.
+
+        Args:
+            timings: of all optimizers of the task, of one session.
+            machine: where, as `lopt.evaluate.cost.machine` says it.
+        """
         timings = list(timings)
         with self._transaction() as db:
-            for task, optimizer, horizon in {t[:3] for t in timings}:
-                db.execute(
-                    "DELETE FROM timings WHERE (task, optimizer, horizon) = (?, ?, ?)", (task, optimizer, horizon)
-                )
-            db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?)", timings)
+            self._update(db)
+            where = _machine_id(db, machine)
+            for cell in {(t.task, t.horizon) for t in timings}:
+                db.execute("DELETE FROM timings WHERE (task, horizon) = (?, ?)", cell)
+            db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?, ?)", [(*t, where) for t in timings])
+
+    def _update(self, db: sqlite3.Connection) -> None:
+        """Give an archive of version 1 what it lacks."""
+        if self._version() < VERSION:
+            for statement in (*FROM_1, f"PRAGMA user_version = {VERSION}"):
+                db.execute(statement)
+
+    def _version(self) -> int:
+        return self._read("PRAGMA user_version")[0][0]
 
     def add_card(self, sha256: str, card: Mapping[str, Any]) -> None:
         """Write the card of saved weights."""
         with self._transaction() as db:
             text = json.dumps(card, sort_keys=True)
             db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (sha256, text))
+
+    def add_given(self, given: Mapping[str, str]) -> None:
+        """Write how optimizers were named to the bench, by the label under which they are reported: of saved ones the path."""
+        with self._transaction() as db:
+            self._update(db)
+            db.executemany("INSERT OR REPLACE INTO optimizers VALUES (?, ?)", list(given.items()))
+
+    def given(self) -> dict[str, str]:
+        """What `add_given` was given; the label itself where nothing was written, as in archives of an older lopt."""
+        written = dict(self._read("SELECT label, given FROM optimizers")) if self._version() > 1 else {}
+        return {label: written.get(label, label) for label in self.weights()}
 
     def settle(self, protocol: Mapping[str, Any]) -> None:
         """Say by what protocol all runs of this archive are made, once; the same again is fine.
@@ -257,7 +291,11 @@ class Archive:
 
     def timings(self) -> list[Timing]:
         """All timings, ordered by task, horizon, turn and optimizer."""
-        return [Timing(*row) for row in self._read("SELECT * FROM timings ORDER BY task, horizon, turn, optimizer")]
+        session = "session" if self._version() > 1 else "''"
+        columns = f"task, optimizer, horizon, turn, seconds_per_step, {session}"
+        return [
+            Timing(*row) for row in self._read(f"SELECT {columns} FROM timings ORDER BY task, horizon, turn, optimizer")
+        ]
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """The cards of saved weights, by their sha256."""
@@ -268,7 +306,7 @@ class Archive:
         return dict(self._read("SELECT DISTINCT optimizer, weights FROM runs"))
 
     def machines(self) -> list[dict[str, Any]]:
-        """Where the units were run."""
+        """Where units were run and timed."""
         return [json.loads(facts) for (facts,) in self._read("SELECT facts FROM machine ORDER BY id")]
 
     def export(self, path: str | Path) -> list[Path]:

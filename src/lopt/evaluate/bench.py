@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.cells import diverged
-from lopt.evaluate.contenders import Contender, card_of, contenders
+from lopt.evaluate.contenders import Contender, card_of, contender, contenders
 from lopt.evaluate.cost import cores, machine
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
@@ -77,6 +78,7 @@ def run(
         raise InputError(f"processes is {processes}; it must be at least 1.")
     archive.settle(suite.settled())
     _keep_cards(archive, who)
+    archive.add_given({label: it.given or label for label, it in who.items()})
     here = machine()
     done = archive.units()
     units = [Unit(task, label, horizon) for task, horizon in suite.cells() for label in who]
@@ -99,7 +101,7 @@ def run(
         said = f"{unit.optimizer} on {unit.task}, {unit.horizon} steps: {'failed' if error else 'done'}"
         tell(Progress("training", finished, len(units), said))
     if timing:
-        failed |= _time(suite, who, archive, tell)
+        failed |= _time(suite, who, archive, tell, here)
     return failed
 
 
@@ -116,25 +118,55 @@ def _keep_cards(archive: Archive, who: Mapping[str, Contender]) -> None:
 
 
 def _time(
-    suite: Suite, who: Mapping[str, Contender], archive: Archive, tell: Callable[[Progress], None]
+    suite: Suite,
+    who: Mapping[str, Contender],
+    archive: Archive,
+    tell: Callable[[Progress], None],
+    here: Mapping[str, Any],
 ) -> dict[Unit, str]:
-    """Time all optimizers that were trained on a task, one task after the other, with nothing beside; tasks where all are timed are left alone."""
+    """Time all optimizers that the archive has on a task, named in this call or not, one task after the other, with nothing beside; tasks where
+    all that were named are timed are left alone.
+
+    Times compare within one session, so all that were measured before make room. A saved optimizer whose file is gone is left without.
+    """
+    everyone, gone = _everyone(who, archive)
     chosen = {Unit(r.task, r.optimizer, r.horizon): r.config for r in select(archive.runs())}
     timed = {Unit(*t[:3]) for t in archive.timings()}
-    jobs = []
+    jobs, session = [], secrets.token_hex(6)
+    failed: dict[Unit, str] = {}
     for task, horizon in suite.cells():
-        pairs = [(c, chosen[unit]) for c in who.values() if (unit := Unit(task, c.label, horizon)) in chosen]
-        if pairs and any(Unit(task, c.label, horizon) not in timed for c, _ in pairs):
+        pairs = [(c, chosen[unit]) for c in everyone.values() if (unit := Unit(task, c.label, horizon)) in chosen]
+        if any(Unit(task, c.label, horizon) not in timed for c, _ in pairs if c.label in who):
             unit = Unit(task, "all", horizon)
             jobs.append(Job(task, unit, time_task, (task, horizon, pairs, suite.protocol)))
-    failed: dict[Unit, str] = {}
+            absent = {Unit(task, label, horizon): f"not timed: {why}" for label, why in gone.items()}
+            failed |= {unit: why for unit, why in absent.items() if unit in chosen}
     for i, (unit, timings, error) in enumerate(work(jobs, 1)):
         if error is None:
-            archive.add_timings(timings)
+            archive.add_timings([t._replace(session=session) for t in timings], machine=here)
         else:
             failed[unit] = f"not timed: {error}"
         tell(Progress("timing", i + 1, len(jobs), f"{unit.task}, {unit.horizon} steps"))
     return failed
+
+
+def _everyone(who: Mapping[str, Contender], archive: Archive) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Those named in this call and all others of the archive; and of the latter those that cannot be had any more, with the reason."""
+    found, gone = dict(who), {}
+    known = archive.weights()
+    for label, given in archive.given().items():
+        if label in found:
+            continue
+        try:
+            it = contender(given)
+        except InputError as error:
+            gone[label] = str(error)
+            continue
+        if (it.label, it.weights) == (label, known[label]):
+            found[label] = it
+        else:
+            gone[label] = f"{given} is another optimizer now."
+    return found, gone
 
 
 def standings(runs: Sequence[Run], timings: Sequence[Timing] = ()) -> list[Standing]:
@@ -179,13 +211,13 @@ def _rank(value: float, values: Sequence[float]) -> float:
 
 
 def _relative_time(optimizer: str, timings: Sequence[Timing]) -> float:
-    """Median over tasks of the median over turns of the ratio to Adam in the same turn."""
-    adam = {(t.task, t.horizon, t.turn): t.seconds_per_step for t in timings if t.optimizer == "adam"}
+    """Median over tasks of the median over turns of the ratio to Adam in the same turn of the same session."""
+    adam = {(t.task, t.horizon, t.session, t.turn): t.seconds_per_step for t in timings if t.optimizer == "adam"}
     ratios: dict[tuple[str, int], list[float]] = {}
     for t in timings:
-        if t.optimizer == optimizer and (t.task, t.horizon, t.turn) in adam:
-            ratio = t.seconds_per_step / adam[t.task, t.horizon, t.turn]
-            ratios.setdefault((t.task, t.horizon), []).append(ratio)
+        base = adam.get((t.task, t.horizon, t.session, t.turn))
+        if t.optimizer == optimizer and base is not None:
+            ratios.setdefault((t.task, t.horizon), []).append(t.seconds_per_step / base)
     return float(np.median([np.median(r) for r in ratios.values()])) if ratios else math.nan
 
 

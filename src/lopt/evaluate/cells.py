@@ -253,13 +253,14 @@ def _first(steps: np.ndarray, curve: Float[np.ndarray, " evals"], target: float)
 def _spreads(
     task: str, optimizer: str, horizon: int, timings: Sequence[Timing], reference: str
 ) -> tuple[Spread, Spread]:
-    """Seconds a step, and their ratio to the reference's in the same turn."""
+    """Seconds a step, and their ratio to the reference's in the same turn of the same session."""
     here = [t for t in timings if t.task == task]
     same = [t for t in here if t.horizon == horizon]
     here = same if any(t.optimizer == optimizer for t in same) else here
     own = [t for t in here if t.optimizer == optimizer]
-    base = {(t.horizon, t.turn): t.seconds_per_step for t in here if t.optimizer == reference}
-    ratios = [t.seconds_per_step / base[t.horizon, t.turn] for t in own if (t.horizon, t.turn) in base]
+    base = {(t.horizon, t.session, t.turn): t.seconds_per_step for t in here if t.optimizer == reference}
+    turns = [(t.seconds_per_step, base.get((t.horizon, t.session, t.turn))) for t in own]
+    ratios = [seconds / adam for seconds, adam in turns if adam is not None]
     return _spread([t.seconds_per_step for t in own]), _spread(ratios)
 
 

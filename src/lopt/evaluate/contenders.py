@@ -80,6 +80,7 @@ class Contender(NamedTuple):
     name: str  # of a baseline, of `lopt list`, of a saved optimizer, or a path
     fields: Fields | None  # arguments; None: a baseline that is tuned, or a saved optimizer
     weights: str | None  # sha256 of a saved optimizer
+    given: str = ""  # what it was called by; empty: the label
 
     @property
     def is_tuned(self) -> bool:
@@ -136,7 +137,7 @@ def contender(text: str) -> Contender:
     zoo.load(name)
     path = Path(name)
     label = name if not is_path else (path.resolve().parent.name if path.stem == "optimizer" else path.stem)
-    return Contender(label, str(path.resolve()) if is_path else name, None, zoo.read_card(name).sha256)
+    return Contender(label, str(path.resolve()) if is_path else name, None, zoo.read_card(name).sha256, text)
 
 
 def one_setting(text: str, fields: Fields | None = None) -> Optimizer:

@@ -60,7 +60,7 @@ def _parquet() -> Any:
         "turn": "INTEGER",
         "seconds_per_step": "DOUBLE",
     }
-    texts = ("task", "optimizer", "config", "weights")
+    texts = ("task", "optimizer", "config", "weights", "session")
 
     def write(path: Path, columns: Sequence[str], rows: Iterator[Any]) -> None:
         # By way of a CSV file: duckdb reads it a hundred times faster than it takes rows one by one.

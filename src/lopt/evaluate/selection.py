@@ -43,13 +43,14 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
 
 
 def select_one_setting(runs: Iterable[Run]) -> list[Run]:
-    r"""Of each optimizer and horizon the runs of one setting for all tasks: as if it came without tuning.
+    r"""Of each optimizer the runs of one setting for all tasks and horizons: as if it came without tuning.
 
     $$r_{\tau s} = \min\left(1, \frac{\ell_{\tau s} - \ell^*_\tau}{\ell^0_\tau - \ell^*_\tau}\right)$$
 
-    is the regret of a setting $s$ on a task $\tau$, where $\ell_{\tau s}$ is its final training loss, averaged over seeds, $\ell^*_\tau$ the lowest that
-    any setting of this optimizer reached and $\ell^0_\tau$ the loss at the start; it is 1 where a seed is not finite. The lowest mean regret over
-    tasks wins; ties as for `select`. The bound keeps one task from deciding for all.
+    is the regret of a setting $s$ on a task $\tau$ at its own horizon, where $\ell_{\tau s}$ is its final training loss, averaged over seeds,
+    $\ell^*_\tau$ the lowest that any setting of this optimizer reached and $\ell^0_\tau$ the loss at the start; it is 1 where a seed is not finite.
+    The lowest mean regret over tasks wins; ties as for `select`. The bound keeps one task from deciding for all. A task at several horizons counts
+    once for each.
 
     Args:
         runs: of any number of settings. Settings that some task lacks do not take part.
@@ -59,11 +60,12 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     """
     runs = list(runs)
     kept: set[int] = set()
-    for (optimizer, horizon), group in _by(runs, lambda r: (r.optimizer, r.horizon)).items():
-        tasks = [_by(rs, lambda r: config_text(r.config)) for rs in _by(group, lambda r: r.task).values()]
+    for optimizer, group in _by(runs, lambda r: r.optimizer).items():
+        cells = _by(group, lambda r: (r.task, r.horizon)).values()
+        tasks = [_by(rs, lambda r: config_text(r.config)) for rs in cells]
         everywhere = set.intersection(*(set(t) for t in tasks))
         if not everywhere:
-            raise InputError(f"No setting of {optimizer} was run on all tasks with {horizon} steps.")
+            raise InputError(f"No setting of {optimizer} was run on all tasks and horizons.")
         regrets = [_regrets(t) for t in tasks]
         settings_of = {text: tasks[0][text][0].config for text in everywhere}
         best = min(everywhere, key=lambda s: (sum(r[s] for r in regrets), *_tie(settings_of[s])))

@@ -18,6 +18,7 @@ from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.baselines import LEARNING_RATES
 from lopt.evaluate.contenders import Contender, Fields, task_named
 from lopt.evaluate.cost import cores
+from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.selection import select
 from lopt.evaluate.training import default_key, train_batch
 from lopt.optimizer import Optimizer
@@ -141,7 +142,7 @@ def time_task(
     name: str, horizon: int, chosen: Sequence[tuple[Contender, Fields]], protocol: Protocol, turns: int = TURNS
 ) -> list[Timing]:
     """Seconds a step of one training with each optimizer, in turns: all of them once, then all of them again, so that whatever else the
-    machine does falls on all.
+    machine does falls on all. Every turn begins with the next of them.
 
     Args:
         name: the task.
@@ -171,13 +172,23 @@ def in_turns(
         key: draws problem, start and minibatches.
         turns: how many.
     """
-    stretches = {label: _Stretch(task, optimizer, horizon, key) for label, optimizer in optimizers.items()}
+    labels = list(optimizers)
+    # Guarded as trainings are: the guard looks at every gradient, which is part of a step's time.
+    stretches = [_Stretch(task, Guarded(optimizer), horizon, key) for optimizer in optimizers.values()]
     with ThreadPoolExecutor(len(cores())) as pool:
-        list(pool.map(_Stretch.compile, stretches.values()))
-    for stretch in stretches.values():
+        list(pool.map(_Stretch.compile, stretches))
+    for stretch in stretches:
         stretch.calibrate()
-    found = [{label: stretch() for label, stretch in stretches.items()} for _ in range(turns)]
-    return {label: np.asarray([turn[label] for turn in found]) for label in stretches}
+    found = {label: np.zeros(turns) for label in labels}
+    for turn in range(turns):
+        for i in _order(turn, len(labels)):
+            found[labels[i]][turn] = stretches[i]()
+    return found
+
+
+def _order(turn: int, count: int) -> list[int]:
+    """Each turn begins with another one, so that none always follows the same or always finds the caches as the last turn left them."""
+    return [(turn + i) % count for i in range(count)]
 
 
 class _Stretch:
