@@ -406,6 +406,9 @@ class Tab(NamedTuple):
         return self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
 
 
+PATIENCE = 240_000  # milliseconds: a browser on a busy machine is slow
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if shutil.which("chromium") is None:
@@ -413,7 +416,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        found = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield found
         found.close()
 
@@ -426,6 +431,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
         path = tmp_path / "report.html"
         path.write_text(text)
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **context))
+        contexts[-1].set_default_timeout(PATIENCE)
         tab = Tab(contexts[-1].new_page(), [], [])
         tab.page.on("console", lambda message: tab.complaints.append(message.text))
         tab.page.on("pageerror", lambda error: tab.complaints.append(str(error)))
