@@ -309,6 +309,9 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
     for expected in (
         "<title>A title</title>",
         "lopt bench smoke --optimizers",
+        html.escape(f"--archive {tmp_path / 'bench.sqlite'}"),
+        html.escape(f"lopt report {tmp_path / 'bench.sqlite'}"),
+        "† lowest rate",
         "lion on digits_mlp1 (200 steps): out of memory",
         "a processor",
         f"{0:064x}",

@@ -159,6 +159,23 @@ def test_test_losses_are_of_the_setting_with_the_lowest_validation_loss() -> Non
         cells(select(runs), baselines=BASELINES, tested=low[:1])
 
 
+def test_learning_rates_at_the_end_of_their_grid_are_told() -> None:
+    finals = {"low": (1, 2, 3), "high": (3, 2, 1), "inside": (2, 1, 3)}
+    tried = [
+        run("adam", (8, final), task=task, rate=rate)
+        for task, row in finals.items()
+        for rate, final in zip((0.01, 0.1, 1.0), row, strict=True)
+    ]
+    tried += [run("sgd", (8, 4), task=task, rate=0.1) for task in finals]  # one setting: no grid
+    found = score(select(tried), baselines=BASELINES, tried=tried)
+    assert found.edges == {("low", "adam", 10): "lowest", ("high", "adam", 10): "highest"}
+    assert found.notes == tuple(
+        f"{task}: the best learning rate of adam to step 10 is the {end} of its grid; a better one may lie beyond."
+        for task, end in (("low", "lowest"), ("high", "highest"))
+    )
+    assert score(select(tried), baselines=BASELINES).edges == {}
+
+
 TIMINGS = [
     Timing("bowl", "adam", 10, 0, 1.0),
     Timing("bowl", "mine", 10, 0, 3.0),

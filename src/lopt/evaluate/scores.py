@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxtyping import Float
 
 from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.cells import Cell, cells
+from lopt.evaluate.edges import at_the_edge
 from lopt.evaluate.resampling import Counts, Estimate, bootstrap, median_cut, trimmed_mean
 from lopt.evaluate.speedup import speed_up
 from lopt.evaluate.statistics import (
@@ -79,9 +81,8 @@ class Scores(NamedTuple):
     steps_profile: Float[np.ndarray, "optimizers ratios"]  # NaN where there is no task to tell
     seconds_profile: Float[np.ndarray, "optimizers ratios"]
     notes: tuple[str, ...]  # what is missing or could not be scored, a sentence each
-    failed: frozenset[tuple[str, str]] = (
-        frozenset()
-    )  # tasks and optimizers that were tried in vain: all losses are infinite
+    edges: Mapping[Unit, str] = MappingProxyType({})  # `at_the_edge`: tuned learning rates that end their grid
+    failed: frozenset[tuple[str, str]] = frozenset()  # tasks and optimizers tried in vain: infinite losses
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -106,6 +107,7 @@ def score(
     reference: str = "adam",
     sweep: Sequence[Run] = (),
     tested: Sequence[Run] = (),
+    tried: Sequence[Run] = (),
     failed: Iterable[Unit] = (),
     horizons: Mapping[str, int] | None = None,
     rng: int = 0,
@@ -121,6 +123,7 @@ def score(
         reference: name of the tuned Adam.
         sweep: runs of the reference at all learning rates; see `cells`.
         tested: of `select(..., by="valid")`, for test losses; see `cells`.
+        tried: runs of all settings, to tell learning rates that end their grid.
         failed: what was tried in vain. Its losses count as infinite, as AlgoPerf counts it, on tasks that somebody ran, for optimizers that ran anything.
         horizons: of each task, for the summaries; by default that which most optimizers ran, the shortest of several.
         rng: seed of the bootstrap, the same for all intervals.
@@ -150,6 +153,7 @@ def score(
         empty,
         empty,
         (),
+        at_the_edge(runs, tried),
         frozenset((run.task, run.optimizer) for run in lost if run.horizon == chosen[run.task]),
     )
     table, common = scores.table, scores.common
@@ -327,3 +331,5 @@ def _notes(scores: Scores) -> Iterable[str]:
                 yield f"{task}: {o} could not be trained; its losses count as infinite."
             elif cell.diverged:
                 yield f"{task}: {o} diverged in {cell.diverged} of {len(cell.seeds)} seeds."
+    for (task, optimizer, horizon), end in scores.edges.items():
+        yield f"{task}: the best learning rate of {optimizer} to step {horizon} is the {end} of its grid; a better one may lie beyond."

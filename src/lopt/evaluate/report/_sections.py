@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lopt.evaluate.archive import Run
+from lopt.evaluate.archive import Run, Unit
 from lopt.evaluate.report import _pictures
 from lopt.evaluate.report._curves import Curve, Look, Problem, failures, settings
 from lopt.evaluate.report._figures import Plot
@@ -18,6 +18,8 @@ from lopt.evaluate.scores import Scores
 PROFILES = """The fraction of tasks on which an optimizer reaches tuned Adam's final train loss within so many times the time of the fastest; an optimizer
 that never reaches it counts as infinitely slow. Further up and left is better."""
 AXES = "Mean over seeds of the normalised final train loss, with 95 % intervals: 0 is the best tuned baseline of the same task, 1 no progress."
+
+EDGES = '<p class="small-print">†: the learning rate is the lowest or the highest of the grid; a better one may lie beyond.</p>'
 
 
 class Provenance(NamedTuple):
@@ -103,8 +105,8 @@ def _plot(plot: Plot, titled: bool) -> str:
     return f'<figure>{title}<div class="plot" id="{plot.id}"{height}></div>{caption}</figure>'
 
 
-def settings_section(runs: Sequence[Run]) -> Section | None:
-    """The setting of each optimizer on each task, folded."""
+def settings_section(runs: Sequence[Run], edges: Mapping[Unit, str]) -> Section | None:
+    """The setting of each optimizer on each task, folded. Learning rates that end their grid are marked."""
     found = settings(runs)
     names = list(dict.fromkeys(name for chosen in found.values() for name in chosen))
     if not names:
@@ -112,13 +114,21 @@ def settings_section(runs: Sequence[Run]) -> Section | None:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     rows = "".join(
         f"<tr><th>{html.escape(task)}<br><small>{horizon:,} steps</small></th>"
-        + "".join(f"<td>{'<br>'.join(map(html.escape, chosen.get(name, ['–'])))}</td>" for name in names)
+        + "".join(
+            f"<td>{'<br>'.join(map(html.escape, chosen.get(name, ['–'])))}{_edge(edges.get(Unit(task, name, horizon)))}</td>"
+            for name in names
+        )
         + "</tr>"
         for (task, horizon), chosen in found.items()
     )
     body = f"""<details><summary>What was chosen on each task, and for each number of steps</summary>
-<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
+<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>
+{EDGES if edges else ""}"""
     return Section("settings", "Tuned settings", body)
+
+
+def _edge(end: str | None) -> str:
+    return f"<br><small>† {end} rate</small>" if end else ""
 
 
 def failures_section(runs: Sequence[Run], bench: Sequence[str], scores: Scores) -> Section:

@@ -53,12 +53,13 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
         reference=REFERENCE,
         sweep=[run for run in everything if run.optimizer == REFERENCE],
         tested=select(everything, by="valid"),
+        tried=everything,
         failed=archive.failures(),
     )
     cards = archive.cards()
     weights = {run.optimizer: run.weights for run in runs if run.weights is not None}
     provenance = Provenance(
-        commands=(_command(protocol, found.optimizers), "lopt report ARCHIVE"),
+        commands=(_command(protocol, found.optimizers, archive), shlex.join(["lopt", "report", str(archive.path)])),
         machine=_facts(archive.machines(), protocol),
         cards={name: cards[sha] for name, sha in weights.items() if sha in cards},
         failures=[f"{u.optimizer} on {u.task} ({u.horizon:,} steps): {why}" for u, why in archive.failures().items()],
@@ -69,7 +70,7 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
     return Report(page, summary_markdown(found, learned(runs)), said, found)
 
 
-def _command(protocol: Mapping[str, Any], optimizers: Sequence[str]) -> str:
+def _command(protocol: Mapping[str, Any], optimizers: Sequence[str], archive: Archive) -> str:
     """The bench that makes such runs. Saved optimizers are named as they are reported; their hashes say which files they were."""
     suite = protocol.get("suite", "SUITE")
     parts = ["lopt", "bench", suite, "--optimizers", *optimizers]
@@ -80,7 +81,7 @@ def _command(protocol: Mapping[str, Any], optimizers: Sequence[str]) -> str:
         cells = [tuple(cell) for cell in protocol.get("cells", [])]
         if cells and cells != usual.cells() and cells == usual.changed(steps=min(h for _, h in cells)).cells():
             parts += ["--steps", str(min(h for _, h in cells))]
-    return shlex.join(parts)
+    return shlex.join([*parts, "--archive", str(archive.path)])
 
 
 def _facts(machines: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> dict[str, Any]:

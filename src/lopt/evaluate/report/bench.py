@@ -75,7 +75,7 @@ def benchmark_page(
         plots_section("test", "Test beside train", [tests]),
         plots_section("longer", "Beyond the horizon of meta-training", [longer]),
         plots_section("axes", "Generalisation", along, AXES),
-        settings_section(runs),
+        settings_section(runs, scores.edges),
         failures_section(runs, provenance.failures, scores),
         reproduce_section(runs, provenance),
     ]
