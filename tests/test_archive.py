@@ -158,6 +158,17 @@ def test_another_protocol_is_refused(path: Path) -> None:
             archive.settle({"seeds": 4, "rates": [0.1]})
 
 
+def test_a_protocol_that_says_less_is_added_to(path: Path) -> None:
+    """As one that an older lopt settled."""
+    with Archive(path) as archive:
+        archive.settle({"seeds": 3})
+        archive.settle({"seeds": 3, "grids": {"sgd": [0.1]}})
+        assert archive.protocol() == {"seeds": 3, "grids": {"sgd": [0.1]}}
+        for less in ({"seeds": 3}, {"seeds": 3, "grids": {"sgd": [0.2]}}):
+            with pytest.raises(InputError, match="a bench with grids = "):
+                archive.settle(less)
+
+
 def test_the_log_is_written_ahead_and_others_read_meanwhile(path: Path) -> None:
     with Archive(path) as archive, Archive(path, create=False) as reader:
         assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)

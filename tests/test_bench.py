@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
@@ -23,15 +24,17 @@ from lopt import cli, zoo
 from lopt.errors import InputError
 from lopt.evaluate import bench, units
 from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
-from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, tune
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings, tune
 from lopt.evaluate.bench import Progress, run, standings
 from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, split_fields, task_named, with_fields
+from lopt.evaluate.cost import machine
 from lopt.evaluate.probe_rules import Guarded
-from lopt.evaluate.selection import select
+from lopt.evaluate.scores import score
+from lopt.evaluate.selection import scored, select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import default_key, train
-from lopt.evaluate.units import Protocol, fewer_examples, train_unit
+from lopt.evaluate.units import Protocol, Trained, fewer_examples, train_unit
 from lopt.evaluate.workers import Job, Outcome, work
 from lopt.optimizers import SGD
 
@@ -153,6 +156,27 @@ def test_generalisation_has_its_axes_and_horizons() -> None:
     assert all(axis[0] == "digits_mlp" and len(axis) >= 4 for axis in suite.axes.values())
     assert [h for task, h in suite.cells() if task == "digits_mlp"] == [200, 400, 1000, 2000]
     assert [h for t, h in suite.changed(steps=10).cells() if t == "digits_mlp"] == [10, 20, 50, 100]
+
+
+def test_adams_grid_goes_beyond_the_horizons_that_are_scored() -> None:
+    for name in SUITES:
+        suite = find_suite(name)
+        longer = dict(suite.reference_cells())
+        assert all(longer.get(task, 0) > horizon or horizon > min(h for t, h in suite.cells() if t == task)
+                   for task, horizon in suite.cells() if task != "digits_mlp"), "or speed-up could not exceed 1"  # fmt: skip
+        assert not set(suite.reference_cells()) & set(suite.cells())
+    assert dict(find_suite("laptop").reference_cells())["held_out/vae_digits"] == 1000
+    assert "digits_mlp" not in dict(find_suite("generalisation").reference_cells()), (
+        "it has a horizon of ten times its steps"
+    )
+    assert TINY.reference_cells() == []
+
+
+def test_what_a_bench_settles_has_the_grids() -> None:
+    settled = json.loads(json.dumps(TINY.settled()))
+    assert settled["grids"].keys() == set(BASELINES)
+    assert settled["grids"]["adamw"] == settings("adamw", TINY.protocol.learning_rates)
+    assert machine()["lopt"] == lopt.__version__
 
 
 def test_unknown_suites_and_bad_numbers_are_refused() -> None:
@@ -296,6 +320,33 @@ def test_a_new_optimizer_is_timed_with_all_that_the_archive_has(monkeypatch: pyt
         assert len({t.session for t in archive.timings()} - {"", "old"}) == 1
 
 
+def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[Unit, int] = {}
+
+    def by_hand(jobs: list[Job], *_: Any) -> Iterator[Outcome]:
+        """Adam's loss falls by 1 every ten steps, that of SGD by 1 every five."""
+        for job in jobs:
+            unit, _, protocol = job.arguments
+            asked[unit] = protocol.evals
+            at = np.linspace(0, unit.horizon, protocol.evals + 1).round().astype(int)
+            curve = (4 - at / {"adam": 10, "sgd": 5}[unit.optimizer]).astype(np.float32)
+            run = Run(unit.task, unit.optimizer, {}, None, unit.horizon, 0, at, curve, curve, curve, {})
+            yield Outcome(job.name, Trained([run], 0.0, 0.0), None)
+
+    monkeypatch.setattr(bench, "work", by_hand)
+    suite = dataclasses.replace(TINY, tasks=("bowl",), steps=10, reference_multiple=3)
+    with Archive(":memory:") as archive:
+        assert run(suite, ["sgd"], archive, processes=1, timing=False) == {}
+        assert asked == {Unit("bowl", "adam", 10): 2, Unit("bowl", "sgd", 10): 2, Unit("bowl", "adam", 30): 6}
+        everything = archive.runs()
+        runs = scored(everything, archive.protocol())
+        assert {(r.optimizer, r.horizon) for r in runs} == {("adam", 10), ("sgd", 10)}
+        assert scored(everything, {}) == everything
+        found = score(runs, baselines=BASELINES, sweep=[r for r in everything if r.optimizer == "adam"], resamples=100)
+        speed = {cell.optimizer: (cell.horizon, cell.speedup, cell.saturated) for cell in found.cells}
+        assert speed == {"adam": (10, pytest.approx(1), False), "sgd": (10, pytest.approx(2, rel=0.02), False)}
+
+
 class Counted(units._Stretch):
     """Keeps what it measured."""
 
@@ -410,12 +461,12 @@ def test_a_killed_bench_resumes_to_the_same_archive(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     with Archive(killed, create=False) as archive:
         before = archive.log()
-        assert 2 <= len(before) < 6
+        assert 2 <= len(before) < 9
         assert len(archive.runs()) == len(before) * 15 * 2, "whole units only"
     subprocess.run(command("--archive", killed), check=True, capture_output=True)
     with Archive(whole, create=False) as a, Archive(killed, create=False) as b:
         assert b.log()[: len(before)] == before
-        assert len(b.units()) == 6
+        assert len(b.units()) == 9
         assert differences(a, b) == []
 
 
@@ -433,10 +484,10 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
     text = found.stdout
     for label in ("sgd", "adam", "mine"):
         assert re.search(rf"│ {label} +│ +\d\.\d\d │ +\d of 3 │ +0 │ +\d+\.\d\d× │", text), text
-    assert "training 9/9" in text
+    assert "training 12/12" in text, "with Adam's longer trainings"
     assert "timing 3/3" in text
     assert str(archive) in text
-    assert len(table.read_text().splitlines()) == 1 + 3 * (15 + 15 + 1) * 2 * 5
+    assert len(table.read_text().splitlines()) == 1 + 3 * ((15 + 15 + 1) * 2 * 5 + 15 * 2 * 9)
     assert len(table.with_name("runs-timings.csv").read_text().splitlines()) == 1 + 3 * 3 * 10
 
 

@@ -222,6 +222,7 @@ class Bench:
         from lopt.evaluate.archive import Archive
         from lopt.evaluate.bench import run, standings
         from lopt.evaluate.contenders import contenders
+        from lopt.evaluate.selection import scored
         from lopt.evaluate.suites import find_suite
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
@@ -235,7 +236,9 @@ class Bench:
                     suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
                 )
             title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
-            console.print(standings_table(title, standings(archive.runs(), archive.timings())))
+            console.print(
+                standings_table(title, standings(scored(archive.runs(), archive.protocol()), archive.timings()))
+            )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
                 console.print(f"Exported: {', '.join(map(str, archive.export(self.export)))}", soft_wrap=True)

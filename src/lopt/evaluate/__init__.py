@@ -7,7 +7,7 @@ from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
 from lopt.evaluate.contenders import task_named
 from lopt.evaluate.probes import Probe, probe
 from lopt.evaluate.scores import Scores, Summary, score
-from lopt.evaluate.selection import select, select_one_setting
+from lopt.evaluate.selection import scored, select, select_one_setting
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import TrainRecord, train, train_batch
 
@@ -36,6 +36,7 @@ __all__ = [
     "probe",
     "run",
     "score",
+    "scored",
     "select",
     "select_one_setting",
     "settings",

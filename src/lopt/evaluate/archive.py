@@ -252,12 +252,14 @@ class Archive:
     def settle(self, protocol: Mapping[str, Any]) -> None:
         """Say by what protocol all runs of this archive are made, once; the same again is fine.
 
+        What the archive does not say yet is added to it: an older lopt settled less, and its runs are good where all that it settled agrees.
+
         Raises:
             InputError: for another protocol than that of the archive: their runs would not compare.
         """
         known, new = self.protocol(), json.loads(json.dumps(protocol))
-        for name in sorted(known.keys() | new.keys()) if known else ():
-            old_value, new_value = (json.dumps(p.get(name)) for p in (known, new))
+        for name in sorted(known):
+            old_value, new_value = (json.dumps(p.get(name), sort_keys=True) for p in (known, new))
             if old_value != new_value:
                 old_value, new_value = (v if len(v) < 60 else f"{v[:57]}..." for v in (old_value, new_value))
                 raise InputError(

@@ -52,6 +52,8 @@ def run(
 ) -> dict[Unit, str]:
     """Train every optimizer on every task and horizon of a suite that the archive does not have, then time them.
 
+    Adam's grid is also trained to the longer horizons of `Suite.reference_cells`; see `scored`.
+
     The same suite, seed and machine give the same numbers, whatever the number of processes and however often the run was stopped. A unit that raises, or
     whose process dies, is recorded as failed, the rest goes on, and the next call tries it again.
 
@@ -82,8 +84,13 @@ def run(
     here = machine()
     done = archive.units()
     units = [Unit(task, label, horizon) for task, horizon in suite.cells() for label in who]
+    longer = suite.reference_cells()
+    units += [Unit(task, "adam", horizon) for task, horizon in longer]
     missing = [unit for unit in units if unit not in done]
-    jobs = [Job((u.task, u.horizon), u, train_unit, (u, who[u.optimizer], suite.protocol_of(u.task))) for u in missing]
+    protocols = {cell: suite.protocol_of(cell[0]) for cell in (*suite.cells(), *longer)}
+    for cell in longer:  # evaluated as densely as the others: speed-up is read between evaluations
+        protocols[cell] = protocols[cell]._replace(evals=suite.reference_multiple * suite.protocol.evals)
+    jobs = [Job(cell := (u.task, u.horizon), u, train_unit, (u, who[u.optimizer], protocols[cell])) for u in missing]
     finished = len(units) - len(missing)
 
     def starts(unit: Unit) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lopt.optimizers.hand_designed import Adam
 from lopt.task import Problem, Task
 from lopt.unroll import Inner, unroll
+from lopt.version import __version__
 
 
 def machine() -> dict[str, Any]:
@@ -30,6 +31,7 @@ def machine() -> dict[str, Any]:
         ),
         "cores": len(cores()),
         "load_before": round(os.getloadavg()[0], 2),
+        "lopt": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),

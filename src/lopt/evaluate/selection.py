@@ -42,6 +42,17 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
     return [run for run in runs if id(run) in kept]
 
 
+def scored(runs: Iterable[Run], protocol: Mapping[str, Any]) -> list[Run]:
+    """Without those beyond the horizons of the suite: trainings of the reference from which speed-up alone is read.
+
+    Args:
+        runs: of an archive.
+        protocol: of the same; where it names no `cells`, all runs are scored.
+    """
+    cells = {tuple(cell) for cell in protocol.get("cells", ())}
+    return [run for run in runs if not cells or (run.task, run.horizon) in cells]
+
+
 def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     r"""Of each optimizer the runs of one setting for all tasks and horizons: as if it came without tuning.
 

@@ -15,7 +15,7 @@ from lopt.evaluate.report._sections import Provenance
 from lopt.evaluate.report._summary import sentences, summary_markdown
 from lopt.evaluate.report.bench import benchmark_page
 from lopt.evaluate.scores import Scores, score
-from lopt.evaluate.selection import select
+from lopt.evaluate.selection import scored, select
 from lopt.evaluate.suites import SUITES, find_suite
 from lopt.version import __version__
 
@@ -45,7 +45,7 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
     everything, timings, protocol = archive.runs(), archive.timings(), archive.protocol()
     if not everything:
         raise InputError(f"{archive.path} has no runs; `lopt bench` makes them.")
-    runs, suite = select(everything), protocol.get("suite")
+    runs, suite = select(scored(everything, protocol)), protocol.get("suite")
     found = score(
         runs,
         timings,
