@@ -86,8 +86,9 @@ class Scores(NamedTuple):
 
     @property
     def common(self) -> tuple[str, ...]:
-        """The tasks that all optimizers ran, of which the summaries are."""
-        return tuple(t for t in self.tasks if all(t in row for row in self.table.values()))
+        """The tasks that all optimizers with any at these horizons ran, of which the summaries are."""
+        rows = [row for row in self.table.values() if row]
+        return tuple(task for task in self.tasks if all(task in row for row in rows))
 
     @property
     def table(self) -> dict[str, dict[str, Cell]]:
@@ -164,11 +165,11 @@ def score(
     unknown = np.full(len(optimizers), np.nan)
     steps_scores = algoperf_score(steps) if steps.size else unknown
     seconds_scores = algoperf_score(seconds) if seconds.size else unknown
-    shared = {o: {task: row[task] for task in common} for o, row in table.items()}
+    shared = {o: {task: row[task] for task in common if task in row} for o, row in table.items()}
     summaries = [
         _summary(o, shared, reference, rng, resamples)._replace(
             tasks=tuple(table[o]),
-            rank=float(mean_ranks[i]),
+            rank=float(mean_ranks[i]) if table[o] else math.nan,
             steps_score=float(steps_scores[i]),
             seconds_score=float(seconds_scores[i]),
         )
@@ -207,7 +208,9 @@ def _horizon(horizons: Sequence[int]) -> int:
 
 
 def _matrix(table, tasks, number) -> Float[np.ndarray, "optimizers tasks"]:
-    return np.array([[number(row[task]) for task in tasks] for row in table.values()]).reshape(len(table), len(tasks))
+    """Infinity for optimizers with no run at these horizons."""
+    found = [[number(row[task]) if task in row else math.inf for task in tasks] for row in table.values()]
+    return np.array(found).reshape(len(table), len(tasks))
 
 
 def _times(times: Float[np.ndarray, "optimizers tasks"]) -> Float[np.ndarray, "optimizers known"]:
