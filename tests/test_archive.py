@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,13 @@ def test_an_export_that_cannot_be(filled: Archive, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(InputError, match=r"lopt\[analysis\]"):
         filled.export(tmp_path / "all.parquet")
+
+
+def test_many_open_a_new_archive_at_once(tmp_path: Path) -> None:
+    def count(path: Path) -> int:
+        with Archive(path) as archive:
+            return len(archive.units())
+
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(10):
+            assert set(pool.map(count, [tmp_path / f"{i}.sqlite"] * 8)) == {0}

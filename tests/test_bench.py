@@ -451,14 +451,16 @@ def test_a_killed_bench_resumes_to_the_same_archive(tmp_path: Path) -> None:
     subprocess.run(command("--archive", whole), check=True, capture_output=True)
     process = subprocess.Popen(command("--archive", killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if killed.exists():
-            with Archive(killed, create=False) as archive:
-                if len(archive.units()) >= 2:
-                    break
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            if killed.exists():
+                with Archive(killed, create=False) as archive:
+                    if len(archive.units()) >= 2:
+                        break
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     with Archive(killed, create=False) as archive:
         before = archive.log()
         assert 2 <= len(before) < 9

@@ -125,9 +125,9 @@ class Archive:
             raise
 
     def _open(self) -> None:
-        application, version, tables = (
+        tables, application, version = (  # in this order: who sees tables of another process sees its marks as well
             self._db.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
+            for query in ("SELECT count(*) FROM sqlite_schema", "PRAGMA application_id", "PRAGMA user_version")
         )
         if tables and application != APPLICATION:
             raise InputError(f"{self.path} is a database, but not one of lopt.")
@@ -135,8 +135,12 @@ class Archive:
             raise InputError(f"{self.path} was written by a newer lopt.")
         if not tables:
             self._db.execute("PRAGMA journal_mode = WAL")
-            marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-            self._db.executescript(f"BEGIN IMMEDIATE; {marks} {SCHEMA} COMMIT;")
+            with self._transaction():
+                if self._read("SELECT count(*) FROM sqlite_schema")[0][0]:
+                    return  # another process was faster
+                marks = (f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}")
+                for statement in (*marks, *SCHEMA.split(";")):
+                    self._db.execute(statement)
 
     @contextlib.contextmanager
     def _damage_is_an_input_error(self) -> Iterator[None]:
