@@ -540,6 +540,8 @@ def test_ctrl_c_at_the_last_step_lets_it_finish(whole: tuple[MetaState, Path], t
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
+    # As in a terminal: what runs in the background of a shell ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     seen = []
 
     def press(progress: Progress) -> None:
@@ -548,8 +550,11 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt) as caught:
-        run(on_step=press)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run(on_step=press)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not isinstance(caught.value, Interrupted)
     assert seen == [1]
 
