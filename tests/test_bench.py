@@ -144,9 +144,11 @@ def test_a_suite_names_what_there_is(name: str) -> None:
         assert task in known or split_fields(task)[0] in lopt.tasks.TASKS
 
 
-def test_laptop_is_the_held_out_corpus() -> None:
+def test_laptop_is_the_held_out_corpus_but_for_two_large_conv_nets() -> None:
     laptop = find_suite("laptop")
-    assert laptop.tasks == tuple(f"held_out/{m}" for m in lopt.tasks.find_corpus("held_out").test)
+    members = {f"held_out/{m}" for m in lopt.tasks.find_corpus("held_out").test}
+    assert members - {*laptop.tasks} == {"held_out/conv_fashion_28_sigmoid", "held_out/conv_fashion_28_relu"}
+    assert {*laptop.tasks} <= members
     assert set(laptop.optimizers) == set(BASELINES)
 
 

@@ -104,16 +104,17 @@ def smoke() -> Suite:
 REFERENCE_MULTIPLE = 5  # a speed-up beyond it is told as "at least"; Adam's grid then costs as much as six baselines with one rate to tune
 
 # Members of `held_out` whose steps cost over a millisecond of one core, and several.
-COSTLY, COSTLIEST = ("vit_", "residual_", "gru_", "lstm_"), ("transformer_", "conv_")
+COSTLY, COSTLIEST = ("vit_", "residual_", "gru_", "lstm_"), ("transformer_",)
+LEFT_OUT = ("conv_fashion_28_",)  # the two would cost more than the others together: Muon alone takes 40 minutes for the grid of one
 TEXT = ("transformer_", "gru_", "lstm_")
 
 
 def laptop() -> Suite:
-    """The twenty tasks of the corpus `held_out`, meant for about an hour of two cores with all baselines.
+    """Eighteen tasks of the corpus `held_out`, meant for about an hour of two cores with all baselines: all but two large conv nets.
 
     200 steps each, 100 or 50 where a step is costly; evaluations look at 256 examples, or 64 pieces of text, each of dozens of characters.
     """
-    tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test)
+    tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test if not name.startswith(LEFT_OUT))
     members = {task: task.partition("/")[2] for task in tasks}
     fewer = {task: 100 for task, member in members.items() if member.startswith(COSTLY)}
     fewer |= {task: 50 for task, member in members.items() if member.startswith(COSTLIEST)}
@@ -217,7 +218,7 @@ def find_suite(name: str) -> Suite:
     Examples:
         >>> from lopt.evaluate import find_suite
         >>> len(find_suite("laptop").tasks)
-        20
+        18
     """
     if name not in SUITES:
         raise InputError(unknown("suite", name, SUITES))
