@@ -31,8 +31,8 @@ CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safete
 class MetaState(NamedTuple):
     """Everything that a meta-training is; arrays only.
 
-    Where `outer` takes its gradients elsewhere than at the meta-parameters that it has found (`Optimizer.eval_params`), `optimizer` is where the next one is
-    taken while the training runs and in its checkpoints, and what was found in what `meta_train` returns.
+    Where an average is kept, or `outer` takes its gradients elsewhere than at the meta-parameters that it has found (`Optimizer.eval_params`), `optimizer` is
+    where the next one is taken while the training runs and in its checkpoints, and what was found in what `meta_train` returns.
     """
 
     optimizer: Optimizer
@@ -41,6 +41,7 @@ class MetaState(NamedTuple):
     key: PRNGKeyArray
     step: Int[Array, ""]  # meta-steps taken
     smoothed: Float[Array, ""]  # moving average of the meta-loss
+    average: Optimizer | None = None  # of the meta-parameters, where one is kept
 
 
 class Progress(NamedTuple):
@@ -73,6 +74,7 @@ def meta_train(
     run_dir: str | Path | None = None,
     checkpoint_seconds: float = 20.0,
     settings: Mapping[str, Any] | None = None,
+    average: float = 0.0,
     on_step: Callable[[Progress], None] | None = None,
 ) -> MetaState:
     r"""Meta-train an optimizer.
@@ -95,13 +97,15 @@ def meta_train(
         run_dir: where to keep the run.
         checkpoint_seconds: time between checkpoints.
         settings: what else must agree for a run to be continued, as JSON: a learning rate inside `outer` cannot be seen from without.
+        average: the decay $\beta$ of an exponential moving average of the meta-parameters, which is then what is returned; 0 for none. Early on it is
+            $\min(\beta, t / (t + 10))$ after $t$ meta-steps, so that the start is soon forgotten.
         on_step: called after each meta-step.
 
     Returns:
-        The state at the end, its `optimizer` the one to use: that of `outer.eval_params` where `outer` is a lopt `Optimizer`.
+        The state at the end, its `optimizer` the one to use: the average where there is one, that of `outer.eval_params` where `outer` is a lopt `Optimizer`.
 
     Raises:
-        InputError: for fewer than one step, or a run directory that belongs to another configuration.
+        InputError: for fewer than one step, an average that is not in [0, 1), or a run directory that belongs to another configuration.
         OSError: for a run directory that cannot be written.
         Interrupted: after Ctrl-C.
 
@@ -117,6 +121,8 @@ def meta_train(
         raise InputError(f"steps is {steps}; it must be at least 1.")
     if not estimators:
         raise InputError("estimators is empty; give at least one.")
+    if not 0.0 <= average < 1.0:
+        raise InputError(f"average is {average}; it must be at least 0 and below 1.")
     eval_params = None
     if isinstance(outer, Optimizer):
         eval_params = outer.eval_params
@@ -127,7 +133,8 @@ def meta_train(
         states = tuple(e.init(optimizer, jax.random.fold_in(key, i)) for i, e in enumerate(estimators))
         zero = jnp.zeros((), jnp.int32)
         meta_params: Any = optimizer
-        return MetaState(optimizer, outer_tx.init(meta_params), states, key, zero, jnp.zeros((), jnp.float32))
+        mean = optimizer if average else None
+        return MetaState(optimizer, outer_tx.init(meta_params), states, key, zero, jnp.zeros((), jnp.float32), mean)
 
     def meta_step(estimators: tuple[Estimator, ...], state: MetaState) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
         step_key = jax.random.fold_in(state.key, state.step + len(estimators))
@@ -148,14 +155,24 @@ def meta_train(
         weight = 1.0 / jnp.minimum(state.step.astype(jnp.float32) + 1.0, 100.0)
         smoothed = state.smoothed + weight * (found["meta_loss"] - state.smoothed)
         meta_params = optax.apply_updates(meta_params, updates)
-        state = MetaState(meta_params, outer_state, states, state.key, state.step + 1, smoothed)
+        mean: Any = state.average
+        state = MetaState(meta_params, outer_state, states, state.key, state.step + 1, smoothed, mean)
+        if mean is not None:
+            after = state.step.astype(jnp.float32)
+            decay = jnp.minimum(average, after / (after + 10.0))
+            state = state._replace(average=optax.incremental_update(to_evaluate(state), mean, 1.0 - decay))
         return state, found | {"smoothed": smoothed}
+
+    def to_evaluate(state: MetaState) -> Any:
+        meta_params: Any = state.optimizer
+        return meta_params if eval_params is None else eval_params(state.outer, meta_params)
 
     def handed_out(state: MetaState) -> MetaState:
         """To be handed out: with the meta-parameters to evaluate. Checkpoints keep where the next gradient is taken."""
-        meta_params: Any = state.optimizer
-        return state if eval_params is None else state._replace(optimizer=eval_params(state.outer, meta_params))
+        return state._replace(optimizer=to_evaluate(state) if state.average is None else state.average)
 
+    if average:
+        settings = {**(settings or {}), "average": average}
     run = None if run_dir is None else _Run(Path(run_dir), _config(optimizer, estimators, steps, key, settings))
     state = jax.jit(begin)(optimizer, estimators, key)
     if run is not None:

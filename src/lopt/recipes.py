@@ -17,7 +17,7 @@ from lopt import tasks, zoo
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask
 from lopt.estimators.objectives import Objective
-from lopt.estimators.schedules import Growing
+from lopt.estimators.schedules import Growing, Widening
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
@@ -63,6 +63,7 @@ class Recipe:
     pairs: int = 8  # antithetic pairs a task
     truncation: int = 20  # inner steps a meta-gradient, where it is not of whole problems
     horizon: tuple[int, int] = (100, 500)  # inner steps
+    curriculum: int = 0  # meta-steps over which the greatest horizon grows, from three times the least one
     std: float = 0.01  # of the perturbation
     split: Split = "train"  # whose losses make the meta-loss
     objective: Objective = "normalised"  # what makes the meta-loss of them
@@ -71,6 +72,7 @@ class Recipe:
     steps: int = 5_000  # meta-steps
     learning_rate: float = 1e-3  # of the outer Adam, decayed by a cosine to a tenth
     clip: float = 0.1  # of the meta-gradient, element by element
+    average: float = 0.0  # decay of the average of the meta-parameters that is saved; 0 saves the last ones
 
     def build(
         self, key: PRNGKeyArray, steps: int, init: Path | None = None
@@ -81,13 +83,17 @@ class Recipe:
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
+        if self.curriculum < 0:
+            raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        low, high = self.horizon
+        horizon = Widening(low, min(3 * low, high), high, self.curriculum) if self.curriculum else self.horizon
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
             "pairs": self.pairs,
             "particles": 2 * self.pairs,  # as many inner steps
             "truncation": None if kind in (FullES, Merged) else self.truncation,
-            "horizon": self.horizon,
+            "horizon": horizon,
             "std": self.std,
             "split": self.split,
             "objective": self.objective,
@@ -158,13 +164,15 @@ RECIPES: dict[str, Recipe] = {
     "general": Recipe(
         description="RelativeMLP on a mixture of images, tables, text and landscapes, for general use: hours on a core.",
         optimizer="relative_mlp",
-        tasks=tuple(TaskSpec(name=name, tell_horizon=i % 3 != 2) for i, name in enumerate(GENERAL)),
+        tasks=tuple(TaskSpec(name=name, tell_horizon=i % 2 == 0) for i, name in enumerate(GENERAL)),
         objective="mean_log",
         pairs=2,
         horizon=(100, 2_000),
+        curriculum=4_000,
         std=0.02,
         unit_norm=True,
-        steps=20_000,
+        steps=12_000,
+        average=0.999,
     ),
     "smoke": Recipe(
         description="STAR on quadratics for a few seconds: shows that meta-training works.",
@@ -228,7 +236,15 @@ def run(
     optimizer, estimators, outer = recipe.build(init_key, steps, init)
     settings = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
     state = meta_train(
-        optimizer, estimators, outer, steps=steps, key=key, run_dir=run_dir, settings=settings, on_step=on_step
+        optimizer,
+        estimators,
+        outer,
+        steps=steps,
+        key=key,
+        run_dir=run_dir,
+        settings=settings,
+        average=recipe.average,
+        on_step=on_step,
     )
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     card = zoo.Card(

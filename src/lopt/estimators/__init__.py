@@ -9,7 +9,7 @@ from lopt.estimators.merged import Merged
 from lopt.estimators.objectives import meta_loss
 from lopt.estimators.particles import Particles
 from lopt.estimators.per_task import PerTask
-from lopt.estimators.schedules import Constant, Growing, HeavyTailed, LogUniform, Schedule, Unrolls
+from lopt.estimators.schedules import Constant, Growing, HeavyTailed, LogUniform, Schedule, Unrolls, Widening
 
 ESTIMATORS: dict[str, type[Particles]] = {
     "backprop": Backprop,
@@ -40,5 +40,6 @@ __all__ = [
     "Schedule",
     "TruncatedES",
     "Unrolls",
+    "Widening",
     "meta_loss",
 ]

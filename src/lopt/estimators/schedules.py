@@ -152,6 +152,51 @@ class Growing(Schedule):
 
 
 @dataclass(frozen=True)
+class Widening(Schedule):
+    r"""A curriculum: $\log K \sim U(\log \text{low}, \log(h + 1))$, where $h$ grows from `first` to `last` by a constant factor an estimate.
+
+    As a horizon, problems are short while the optimizer is young, and short ones keep coming.
+
+    Args:
+        low: the least length.
+        first: the greatest length at the beginning.
+        last: the greatest length after `over` estimates, and from then on.
+        over: estimates that the growth takes.
+
+    Source: lopt's own; that horizons grow over meta-training is in Metz et al. 2020, appendix B.
+    """
+
+    low: int
+    first: int
+    last: int
+    over: int
+
+    def __post_init__(self) -> None:
+        _positive(low=self.low, over=self.over)
+        if not self.low <= self.first <= self.last:
+            raise InputError(
+                f"low, first and last are {self.low}, {self.first} and {self.last}; they must not descend."
+            )
+
+    @property
+    def longest(self) -> int:
+        """The greatest length of all."""
+        return self.last
+
+    @property
+    def mean(self) -> float:
+        """The mean at the end, where most of a meta-training's steps are taken."""
+        return LogUniform(self.low, self.last).mean
+
+    def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
+        """A length; see the class."""
+        done = jnp.clip(estimates.astype(jnp.float32) / self.over, 0.0, 1.0)
+        high = jnp.floor(self.first * jnp.exp(done * math.log(self.last / self.first)) + 0.5)
+        exponent = jax.random.uniform(key, (), minval=jnp.log(float(self.low)), maxval=jnp.log(high + 1.0))
+        return jnp.clip(jnp.floor(jnp.exp(exponent)), self.low, high).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
 class HeavyTailed(Schedule):
     r"""$K = \text{least} + \mathrm{round}(\mathrm{Exp}(\text{scale}))$, at most `limit`: many short truncations and a few long ones.
 

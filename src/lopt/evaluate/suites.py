@@ -105,7 +105,9 @@ REFERENCE_MULTIPLE = 5  # a speed-up beyond it is told as "at least"; Adam's gri
 
 # Members of `held_out` whose steps cost over a millisecond of one core, and several.
 COSTLY, COSTLIEST = ("vit_", "residual_", "gru_", "lstm_"), ("transformer_",)
-LEFT_OUT = ("conv_fashion_28_",)  # the two would cost more than the others together: Muon alone takes 40 minutes for the grid of one
+LEFT_OUT = (
+    "conv_fashion_28_",
+)  # the two would cost more than the others together: Muon alone takes 40 minutes for the grid of one
 TEXT = ("transformer_", "gru_", "lstm_")
 
 
