@@ -27,7 +27,7 @@ import lopt
 from lopt import checkpoint, recipes
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
-from lopt.estimators import ESTIMATORS, PES, ESSingle, Estimator, Growing, HeavyTailed, LogUniform, Unrolls
+from lopt.estimators import ESTIMATORS, PES, ESSingle, Estimator, Growing, HeavyTailed, LogUniform, Unrolls, Widening
 from lopt.meta_train import CHECKPOINT, CONFIG, METRICS, Interrupted, MetaState, Progress, meta_train
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, Momentum
@@ -140,6 +140,33 @@ def test_the_result_is_what_an_outer_optimizer_that_looks_ahead_has_found(tmp_pa
     assert checkpoint.to_bytes(held.outer) == checkpoint.to_bytes(whole.outer)
     assert checkpoint.to_bytes(held.optimizer) != checkpoint.to_bytes(whole.optimizer)
     assert_same(run(tmp_path, outer=Ahead(), steps=3), whole)  # it was done already
+
+
+def test_the_result_is_the_average_where_one_is_kept(tmp_path: Path) -> None:
+    """An average only looks on; it survives a stop; without one the same run gives the last meta-parameters."""
+    seen, plain = [], run(steps=4)
+    for stop in range(1, 5):
+        with pytest.raises(Stopped):
+            run(tmp_path / str(stop), steps=5, average=0.75, on_step=stop_at(stop))
+        like = run(steps=1, average=0.75)
+        seen.append(checkpoint.from_bytes((tmp_path / str(stop) / CHECKPOINT).read_bytes(), like, "here"))
+    assert checkpoint.to_bytes(seen[-1].optimizer) == checkpoint.to_bytes(plain.optimizer)
+    mean = jax.tree.leaves(Momentum(learning_rate=0.1))
+    for after, state in enumerate(seen, start=1):
+        decay = min(0.75, after / (after + 10))
+        mean = [decay * m + (1 - decay) * x for m, x in zip(mean, jax.tree.leaves(state.optimizer), strict=True)]
+        np.testing.assert_allclose(jax.tree.leaves(state.average), mean, rtol=1e-5)
+    whole = run(steps=5, average=0.75)
+    assert_same(run(tmp_path / "2", steps=5, average=0.75), whole)
+    assert checkpoint.to_bytes(whole.optimizer) == checkpoint.to_bytes(whole.average)
+    with pytest.raises(InputError, match=r"its average is 0\.75, this one's None"):
+        run(tmp_path / "2", steps=5)
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0])
+def test_an_average_that_is_no_average_is_refused(average: float) -> None:
+    with pytest.raises(InputError, match=r"it must be at least 0 and below 1"):
+        run(average=average)
 
 
 def test_steps_after_the_last_checkpoint_are_taken_again(whole: tuple[MetaState, Path], tmp_path: Path) -> None:
@@ -264,6 +291,7 @@ SCHEDULES: dict[str, tuple[Any, Any]] = {
     "constant": (5, (5, 20)),
     "log_uniform": (LogUniform(2, 9), (10, 30)),
     "growing": (Growing(3, 12, over=4), (10, 30)),
+    "widening": (Widening(2, 3, 9, over=4), Widening(9, 12, 30, over=4)),
     "heavy_tailed": (HeavyTailed(3, 4.0, limit=20), Unrolls(1, 2.0)),
 }
 
@@ -435,6 +463,16 @@ def test_a_run_directory_of_another_configuration_is_refused(
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in whole[1].iterdir()} == before, "the run is as it was"
+
+
+def test_the_horizons_of_a_recipe_grow_where_it_has_a_curriculum() -> None:
+    _, (estimator,), _ = recipes.recipe("smoke", horizon=[20, 100], curriculum=7).build(jax.random.key(0), 5)
+    assert isinstance(estimator, ESSingle | PES)
+    assert estimator.horizon == Widening(20, 60, 100, over=7)
+    _, (estimator,), _ = recipes.recipe("smoke", horizon=[20, 30], curriculum=7).build(jax.random.key(0), 5)
+    assert estimator.horizon == Widening(20, 30, 30, over=7)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match="curriculum is -1; it must be at least 0"):
+        recipes.recipe("smoke", curriculum=-1).build(jax.random.key(0), 5)
 
 
 def test_a_recipe_with_another_outer_learning_rate_is_another_configuration(tmp_path: Path) -> None:

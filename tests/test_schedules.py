@@ -30,6 +30,7 @@ from lopt.estimators import (
     PerTask,
     Schedule,
     Unrolls,
+    Widening,
 )
 from lopt.estimators.per_task import fingerprint
 from lopt.meta_train import MetaState
@@ -76,6 +77,15 @@ def test_growing_lengths(growth: Any) -> None:
         assert found.mean() == pytest.approx(1.0, abs=0.01)
 
 
+def test_widening_lengths() -> None:
+    schedule = Widening(3, 6, 24, over=1_000)
+    for estimates, high in ((0, 6), (500, 12), (1_000, 24), (5_000, 24)):
+        found = draws(schedule, 20_000, estimates)
+        assert_distributed(found, log_uniform(3, high))
+    assert found.mean() == pytest.approx(schedule.mean, rel=0.02)
+    assert found.max() == schedule.longest
+
+
 def test_heavy_tailed_lengths() -> None:
     found = draws(HeavyTailed(), 20_000)
     assert found.min() == 50
@@ -97,6 +107,9 @@ def test_heavy_tailed_lengths() -> None:
         (lambda: Growing(over=0), "over is 0"),
         (lambda: Growing(jitter=1.0), "jitter is 1.0"),
         (lambda: Growing(growth="slow"), "growth is 'slow'; it must be one of geometric, linear"),  # pyright: ignore[reportArgumentType]
+        (lambda: Widening(0, 3, 4, over=5), "low is 0"),
+        (lambda: Widening(3, 9, 8, over=5), "low, first and last are 3, 9 and 8; they must not descend"),
+        (lambda: Widening(3, 4, 5, over=0), "over is 0"),
         (lambda: HeavyTailed(least=0), "least is 0"),
         (lambda: HeavyTailed(scale=0.0), "scale is 0.0"),
         (lambda: HeavyTailed(least=50, limit=40), "limit is 40"),
