@@ -89,7 +89,7 @@ class RelativeMLP(Optimizer):
         step_mult: float = 1e-2,
         exp_mult: float = 0.1,
         relative: bool = True,
-        least_size: float = 0.02,
+        least_size: float = 0.1,
         scheduled: bool = True,
         decay_time: float = 100.0,
         progress: bool = True,
