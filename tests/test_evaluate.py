@@ -16,7 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 import lopt
 from lopt.errors import InputError
 from lopt.evaluate import LEARNING_RATES, Interval, Row, TrainRecord, interval, train, train_batch, tune_adam
-from lopt.evaluate.compare import COLUMNS, TUNED, cells, compare, default_key, steps_to
+from lopt.evaluate.compare import COLUMNS, TUNED, cells, compare, default_key, steps_to, summarise
 from lopt.optimizers import SGD, Adam, Momentum
 from lopt.task import Split, Task
 
@@ -317,6 +317,7 @@ def row_of(**changes: Any) -> Row:
         "test_accuracy": Interval(0.9, 0.01),
         "steps_to_target": (10.0, 20.0, 30.0),
         "milliseconds_per_step": Interval(0.5, 0.1),
+        "times_adam": Interval(1.5, 0.2),
         "milliseconds_to_target": (5.0, 10.0, 15.0),
     }
     return Row(**{**fields, **changes})
@@ -330,6 +331,7 @@ def test_a_row_as_text() -> None:
     assert found["test accuracy"] == "0.900 ± 0.010"
     # Mean 20, s = 10, t(0.975; 2) = 4.303.
     assert found["steps to target"] == "20 ± 25"
+    assert found["× Adam's"] == "1.50 ± 0.20"
 
 
 def test_a_row_without_accuracy() -> None:
@@ -389,4 +391,13 @@ def test_a_comparison() -> None:
     # Paired: everything starts from the same losses.
     for record in found.records.values():
         np.testing.assert_array_equal(record.train_loss[:, 0], tuned.train_loss[:, 0])
-    assert all(name in " ".join(told) for name in ("slow", "exploding", "theirs", "tuning Adam"))
+    assert all(name in " ".join(told) for name in ("slow", "exploding", "theirs", "tuning Adam", "timing all in turns"))
+
+
+def test_times_of_a_row_are_paired_by_turn() -> None:
+    record = record_of([[4.0, 2.0], [4.0, 1.0]], [0, 10])
+    # Both slow down together: every turn has the same ratio. Of 1, 2, 3 ms: mean 2, s = 1, t(0.975; 2) = 4.302653.
+    row = summarise("mine", record, 2.0, np.array([0.001, 0.002, 0.003]), np.array([0.0005, 0.001, 0.0015]))
+    assert row.milliseconds_per_step == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-6)
+    assert row.times_adam == pytest.approx((2.0, 0.0))
+    assert row.milliseconds_to_target == pytest.approx((20.0, 20.0))

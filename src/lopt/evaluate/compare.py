@@ -11,8 +11,9 @@ from jaxtyping import Float, PRNGKeyArray
 
 from lopt.evaluate.baselines import LEARNING_RATES, Baseline, Sweep, tune_adam
 from lopt.evaluate.training import TrainRecord, default_key, train
-from lopt.evaluate.units import Protocol, tune_baseline
+from lopt.evaluate.units import Protocol, in_turns, tune_baseline
 from lopt.optimizer import Optimizer
+from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.hand_designed import Adam
 from lopt.task import Task
 
@@ -41,7 +42,8 @@ class Row(NamedTuple):
     test_loss: Interval
     test_accuracy: Interval | None
     steps_to_target: tuple[float, ...]  # a seed; infinity where the target was not reached
-    milliseconds_per_step: Interval  # over stretches of the training
+    milliseconds_per_step: Interval  # of one training, over turns
+    times_adam: Interval  # the ratio to the tuned Adam in the same turn
     milliseconds_to_target: tuple[float, ...]  # a seed
 
 
@@ -86,7 +88,8 @@ def compare(
 ) -> Comparison:
     """Train `task` with each optimizer and with Adam at its best learning rate, on the same seeds.
 
-    Adam's rate is chosen on these very seeds, which favours Adam; so is the setting of any other baseline that is to be tuned.
+    Adam's rate is chosen on these very seeds, which favours Adam; so is the setting of any other baseline that is to be tuned. Seconds are measured
+    afterwards, of one training with each optimizer, in turns (`in_turns`): whatever else the machine does falls on all.
 
     Args:
         optimizers: by the name under which they are reported; a key of `BASELINES` is tuned over its grid first.
@@ -102,24 +105,43 @@ def compare(
     tell(f"{name}: tuning Adam over {len(LEARNING_RATES)} learning rates")
     sweep = tune_adam(task, steps=steps, key=key, seeds=seeds)
     adam = Adam(learning_rate=sweep.best)
-    records = {}
+    chosen: dict[str, Optimizer] = {}
     for label, optimizer in {**optimizers, TUNED: adam}.items():
         if isinstance(optimizer, str):
             tell(f"{name}: tuning {label} over its grid")
             setting = tune_baseline(optimizer, task, steps=steps, key=key, protocol=Protocol(seeds=seeds, evals=1))
             optimizer = Baseline(optimizer, setting)
+        chosen[label] = optimizer if isinstance(optimizer, Optimizer) else FromOptax(optimizer)
+    records = {}
+    for label, optimizer in chosen.items():
         tell(f"{name}: training with {label}")
         records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
+    tell(f"{name}: timing all in turns")
+    seconds = in_turns(chosen, task, steps, key)
     target = float(records[TUNED].train_loss[:, -1].mean())
-    rows = [summarise(label, record, target) for label, record in records.items()]
+    rows = [summarise(label, record, target, seconds[label], seconds[TUNED]) for label, record in records.items()]
     return Comparison(name, steps, seeds, target, sweep, records, rows)
 
 
-def summarise(label: str, record: TrainRecord, target: float) -> Row:
-    """A record as a row: where it ended and when it reached `target`."""
+def summarise(
+    label: str,
+    record: TrainRecord,
+    target: float,
+    seconds: Float[np.ndarray, " turns"],
+    adam: Float[np.ndarray, " turns"],
+) -> Row:
+    """A record as a row: where it ended and when it reached `target`.
+
+    Args:
+        label: of the optimizer.
+        record: its trainings.
+        target: a training loss.
+        seconds: a step, in each turn.
+        adam: those of the tuned Adam in the same turns.
+    """
     accuracy = record.metrics.get("test_accuracy")
     reached = steps_to(target, record)
-    milliseconds = 1e3 * record.seconds_per_step
+    milliseconds = 1e3 * seconds
     return Row(
         label,
         interval(record.train_loss[:, -1]),
@@ -127,11 +149,21 @@ def summarise(label: str, record: TrainRecord, target: float) -> Row:
         None if accuracy is None else interval(accuracy[:, -1]),
         reached,
         interval(milliseconds),
+        interval(seconds / adam),
         tuple(steps * float(milliseconds.mean()) for steps in reached),
     )
 
 
-COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "ms a step", "ms to target")
+COLUMNS = (
+    "optimizer",
+    "train loss",
+    "test loss",
+    "test accuracy",
+    "steps to target",
+    "ms a step",
+    "× Adam's",
+    "ms to target",
+)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -143,6 +175,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "–" if row.test_accuracy is None else str(row.test_accuracy),
         _to_target(row.steps_to_target, digits=0),
         str(row.milliseconds_per_step),
+        f"{row.times_adam.mean:.2f} ± {row.times_adam.half:.2f}",
         _to_target(row.milliseconds_to_target, digits=1),
     )
 
