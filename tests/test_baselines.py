@@ -26,6 +26,7 @@ from lopt.evaluate.baselines import (
     select_one_setting,
     settings,
 )
+from lopt.evaluate.selection import finalists, ranked
 
 KEY = jax.random.key(3)
 TASK = lopt.tasks.create("quadratic", dim=4)
@@ -218,7 +219,18 @@ def test_tasks_optimizers_and_horizons_are_apart() -> None:
 
 def test_settings_with_other_seeds_do_not_compare() -> None:
     with pytest.raises(InputError, match="settings of adam on a do not have the same seeds"):
-        select([run_of(1.0, 0.1, 0), run_of(1.0, 0.1, 1), run_of(0.5, 0.2, 0)])
+        select([run_of(1.0, 0.1, 0), run_of(1.0, 0.1, 1), run_of(0.5, 0.2, 2)])
+
+
+def test_settings_that_dropped_out_after_a_seed_do_not_take_part() -> None:
+    runs = [run_of(1.0, 0.1, 0), run_of(1.0, 0.1, 1), run_of(0.5, 0.2, 0), run_of(2.0, 0.3, 0), run_of(2.0, 0.3, 1)]
+    assert chosen(select(runs)) == [("a", 0.1)] * 2
+    assert chosen(finalists(runs)) == [("a", 0.1)] * 2 + [("a", 0.3)] * 2
+    assert chosen(ranked([run_of(3.0, 0.1), run_of(math.nan, 0.2), run_of(1.0, 0.3)])) == [
+        ("a", 0.3),
+        ("a", 0.1),
+        ("a", 0.2),
+    ]
 
 
 def test_one_setting_for_all_tasks_by_hand() -> None:

@@ -79,11 +79,23 @@ def test_envelope_is_the_lowest_of_all_rates_and_never_rises() -> None:
         *seeds("adam", (8, 4, 5, 1), (8, 6, 5, 3), rate=0.1, horizon=30),  # means 8 5 5 2
         *seeds("adam", (8, 3, 4, 6), (8, 3, 4, 6), rate=0.3, horizon=30),  # lower at first, then it rises
         *seeds("adam", (8, 1, 1, 1), (8, NAN, 1, 1), rate=1.0, horizon=30),  # one seed diverged: out from there on
-        *seeds("adam", (8, 0, 0, 0), rate=0.1, horizon=10),  # shorter: does not count
+        *seeds("adam", (8, 0, 0, 0), rate=3.0, horizon=30),  # dropped out after one seed
     ]
     found = envelope(sweep)
     assert_array_equal(found.steps, [0, 10, 20, 30])
     assert_allclose(found.loss, [8, 3, 3, 2])
+
+
+def test_shorter_trainings_make_the_envelope_finer_where_they_last() -> None:
+    long = run("adam", (8, 4, 2), horizon=40)  # at steps 0, 20, 40
+    short = run(
+        "adam", (8, 7, 3, 3, 3), horizon=20
+    )  # at 0, 5, 10, 15, 20; lower from 10 on, and nothing is said after 20
+    found = envelope([long, short])
+    assert_array_equal(found.steps, [0, 5, 10, 15, 20, 40])
+    assert_allclose(found.loss, [8, 7, 3, 3, 3, 2])
+    broken = run("adam", (8, NAN, NAN), horizon=20)
+    assert_allclose(envelope([long, broken]).loss, [8, 6, 4, 2])
 
 
 def test_moving_average_is_velodromes_at_its_resolution() -> None:

@@ -81,6 +81,7 @@ class Contender(NamedTuple):
     fields: Fields | None  # arguments; None: a baseline that is tuned, or a saved optimizer
     weights: str | None  # sha256 of a saved optimizer
     given: str = ""  # what it was called by; empty: the label
+    tell_horizon: bool = True  # whether it is told how long a training lasts
 
     @property
     def is_tuned(self) -> bool:
@@ -116,6 +117,7 @@ def contender(text: str) -> Contender:
         text: a key of `BASELINES`, tuned; one of it or of `lopt list` at one setting, as `adam{"learning_rate":0.01}`, where a weight decay of a baseline
             that is not given is 0; the name of a saved optimizer; or
             the path of one, reported by the name of the file, or of its folder where the file is called `optimizer`, as those of `lopt meta-train` are.
+            A saved one with `{"tell_horizon":false}` after it is not told how long a training lasts.
 
     Raises:
         InputError: for an unknown name, bad fields, or a saved optimizer that cannot be read.
@@ -131,13 +133,18 @@ def contender(text: str) -> Contender:
     if not is_path and name not in zoo.available():
         known = [*BASELINES, *OPTIMIZERS, *zoo.available()]
         raise InputError(unknown("baseline, optimizer or saved optimizer", name, dict.fromkeys(known)))
+    tell_horizon = fields.pop("tell_horizon", True)
+    if not isinstance(tell_horizon, bool):
+        raise InputError(f"tell_horizon is {tell_horizon!r}; it must be true or false.")
     if fields:
         given = " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in fields.items())
         raise InputError(f"{name} is a saved optimizer; its fields are fixed, but {given} was given.")
     zoo.load(name)
     path = Path(name)
     label = name if not is_path else (path.resolve().parent.name if path.stem == "optimizer" else path.stem)
-    return Contender(label, str(path.resolve()) if is_path else name, None, zoo.read_card(name).sha256, text)
+    label = with_fields(label, {} if tell_horizon else {"tell_horizon": False})
+    where = str(path.resolve()) if is_path else name
+    return Contender(label, where, None, zoo.read_card(name).sha256, text, tell_horizon)
 
 
 def one_setting(text: str, fields: Fields | None = None) -> Optimizer:
@@ -163,6 +170,8 @@ def one_setting(text: str, fields: Fields | None = None) -> Optimizer:
         rated = with_fields(name, given | {"learning_rate": 0.01})
         raise InputError(f"{name} is a baseline, and nothing is tuned here; give its learning rate, as '{rated}'.")
     found = contender(with_fields(name, given))
+    if not found.tell_horizon:
+        raise InputError(f"{text} is for a bench, which says what the optimizer is told; leave tell_horizon out here.")
     return found.optimizer(found.fields or {})
 
 

@@ -22,7 +22,7 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
     """Of each task, optimizer and horizon the runs of the best setting: lowest final training loss, averaged over seeds.
 
     A setting with a seed that is not finite ranks behind all that have none, the fewer such seeds the better; ties go to the smaller
-    learning rate, then to the smaller weight decay. Runs keep their order.
+    learning rate, then to the smaller weight decay. Settings that dropped out after some of the seeds do not take part (`finalists`). Runs keep their order.
 
     Args:
         runs: of any number of settings.
@@ -33,13 +33,37 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
     """
     runs = list(runs)
     kept: set[int] = set()
-    for (task, optimizer, _), group in _by(runs, lambda r: (r.task, r.optimizer, r.horizon)).items():
-        by_setting = _by(group, lambda r: config_text(r.config))
-        if len({tuple(sorted(r.seed for r in rs)) for rs in by_setting.values()}) > 1:
-            raise InputError(f"The settings of {optimizer} on {task} do not have the same seeds.")
+    for group in _by(runs, lambda r: (r.task, r.optimizer, r.horizon)).values():
+        by_setting = _by(finalists(group), lambda r: config_text(r.config))
         best = min(by_setting.values(), key=lambda rs: (*_standing(rs, by), *_tie(rs[0].config)))
         kept.update(map(id, best))
     return [run for run in runs if id(run) in kept]
+
+
+def finalists(runs: Sequence[Run]) -> list[Run]:
+    """Of one task, optimizer and horizon the runs of the settings that trained all seeds.
+
+    Args:
+        runs: of any number of settings.
+
+    Raises:
+        InputError: where a setting has seeds that those with the most do not have, so that their means do not compare.
+    """
+    by_setting = {text: {r.seed for r in rs} for text, rs in _by(runs, lambda r: config_text(r.config)).items()}
+    most = max(by_setting.values(), key=len)
+    if not all(seeds <= most for seeds in by_setting.values()):
+        raise InputError(f"The settings of {runs[0].optimizer} on {runs[0].task} do not have the same seeds.")
+    return [run for run in runs if by_setting[config_text(run.config)] == most]
+
+
+def ranked(runs: Iterable[Run]) -> list[Run]:
+    """The first run of each setting, the best setting first, as `select` has it.
+
+    Args:
+        runs: of one task, optimizer and horizon, all settings with the same seeds.
+    """
+    by_setting = _by(runs, lambda r: config_text(r.config)).values()
+    return [rs[0] for rs in sorted(by_setting, key=lambda rs: (*_standing(rs), *_tie(rs[0].config)))]
 
 
 def scored(runs: Iterable[Run], protocol: Mapping[str, Any]) -> list[Run]:

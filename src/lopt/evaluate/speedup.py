@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run
-from lopt.evaluate.selection import config_text
+from lopt.evaluate.selection import config_text, finalists
 
 DECAY = 0.95  # VeLOdrome's moving average, for each of the evaluations of its reference:
 REFERENCE_EVALUATIONS = 10_000  # 100,000 steps, evaluated every 10
@@ -46,9 +46,12 @@ def envelope(runs: Sequence[Run]) -> Envelope:
     next: next to nothing is left to smooth. Forgetting 5 % an evaluation would delay the reference by half its training. Between
     evaluations the envelope is linear, not on VeLOdrome's grid of 512 points.
 
+    Trainings to several horizons make one envelope, the lowest of theirs: the longer the reference, the larger the speed-ups that can be told, and the
+    shorter ones are evaluated more often where they last.
+
     Args:
-        runs: of one task and one optimizer, all settings and seeds. Those with the longest horizon count: the longer the reference, the
-            larger the speed-ups that can be told. A setting with a seed that is not finite drops out from that step on.
+        runs: of one task and one optimizer, all settings and seeds. A setting with a seed that is not finite drops out from that step on, and one that
+            dropped out after some of the seeds does not take part.
 
     Raises:
         InputError: for no runs, several tasks or optimizers, evaluations at different steps, or no finite loss at the start.
@@ -57,13 +60,26 @@ def envelope(runs: Sequence[Run]) -> Envelope:
     """
     if len({(run.task, run.optimizer) for run in runs}) != 1:
         raise InputError("runs must hold one task and one optimizer, and at least one run.")
-    horizon = max(run.horizon for run in runs)
+    by_horizon: dict[int, list[Run]] = {}
+    for run in runs:
+        by_horizon.setdefault(run.horizon, []).append(run)
+    each = [_lowest(finalists(group)) for group in by_horizon.values()]
+    steps = np.unique(np.concatenate([one.steps for one in each]))
+    low = np.min([np.interp(steps, one.steps, one.loss, right=np.inf) for one in each], axis=0)
+    if not np.isfinite(low[0]):
+        raise InputError(
+            f"runs of {runs[0].optimizer} on {runs[0].task} have no finite train loss at the first evaluation."
+        )
+    return Envelope(steps, np.minimum.accumulate(low))
+
+
+def _lowest(runs: Sequence[Run]) -> Envelope:
+    """The lowest smoothed loss of any setting by every evaluation, of runs to one horizon."""
     settings: dict[str, list[Run]] = {}
     for run in runs:
-        if run.horizon == horizon:
-            settings.setdefault(config_text(run.config), []).append(run)
-    steps = next(iter(settings.values()))[0].steps
-    if any(not np.array_equal(run.steps, steps) for group in settings.values() for run in group):
+        settings.setdefault(config_text(run.config), []).append(run)
+    steps = runs[0].steps
+    if any(not np.array_equal(run.steps, steps) for run in runs):
         raise InputError(
             f"runs of {runs[0].optimizer} on {runs[0].task} were evaluated at different steps; they must be the same."
         )
@@ -72,12 +88,9 @@ def envelope(runs: Sequence[Run]) -> Envelope:
         for group in settings.values():
             mean = np.mean([run.train_loss.astype(float) for run in group], axis=0)
             curves.append(np.where(np.isfinite(mean), mean, np.inf))
-    low = np.min([_smooth(steps, curve) for curve in curves], axis=0)
-    if not np.isfinite(low[0]):
-        raise InputError(
-            f"runs of {runs[0].optimizer} on {runs[0].task} have no finite train loss at the first evaluation."
-        )
-    return Envelope(steps.astype(float), np.minimum.accumulate(low))
+    return Envelope(
+        steps.astype(float), np.minimum.accumulate(np.min([_smooth(steps, curve) for curve in curves], axis=0))
+    )
 
 
 def _smooth(steps: np.ndarray, curve: Float[np.ndarray, " evals"]) -> Float[np.ndarray, " evals"]:

@@ -133,6 +133,45 @@ def laptop() -> Suite:
     )
 
 
+def held_out() -> Suite:
+    """The whole corpus `held_out` at 200, 1,000 and 5,000 steps with 5 seeds: hours. Adam alone by default.
+
+    All settings of a grid train one seed, the best three all five.
+    """
+    tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test)
+    tasks = tuple(sorted(tasks, key=lambda task: "conv_fashion" in task))  # the costliest last
+    pieces = {task: 64 for task in tasks if task.partition("/")[2].startswith(TEXT)}
+    return Suite(
+        "held_out",
+        _line(held_out),
+        tasks,
+        steps=200,
+        multiples=dict.fromkeys(tasks, (1, 5, 25)),
+        protocol=Protocol(seeds=5, evals=25, eval_size=256, finalists=3),
+        eval_sizes=pieces,
+        optimizers=("adam",),
+    )
+
+
+def meta_valid() -> Suite:
+    """Twelve tasks to choose by, of the corpora's splits for validation, at 500 and 2,000 steps. Adam alone by default.
+
+    All settings of a grid train one seed, the best three all three.
+    """
+    tasks = [f"small_images/{name}" for name in list(find_corpus("small_images").valid)[::2]]
+    tasks += [f"taskset/sampled_{seed}" for seed in META_VALID]
+    return Suite(
+        "meta_valid",
+        _line(meta_valid),
+        tuple(tasks),
+        steps=500,
+        multiples=dict.fromkeys(tasks, (1, 4)),
+        protocol=Protocol(evals=25, eval_size=256, finalists=3),
+        eval_sizes={"taskset/sampled_2005": 64},
+        optimizers=("adam",),
+    )
+
+
 def wichrowska2017() -> Suite:
     """The 101 problems of the ensemble of Wichrowska et al. 2017 as released, and the 12 that they held out."""
     corpus = find_corpus("wichrowska2017")
@@ -147,6 +186,16 @@ def wichrowska2017() -> Suite:
 
 
 TASKSET_MEMBERS = 50
+META_VALID = (
+    2000,
+    2003,
+    2005,
+    2008,
+    2009,
+    2014,
+    2016,
+    2017,
+)  # the first of each family, loss and kind of data; 2005 is text
 
 
 def taskset() -> Suite:
@@ -204,7 +253,9 @@ def _line(of: Callable[[], Suite]) -> str:
 # The one place where suites get their names.
 SUITES: dict[str, Callable[[], Suite]] = {
     "generalisation": generalisation,
+    "held_out": held_out,
     "laptop": laptop,
+    "meta_valid": meta_valid,
     "smoke": smoke,
     "taskset": taskset,
     "wichrowska2017": wichrowska2017,

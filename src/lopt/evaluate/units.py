@@ -19,7 +19,7 @@ from lopt.evaluate.baselines import LEARNING_RATES
 from lopt.evaluate.contenders import Contender, Fields, task_named
 from lopt.evaluate.cost import cores
 from lopt.evaluate.probe_rules import Guarded
-from lopt.evaluate.selection import select
+from lopt.evaluate.selection import ranked, select
 from lopt.evaluate.training import default_key, train_batch
 from lopt.optimizer import Optimizer
 from lopt.task import Task
@@ -37,6 +37,9 @@ class Protocol(NamedTuple):
     seed: int = 0  # draws everything
     eval_size: int | None = None  # examples that an evaluation looks at, at most; None: as many as the task says
     learning_rates: tuple[float, ...] = LEARNING_RATES
+    finalists: int | None = (
+        None  # settings of a grid that train all seeds, the best after one seed of each; None: all settings do
+    )
 
 
 class Trained(NamedTuple):
@@ -77,6 +80,18 @@ def train_settings(
         key: draws problems, starts and minibatches.
     """
     tried = who.settings(protocol.learning_rates)
+    if protocol.finalists is None or len(tried) <= protocol.finalists or protocol.seeds == 1:
+        return _train_all(task, unit, who, protocol, key, tried)
+    first, compile_seconds = _train_all(task, unit, who, protocol._replace(seeds=1), key, tried)
+    best = [run.config for run in ranked(first)[: protocol.finalists]]
+    runs, seconds = _train_all(task, unit, who, protocol, key, [config for config in tried if config in best])
+    return [*runs, *(run for run in first if run.config not in best)], compile_seconds + seconds
+
+
+def _train_all(
+    task: Task, unit: Unit, who: Contender, protocol: Protocol, key: PRNGKeyArray, tried: Sequence[Fields]
+) -> tuple[list[Run], float]:
+    """Every setting with every seed."""
     size = min(len(tried), len(protocol.learning_rates))
     runs, compile_seconds = [], 0.0
     for i in range(0, len(tried), size):
@@ -89,6 +104,7 @@ def train_settings(
             seeds=protocol.seeds,
             evals=protocol.evals,
             batch=len(chosen),
+            tell_horizon=who.tell_horizon,
         )
         compile_seconds += record.compile_seconds
         curves = (record.train_loss, record.valid_loss, record.test_loss)
