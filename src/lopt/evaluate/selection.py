@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -10,12 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """Hyper-parameters as JSON: the same text for the same setting."""
-    return json.dumps(config, sort_keys=True)
+from lopt.evaluate.archive import Run, sorted_json
 
 
 def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> list[Run]:
@@ -34,7 +28,7 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
     runs = list(runs)
     kept: set[int] = set()
     for (task, optimizer, _), group in _by(runs, lambda r: (r.task, r.optimizer, r.horizon)).items():
-        by_setting = _by(group, lambda r: config_text(r.config))
+        by_setting = _by(group, lambda r: sorted_json(r.config))
         if len({tuple(sorted(r.seed for r in rs)) for rs in by_setting.values()}) > 1:
             raise InputError(f"The settings of {optimizer} on {task} do not have the same seeds.")
         best = min(by_setting.values(), key=lambda rs: (*_standing(rs, by), *_tie(rs[0].config)))
@@ -73,7 +67,7 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     kept: set[int] = set()
     for optimizer, group in _by(runs, lambda r: r.optimizer).items():
         cells = _by(group, lambda r: (r.task, r.horizon)).values()
-        tasks = [_by(rs, lambda r: config_text(r.config)) for rs in cells]
+        tasks = [_by(rs, lambda r: sorted_json(r.config)) for rs in cells]
         everywhere = set.intersection(*(set(t) for t in tasks))
         if not everywhere:
             raise InputError(f"No setting of {optimizer} was run on all tasks and horizons.")
@@ -109,4 +103,4 @@ def _standing(runs: Sequence[Run], by: str = "train") -> tuple[float, int]:
 
 def _tie(config: Mapping[str, Any]) -> tuple[float, float, str]:
     """Of settings that did alike the one that moves less: the smaller learning rate, then the smaller weight decay."""
-    return float(config.get("learning_rate", 0)), float(config.get("weight_decay", 0)), config_text(config)
+    return float(config.get("learning_rate", 0)), float(config.get("weight_decay", 0)), sorted_json(config)

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run
-from lopt.evaluate.selection import config_text
+from lopt.evaluate.archive import Run, sorted_json
 
 DECAY = 0.95  # VeLOdrome's moving average, for each of the evaluations of its reference:
 REFERENCE_EVALUATIONS = 10_000  # 100,000 steps, evaluated every 10
@@ -61,7 +60,7 @@ def envelope(runs: Sequence[Run]) -> Envelope:
     settings: dict[str, list[Run]] = {}
     for run in runs:
         if run.horizon == horizon:
-            settings.setdefault(config_text(run.config), []).append(run)
+            settings.setdefault(sorted_json(run.config), []).append(run)
     steps = next(iter(settings.values()))[0].steps
     if any(not np.array_equal(run.steps, steps) for group in settings.values() for run in group):
         raise InputError(
