@@ -319,6 +319,12 @@ class Archive:
         """Where units were run and timed."""
         return [json.loads(facts) for (facts,) in self._read("SELECT facts FROM machine ORDER BY id")]
 
+    def origins(self) -> list[tuple[dict[str, Any], int]]:
+        """Where what is done was trained: a machine with its versions, and how many units; no facts where none were written."""
+        query = """SELECT coalesce(facts, '{}'), count(*) FROM units LEFT JOIN machine ON machine.id = units.machine
+            WHERE error IS NULL GROUP BY units.machine ORDER BY min(units.rowid)"""
+        return [(json.loads(facts), count) for facts, count in self._read(query)]
+
     def export(self, path: str | Path) -> list[Path]:
         """Write the runs, a row an evaluation, and beside them the timings as `NAME-timings`.
 
