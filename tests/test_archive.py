@@ -236,6 +236,16 @@ def test_differences_are_found(change: Any, words: str) -> None:
         assert words in found[0]
 
 
+def test_where_units_come_from(path: Path) -> None:
+    old, new = {"cpu": "fast"}, {"cpu": "fast", "lopt": "0.2.0"}
+    with Archive(path) as archive:
+        assert archive.origins() == []
+        for horizon, machine in ((1, new), (2, old), (3, new | {"load_before": 2.0}), (4, None)):
+            archive.add(UNIT._replace(horizon=horizon), [], machine=machine)
+        archive.add_failure(UNIT._replace(horizon=5), "no", machine={"cpu": "another"})
+        assert archive.origins() == [(new, 2), (old, 1), ({}, 1)], "in the order of the work; failures are none"
+
+
 # --- Export. ---
 
 

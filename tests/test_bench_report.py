@@ -23,8 +23,10 @@ from lopt.evaluate.archive import Archive, Run, Timing, Unit
 from lopt.evaluate.bench import standings
 from lopt.evaluate.report import Provenance, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
-from lopt.evaluate.report._summary import COLUMNS, cells, number, ranking, sentences
+from lopt.evaluate.report._origin import meta_trained_here, mixed
+from lopt.evaluate.report._summary import COLUMNS, cells, number, sentences
 from lopt.evaluate.scores import Scores, score
+from lopt.evaluate.untuned import without_tuning
 
 BASELINES = (
     "adam",
@@ -237,7 +239,7 @@ def test_the_sentence_and_the_table_are_of_the_tasks_that_all_ran() -> None:
     overall, star = said(scores)
     assert overall.startswith("Over 2 tasks, of the 2 of 3 that all optimizers ran, star (learned) has the lowest")
     assert star.startswith("star ends lower than tuned adam on 2 of 2 tasks")
-    assert [str(cells(s, scores)[0]) for s in ranking(scores)] == ["2 of 3", "3 of 3", "3 of 3"]
+    assert [str(cells(s, scores)[0]) for s in scores.ranked] == ["2 of 3", "3 of 3", "3 of 3"]
     apart = scored([r for r in synthetic(tasks=2)[0] if (r.optimizer == "star") == (r.task == "digits_mlp0")])
     assert said(apart) == ["There is no task that all optimizers ran, so they cannot be compared."]
     assert "–" in summary_markdown(apart, ["star"])
@@ -264,6 +266,17 @@ def test_the_summary_in_markdown() -> None:
         assert sentence.partition(" on ")[2].split(":")[0] in text.replace("`", "")
 
 
+def test_a_baseline_without_one_setting_is_named() -> None:
+    runs, _ = synthetic(tasks=2)
+    apart = [r._replace(config={"learning_rate": 9.0}) if r[:2] == ("digits_mlp0", "sgd") else r for r in runs]
+    for trained, said in ((runs, False), (apart, True)):
+        scores = scored(trained)
+        untuned = without_tuning(trained, scores, resamples=100)
+        text = summary_markdown(scores, ["star"], untuned=untuned)
+        assert ("No setting of sgd was run on all its tasks." in text) == said
+        assert len(untuned) == 3 - said
+
+
 @pytest.mark.parametrize(
     ("x", "text"),
     [(0.0, "0.000"), (-0.0001, "0.000"), (-0.25, "−0.250"), (math.nan, "–"), (math.inf, "∞"), (3e7, "3.0e+07")],
@@ -274,12 +287,47 @@ def test_numbers(x: float, text: str) -> None:
 
 def test_the_table_says_what_is_censored_and_what_is_not_known() -> None:
     scores = fixed({"adam": [[0.5, 0.5]] * 3, "star": [[0.1, 0.1]] * 3})
-    star, adam = (dict(zip(COLUMNS[1:], map(str, cells(s, scores)), strict=True)) for s in ranking(scores))
+    star, adam = (dict(zip(COLUMNS[1:], map(str, cells(s, scores)), strict=True)) for s in scores.ranked)
     assert star["speed-up over tuned Adam"] == "≥ 1.00× (1.00 to 1.00; 3 of 3 censored)"
     assert star["tasks won against tuned Adam"].startswith("3 of 3 (")
     assert adam["tasks won against tuned Adam"] == "–"
     assert star["time of a step, × Adam"] == "–"
     assert star["diverged"] == "0"
+
+
+# --- Where runs and optimizers come from. ---
+
+
+def test_versions_and_machines_are_told_where_there_are_several() -> None:
+    one = {"cpu": "fast", "cores": 2, "lopt": "0.1.0", "jax": "1", "XLA_FLAGS": ""}
+    assert mixed([]) == mixed([(one, 9)]) == mixed([({}, 9)]) == []
+    assert mixed([(one, 1), (one | {"lopt": "0.2.0"}, 1500)]) == [
+        "The runs come from 2 versions of lopt: 0.1.0 (1 of 1,501 units of work) and 0.2.0 (1,500 of 1,501 units of work)."
+    ]
+    assert mixed([(one, 1), (one | {"cores": 4}, 2), (one, 3), ({k: v for k, v in one.items() if k != "lopt"}, 4)]) == [
+        "The runs come from 2 versions of lopt: 0.1.0 (6 of 10 units of work) and one that was not written down (4 of 10 units of work).",
+        "The runs come from 2 machines: fast with 2 cores (8 of 10 units of work) and fast with 4 cores (2 of 10 units of work).",
+    ]
+    assert mixed([(one, 1), (one | {"jax": "2", "XLA_FLAGS": "--x"}, 1)]) == [
+        "The runs come from 2 versions of jax: 1 (1 of 2 units of work) and 2 (1 of 2 units of work).",
+        "The runs come from 2 values of XLA_FLAGS: none (1 of 2 units of work) and --x (1 of 2 units of work).",
+    ]
+
+
+def test_who_was_meta_trained_on_tasks_of_the_bench_is_told() -> None:
+    tasks = ["digits_mlp", 'digits_mlp{"widths":[64]}', "bowl"]
+    cards = {
+        "a": {"tasks": ["digits_mlp()", "digits_mlp(widths=(64,)), horizon untold"]},
+        "b": {"tasks": ["small_images/digits_32"]},
+        "c": {},
+    }
+    assert meta_trained_here(cards, tasks, str) == [
+        'a was meta-trained on digits_mlp and digits_mlp{"widths":[64]} of this bench.',
+        "The card of c does not say on what it was meta-trained.",
+    ]
+    outside = {"b": cards["b"], "d": {"tasks": ["two_moons()"]}}
+    assert meta_trained_here(outside, tasks, str) == ["No task of this bench is on the card of b or d."]
+    assert meta_trained_here({}, tasks, str) == []
 
 
 # --- From an archive. ---
@@ -291,14 +339,15 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
         run._replace(config={"learning_rate": 9.0}, train_loss=run.train_loss + 1) for run in runs if not run.weights
     ]
     with Archive(tmp_path / "bench.sqlite") as archive:
-        archive.settle({"suite": "smoke", "seeds": 3, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
-        archive.add_card(f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train"})
+        archive.settle({"suite": "smoke", "seeds": 4, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
+        archive.add_card(f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train", "tasks": ["digits_mlp1()"]})
         for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in runs):
             archive.add(
                 unit,
                 [r for r in [*runs, *worse] if Unit(r.task, r.optimizer, r.horizon) == unit],
-                machine={"cpu": "a processor"},
+                machine={"cpu": "a processor"} | ({"lopt": "0.0.1"} if unit.optimizer == "sgd" else {}),
             )
+        archive.add_given({"star": "my runs/star.safetensors"})
         archive.add_failure(Unit("digits_mlp1", "lion", 200), "out of memory", machine={"cpu": "a processor"})
         archive.add_timings(timings)
     out, summary = tmp_path / "report.html", tmp_path / "summary.md"
@@ -308,8 +357,9 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
     text = out.read_text()
     for expected in (
         "<title>A title</title>",
-        "lopt bench smoke --optimizers",
-        html.escape(f"--archive {tmp_path / 'bench.sqlite'}"),
+        html.escape(
+            f"lopt bench smoke --optimizers adam sgd 'my runs/star.safetensors' --seeds 4 --archive {tmp_path / 'bench.sqlite'}"
+        ),
         html.escape(f"lopt report {tmp_path / 'bench.sqlite'}"),
         "† lowest rate",
         "lion on digits_mlp1 (200 steps): out of memory",
@@ -321,8 +371,22 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
         assert expected in text
     assert "learning_rate 9" not in text, "only the best settings"
     printed = capsys.readouterr().out
-    assert summary.read_text().splitlines()[0].replace("`", "") in printed
+    markdown = summary.read_text()
+    assert markdown.splitlines()[0].replace("`", "") in printed
     assert "tuned adam on" in printed
+    for note in (
+        "The runs come from 2 versions of lopt: one that was not written down (4 of 6 units of work) and 0.0.1 (2 of 6 units of work).",
+        "star was meta-trained on digits_mlp1 of this bench.",
+    ):
+        assert note in printed
+        assert f'<p class="note">{note}</p>' in text
+        assert f"- {note}" in markdown.replace("`", "")
+    _, untuned = markdown.split("## One setting for all tasks")
+    rows = {line.split("|")[1].strip(): line for line in untuned.splitlines() if line.startswith("| ")}
+    assert rows.keys() == {"optimizer", "`adam`", "`sgd`", "**`star`**"}
+    assert "| learning_rate 0.01, weight_decay 0.1 |" in rows["`adam`"]
+    assert "| as it comes |" in rows["**`star`**"]
+    assert 'id="one-setting"' in text
 
 
 def test_archives_that_cannot_be_reported_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,9 +414,10 @@ def test_names_are_text() -> None:
     runs, timings = synthetic((evil, "adam"), tasks=1)
     runs = [run._replace(task=evil, config={evil: evil}, weights=None) for run in [diverged(runs[0]), *runs[1:]]]
     timings = [timing._replace(task=evil) for timing in timings]
-    provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}}, [evil])
+    provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}}, [evil], [evil])
     scores = scored(runs, timings)._replace(notes=(evil,))
-    text = benchmark_page(evil, runs, timings, scores, provenance, axes={evil: {evil: evil}})
+    untuned = without_tuning(runs, scores, resamples=100)
+    text = benchmark_page(evil, runs, timings, scores, provenance, axes={evil: {evil: evil}}, untuned=untuned)
     assert "<script>window" not in text
     assert "<img" not in text.replace(get_plotlyjs(), "")
     assert evil not in text
@@ -537,7 +602,10 @@ def test_the_page_on_a_phone(opened: Callable[..., Tab]) -> None:
     names = ("a_learned_optimizer_with_quite_a_long_name", *BASELINES)
     runs, timings = synthetic(names, tasks=6)
     axes = {"width": {"8": "digits_mlp0", "16": "digits_mlp1"}}
-    tab = opened(text_of(runs, timings, axes=axes), 375, is_mobile=True, has_touch=True)
+    untuned = without_tuning(runs, scored(runs), resamples=100)
+    tab = opened(text_of(runs, timings, axes=axes, untuned=untuned), 375, is_mobile=True, has_touch=True)
+    rows = tab.page.locator("section:has(#one-setting) tbody tr")
+    assert (rows.count(), tab.page.locator("section:has(#one-setting) tr.learned").count()) == (12, 1)
     assert tab.width() == [375, 375]
     for details in tab.page.locator("summary").all():
         details.tap()

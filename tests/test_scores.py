@@ -19,6 +19,7 @@ from lopt.evaluate.scores import Scores, Summary, score
 from lopt.evaluate.selection import select
 from lopt.evaluate.speedup import envelope, speed_up
 from lopt.evaluate.statistics import paired_difference
+from lopt.evaluate.untuned import without_tuning
 
 INF, NAN = math.inf, math.nan
 BASELINES = ("adam", "sgd")
@@ -275,7 +276,6 @@ def test_summary() -> None:
     # Speed-up: at least 1 on the bowl, saturated; mean 2.5 on the valley, between 4 and 2 at steps 0 and 5: 3.75 / 10.
     assert_allclose(mine.speedup.value, (1 + 0.375) / 2)
     assert not mine.speedup_censored, "the median lies below the one saturated task"
-    assert mine.speedup_above == {1.0: 0.5, 4.0: 0.0, 16.0: 0.0}
     assert mine.saturated == 0.5
     # Same seeds: 1.5 > 1 and 0.5 < 3; 3 > 1 and 2 > 1.
     assert mine.improvement.value == 0.25
@@ -294,6 +294,43 @@ def test_summary() -> None:
     assert summary(found, "adam").wins is None
     assert np.isnan(summary(found, "adam").improvement.value)
     assert found.notes == ()
+
+
+def test_one_setting_for_all_tasks() -> None:
+    grid = [
+        *seeds("adam", (8, 1), (8, 1), rate=0.1),
+        *seeds("adam", (8, 5), (8, 5), rate=0.3),
+        *seeds("adam", (8, 4), (8, 4), rate=0.1, task="valley"),
+        *seeds("adam", (8, 2), (8, 2), rate=0.3, task="valley"),
+        *seeds("sgd", (8, 7), (8, 7), rate=0.1),
+        *seeds("sgd", (8, 7), (8, 7), rate=0.3, task="valley"),  # no rate on both
+    ]
+    mine = [*seeds("mine", (8, 4.5), (8, 4.5)), *seeds("mine", (8, 5), (8, 5), task="valley")]
+    scores = score(select([*grid, *mine]), baselines=BASELINES)
+    adam, other = without_tuning([*grid, *mine], scores)
+    # Regrets of 0.1: 0 and 2 / 6; of 0.3: 4 / 7 and 0. Normalised, of 0.1: 0 and 2 / 6, on the scale of the tuned.
+    assert (adam.optimizer, adam.config, adam.summary.optimizer) == ("adam", {"learning_rate": 0.1}, "adam")
+    assert_allclose(adam.summary.normalized.value, 1 / 6)
+    assert adam.tuned == summary(scores, "adam")
+    assert adam.tuned is not None
+    assert adam.tuned.normalized.value == 0
+    # Tuned Adam starts at 8 and ends at 2 in ten steps: 4 is worth 20 / 3 of them, and 1 on the bowl all ten.
+    assert_allclose(adam.summary.speedup.value, (1 + 2 / 3) / 2)
+    assert (other.optimizer, other.config, other.tuned) == ("mine", {}, None)
+    assert other.summary.normalized == summary(scores, "mine").normalized
+    assert_allclose(other.summary.normalized.value, 0.5)
+
+
+def test_one_setting_counts_what_failed_as_infinite() -> None:
+    grid = [r for t in ("a", "b", "c") for o, x in (("adam", 2), ("sgd", 4)) for r in seeds(o, (8, x), (8, x), task=t)]
+    lost = Unit("a", "sgd", 10)
+    trained = [r for r in grid if (r.task, r.optimizer) != lost[:2]]
+    scores = score(select(trained), baselines=BASELINES, failed=[lost])
+    adam, sgd = without_tuning(trained, scores, failed=[lost])
+    assert adam.tuned is not None
+    assert sgd.tuned is not None
+    assert (adam.summary.normalized, sgd.summary.normalized) == (adam.tuned.normalized, sgd.tuned.normalized)
+    assert (sgd.summary.diverged, sgd.summary.normalized.value) == (1 / 3, INF)
 
 
 def test_scores_in_seconds() -> None:

@@ -318,7 +318,7 @@ class Report:
         write_text(self.out, found.page)
         if self.markdown is not None:
             write_text(self.markdown, found.markdown)
-        for sentence in found.sentences:
+        for sentence in (*found.sentences, *found.notes):
             console.print(sentence, soft_wrap=True, markup=False)
         console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)
 

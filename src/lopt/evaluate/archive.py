@@ -60,6 +60,11 @@ class Done(NamedTuple):
     error: str | None  # None: all its runs are there
 
 
+def sorted_json(value: Any) -> str:
+    """JSON with sorted keys: the same text for the same setting, card or machine."""
+    return json.dumps(value, sort_keys=True)
+
+
 APPLICATION, VERSION = 0x6C6F7074, 2  # "lopt"; of the tables
 SCHEMA = """
 CREATE TABLE protocol (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -239,8 +244,7 @@ class Archive:
     def add_card(self, sha256: str, card: Mapping[str, Any]) -> None:
         """Write the card of saved weights."""
         with self._transaction() as db:
-            text = json.dumps(card, sort_keys=True)
-            db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (sha256, text))
+            db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (sha256, sorted_json(card)))
 
     def add_given(self, given: Mapping[str, str]) -> None:
         """Write how optimizers were named to the bench, by the label under which they are reported: of saved ones the path."""
@@ -263,7 +267,7 @@ class Archive:
         """
         known, new = self.protocol(), json.loads(json.dumps(protocol))
         for name in sorted(known):
-            old_value, new_value = (json.dumps(p.get(name), sort_keys=True) for p in (known, new))
+            old_value, new_value = (sorted_json(p.get(name)) for p in (known, new))
             if old_value != new_value:
                 old_value, new_value = (v if len(v) < 60 else f"{v[:57]}..." for v in (old_value, new_value))
                 raise InputError(
@@ -315,6 +319,12 @@ class Archive:
         """Where units were run and timed."""
         return [json.loads(facts) for (facts,) in self._read("SELECT facts FROM machine ORDER BY id")]
 
+    def origins(self) -> list[tuple[dict[str, Any], int]]:
+        """Where what is done was trained: a machine with its versions, and how many units; no facts where none were written."""
+        query = """SELECT coalesce(facts, '{}'), count(*) FROM units LEFT JOIN machine ON machine.id = units.machine
+            WHERE error IS NULL GROUP BY units.machine ORDER BY min(units.rowid)"""
+        return [(json.loads(facts), count) for facts, count in self._read(query)]
+
     def export(self, path: str | Path) -> list[Path]:
         """Write the runs, a row an evaluation, and beside them the timings as `NAME-timings`.
 
@@ -361,7 +371,7 @@ def _now() -> str:
 def _machine_id(db: sqlite3.Connection, machine: Mapping[str, Any] | None) -> int | None:
     if machine is None:
         return None
-    facts = json.dumps({k: v for k, v in machine.items() if k != "load_before"}, sort_keys=True)
+    facts = sorted_json({k: v for k, v in machine.items() if k != "load_before"})
     db.execute("INSERT OR IGNORE INTO machine (facts) VALUES (?)", (facts,))
     return db.execute("SELECT id FROM machine WHERE facts = ?", (facts,)).fetchone()[0]
 
@@ -374,8 +384,7 @@ def _row(run: Run) -> tuple[Any, ...]:
     curves = (_bytes(curve, "<f4") for curve in (run.train_loss, run.valid_loss, run.test_loss))
     names = sorted(run.metrics)
     metrics = _bytes([run.metrics[name] for name in names], "<f4")
-    config = json.dumps(run.config, sort_keys=True)
-    key = (run.task, run.optimizer, run.horizon, config, run.seed)
+    key = (run.task, run.optimizer, run.horizon, sorted_json(run.config), run.seed)
     return (*key, run.weights, _bytes(run.steps, "<i4"), *curves, json.dumps(names), metrics)
 
 

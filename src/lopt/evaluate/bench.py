@@ -12,10 +12,11 @@ import numpy as np
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
 from lopt.evaluate.baselines import BASELINES
-from lopt.evaluate.cells import diverged
+from lopt.evaluate.cells import diverged, spreads
 from lopt.evaluate.contenders import Contender, card_of, contender, contenders
 from lopt.evaluate.cost import cores, machine
 from lopt.evaluate.selection import select
+from lopt.evaluate.statistics import ranks
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.units import Trained, time_task, train_unit
 from lopt.evaluate.workers import Job, work
@@ -193,12 +194,13 @@ def standings(runs: Sequence[Run], timings: Sequence[Timing] = ()) -> list[Stand
     means = {cell: {o: _mean(losses) for o, losses in row.items()} for cell, row in final.items()}
     names = sorted({o for row in means.values() for o in row})
     complete = [row for row in means.values() if len(row) == len(names)]
-    ranks = {o: [_rank(row[o], list(row.values())) for row in complete] for o in names}
+    losses = np.array([[row[o] for row in complete] for o in names]).reshape(len(names), len(complete))
+    placed = dict(zip(names, ranks(losses), strict=True))
     rows = [
         Standing(
             o,
             sum(o in row for row in means.values()),
-            float(np.mean(ranks[o])) if complete else math.nan,
+            float(placed[o].mean()) if complete else math.nan,
             sum(row[o] == min(row.values()) < math.inf for row in complete),
             bad.count(o),
             _relative_time(o, timings),
@@ -212,20 +214,12 @@ def _mean(losses: Sequence[float]) -> float:
     return float(np.mean(losses)) if np.isfinite(losses).all() else math.inf
 
 
-def _rank(value: float, values: Sequence[float]) -> float:
-    """From 1; equal values share the mean of their places."""
-    return sum(v < value for v in values) + (1 + sum(v == value for v in values)) / 2
-
-
 def _relative_time(optimizer: str, timings: Sequence[Timing]) -> float:
     """Median over tasks of the median over turns of the ratio to Adam in the same turn of the same session."""
-    adam = {(t.task, t.horizon, t.session, t.turn): t.seconds_per_step for t in timings if t.optimizer == "adam"}
-    ratios: dict[tuple[str, int], list[float]] = {}
-    for t in timings:
-        base = adam.get((t.task, t.horizon, t.session, t.turn))
-        if t.optimizer == optimizer and base is not None:
-            ratios.setdefault((t.task, t.horizon), []).append(t.seconds_per_step / base)
-    return float(np.median([np.median(r) for r in ratios.values()])) if ratios else math.nan
+    problems = dict.fromkeys((t.task, t.horizon) for t in timings if t.optimizer == optimizer)
+    costs = [spreads(task, optimizer, horizon, timings, "adam")[1].median for task, horizon in problems]
+    known = [cost for cost in costs if not math.isnan(cost)]
+    return float(np.median(known)) if known else math.nan
 
 
 __all__ = ["SUITES", "Progress", "Standing", "Suite", "run", "standings"]

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing, Unit
-from lopt.evaluate.selection import config_text
+from lopt.evaluate.archive import Run, Timing, Unit, sorted_json
 from lopt.evaluate.speedup import Envelope, envelope, speed_up
 
 DIVERGED = 2.0  # normalised loss: as far above the start as the best baseline ended below it
@@ -159,7 +158,7 @@ def _grouped(runs: Sequence[Run]) -> Group:
                 f"runs has seed {run.seed} of {run.optimizer} on {run.task} to step {run.horizon} twice; select one setting."
             )
         seeds[run.seed] = run
-        settings = {config_text(r.config) for r in seeds.values()}
+        settings = {sorted_json(r.config) for r in seeds.values()}
         if len(settings) > 1:
             raise InputError(
                 f"runs has several settings of {run.optimizer} on {run.task} to step {run.horizon}; select one."
@@ -218,7 +217,7 @@ def _cell(
     normalized = {split: (final[split] - best) / (start - best) for split, (start, best) in scale.items()}
     each = np.array([_first(run.steps, run.train_loss.astype(float), target) for run in seeds.values()])
     to_target = _first(next(iter(seeds.values())).steps, _mean_curve(seeds), target)
-    per_step, cost = _spreads(task, optimizer, horizon, timings, reference)
+    per_step, cost = spreads(task, optimizer, horizon, timings, reference)
     worth = None if adam is None else speed_up(final["train"].mean(), adam, horizon)
     return Cell(
         task,
@@ -250,10 +249,18 @@ def _first(steps: np.ndarray, curve: Float[np.ndarray, " evals"], target: float)
     return max(1.0, float(steps[reached.argmax()])) if reached.any() else float("inf")
 
 
-def _spreads(
+def spreads(
     task: str, optimizer: str, horizon: int, timings: Sequence[Timing], reference: str
 ) -> tuple[Spread, Spread]:
-    """Seconds a step, and their ratio to the reference's in the same turn of the same session."""
+    """Seconds a step, and their ratio to the reference's in the same turn of the same session.
+
+    Args:
+        task: what was trained.
+        optimizer: by what.
+        horizon: of the trainings; timings of another one of the task stand in where there are none.
+        timings: of any tasks and optimizers.
+        reference: whose steps are 1.
+    """
     here = [t for t in timings if t.task == task]
     same = [t for t in here if t.horizon == horizon]
     here = same if any(t.optimizer == optimizer for t in same) else here

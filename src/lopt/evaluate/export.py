@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
-from lopt.evaluate.selection import config_text
+from lopt.evaluate.archive import Run, Timing, sorted_json
 
 if TYPE_CHECKING:
     from lopt.evaluate.archive import Archive
@@ -33,7 +32,7 @@ def export(archive: Archive, path: Path) -> list[Path]:
 
 
 def _rows(run: Run, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    config = config_text(run.config)
+    config = sorted_json(run.config)
     for i, step in enumerate(run.steps):
         losses = (float(curve[i]) for curve in (run.train_loss, run.valid_loss, run.test_loss))
         others = (float(run.metrics[name][i]) if name in run.metrics else None for name in metrics)

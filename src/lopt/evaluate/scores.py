@@ -33,7 +33,6 @@ from lopt.evaluate.statistics import (
 )
 
 RATIOS = tuple(float(x) for x in np.round(np.linspace(1, 4, 61), 2))
-ABOVE = (1.0, 4.0, 16.0)  # speed-ups that Metz et al. 2022 count
 NOT_KNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 
@@ -57,7 +56,6 @@ class Summary(NamedTuple):
     speedup: Estimate  # median over tasks
     speedup_new_tasks: Estimate
     speedup_censored: bool  # a saturated task lies at or below the median: the median is at least that
-    speedup_above: dict[float, float]  # fraction of tasks faster than so many times the reference
     saturated: float  # fraction of tasks
     improvement: Estimate  # probability of a lower final train loss than the tuned reference's from the same seed
     wins: Wins | None  # None for the reference, and where it did not run
@@ -89,6 +87,16 @@ class Scores(NamedTuple):
         """The tasks that all optimizers with any at these horizons ran, of which the summaries are."""
         rows = [row for row in self.table.values() if row]
         return tuple(task for task in self.tasks if all(task in row for row in rows))
+
+    @property
+    def ranked(self) -> list[Summary]:
+        """Summaries by the interquartile mean of the normalised loss, then by mean rank; unknown ones last."""
+
+        def order(s: Summary) -> tuple[float, float]:
+            loss, rank = s.normalized.value, s.rank
+            return (math.inf if math.isnan(loss) else loss, math.inf if math.isnan(rank) else rank)
+
+        return sorted(self.summaries, key=order)
 
     @property
     def table(self) -> dict[str, dict[str, Cell]]:
@@ -239,9 +247,6 @@ def _summary(
         speedup=_median_speedup(fast, options) if fast else NOT_KNOWN,
         speedup_new_tasks=_median_over_tasks(speedups, options) if fast else NOT_KNOWN,
         speedup_censored=bool((saturated & (speedups <= median)).any()),
-        speedup_above={
-            x: float(((speedups > x) | (saturated & (speedups >= x))).mean()) if fast else float("nan") for x in ABOVE
-        },
         saturated=float(saturated.mean()) if fast else float("nan"),
         improvement=_improvement(own, table.get(reference, {}), options),
         wins=None if optimizer == reference else _wins(own, table.get(reference, {})),

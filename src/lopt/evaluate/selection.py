@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -10,12 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """Hyper-parameters as JSON: the same text for the same setting."""
-    return json.dumps(config, sort_keys=True)
+from lopt.evaluate.archive import Run, sorted_json
 
 
 def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> list[Run]:
@@ -34,7 +28,7 @@ def select(runs: Iterable[Run], *, by: Literal["train", "valid"] = "train") -> l
     runs = list(runs)
     kept: set[int] = set()
     for group in _by(runs, lambda r: (r.task, r.optimizer, r.horizon)).values():
-        by_setting = _by(finalists(group), lambda r: config_text(r.config))
+        by_setting = _by(finalists(group), lambda r: sorted_json(r.config))
         best = min(by_setting.values(), key=lambda rs: (*_standing(rs, by), *_tie(rs[0].config)))
         kept.update(map(id, best))
     return [run for run in runs if id(run) in kept]
@@ -49,11 +43,11 @@ def finalists(runs: Sequence[Run]) -> list[Run]:
     Raises:
         InputError: where a setting has seeds that those with the most do not have, so that their means do not compare.
     """
-    by_setting = {text: {r.seed for r in rs} for text, rs in _by(runs, lambda r: config_text(r.config)).items()}
+    by_setting = {text: {r.seed for r in rs} for text, rs in _by(runs, lambda r: sorted_json(r.config)).items()}
     most = max(by_setting.values(), key=len)
     if not all(seeds <= most for seeds in by_setting.values()):
         raise InputError(f"The settings of {runs[0].optimizer} on {runs[0].task} do not have the same seeds.")
-    return [run for run in runs if by_setting[config_text(run.config)] == most]
+    return [run for run in runs if by_setting[sorted_json(run.config)] == most]
 
 
 def ranked(runs: Iterable[Run]) -> list[Run]:
@@ -62,7 +56,7 @@ def ranked(runs: Iterable[Run]) -> list[Run]:
     Args:
         runs: of one task, optimizer and horizon, all settings with the same seeds.
     """
-    by_setting = _by(runs, lambda r: config_text(r.config)).values()
+    by_setting = _by(runs, lambda r: sorted_json(r.config)).values()
     return [rs[0] for rs in sorted(by_setting, key=lambda rs: (*_standing(rs), *_tie(rs[0].config)))]
 
 
@@ -88,7 +82,7 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     once for each.
 
     Args:
-        runs: of any number of settings. Settings that some task lacks do not take part.
+        runs: of any number of settings. Settings that some task lacks, or that dropped out of one after some of the seeds, do not take part.
 
     Raises:
         InputError: where no setting is there for all tasks of an optimizer.
@@ -97,7 +91,7 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     kept: set[int] = set()
     for optimizer, group in _by(runs, lambda r: r.optimizer).items():
         cells = _by(group, lambda r: (r.task, r.horizon)).values()
-        tasks = [_by(rs, lambda r: config_text(r.config)) for rs in cells]
+        tasks = [_by(finalists(rs), lambda r: sorted_json(r.config)) for rs in cells]
         everywhere = set.intersection(*(set(t) for t in tasks))
         if not everywhere:
             raise InputError(f"No setting of {optimizer} was run on all tasks and horizons.")
@@ -133,4 +127,4 @@ def _standing(runs: Sequence[Run], by: str = "train") -> tuple[float, int]:
 
 def _tie(config: Mapping[str, Any]) -> tuple[float, float, str]:
     """Of settings that did alike the one that moves less: the smaller learning rate, then the smaller weight decay."""
-    return float(config.get("learning_rate", 0)), float(config.get("weight_decay", 0)), config_text(config)
+    return float(config.get("learning_rate", 0)), float(config.get("weight_decay", 0)), sorted_json(config)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run
-from lopt.evaluate.selection import config_text, finalists
+from lopt.evaluate.archive import Run, sorted_json
+from lopt.evaluate.selection import finalists
 
 DECAY = 0.95  # VeLOdrome's moving average, for each of the evaluations of its reference:
 REFERENCE_EVALUATIONS = 10_000  # 100,000 steps, evaluated every 10
@@ -77,7 +77,7 @@ def _lowest(runs: Sequence[Run]) -> Envelope:
     """The lowest smoothed loss of any setting by every evaluation, of runs to one horizon."""
     settings: dict[str, list[Run]] = {}
     for run in runs:
-        settings.setdefault(config_text(run.config), []).append(run)
+        settings.setdefault(sorted_json(run.config), []).append(run)
     steps = runs[0].steps
     if any(not np.array_equal(run.steps, steps) for run in runs):
         raise InputError(

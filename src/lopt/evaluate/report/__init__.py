@@ -1,7 +1,7 @@
 """Evaluations as self-contained HTML pages."""
 
+from lopt.evaluate.report._markdown import summary_markdown
 from lopt.evaluate.report._sections import Provenance
-from lopt.evaluate.report._summary import summary_markdown
 from lopt.evaluate.report.archived import Report, archive_report
 from lopt.evaluate.report.bench import benchmark_page
 from lopt.evaluate.report.comparison import figure, page, verdict

@@ -29,6 +29,7 @@ class Provenance(NamedTuple):
     machine: Mapping[str, Any] = {}  # and versions
     cards: Mapping[str, Mapping[str, Any]] = {}  # of saved optimizers, by the name under which they are reported
     failures: Sequence[str] = ()  # of the bench: what could not be run, and why
+    notes: Sequence[str] = ()  # what a reader must know of it, a sentence each
 
 
 class Section(NamedTuple):

@@ -1,4 +1,4 @@
-"""The scores of a benchmark as a table and as sentences, for pages and for Markdown."""
+"""The scores of a benchmark as a table and as sentences."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt.evaluate.cells import Cell
 from lopt.evaluate.report._pictures import interval_picture
 from lopt.evaluate.resampling import Estimate
 from lopt.evaluate.scores import Scores, Summary
@@ -74,24 +75,9 @@ def interval(found: Estimate) -> str:
     return f"{value} (95 % interval {notes[0]})" if notes else value
 
 
-def ranking(scores: Scores) -> list[Summary]:
-    """Summaries by the interquartile mean of the normalised loss, then by mean rank; unknown ones last."""
-
-    def order(s: Summary) -> tuple[float, float]:
-        loss, rank = s.normalized.value, s.rank
-        return (np.inf if math.isnan(loss) else loss, np.inf if math.isnan(rank) else rank)
-
-    return sorted(scores.summaries, key=order)
-
-
 def cells(s: Summary, scores: Scores) -> tuple[Text, ...]:
     """A row of the summary table without the name, in the order of `COLUMNS`."""
-    own = [cell for task, cell in scores.table[s.optimizer].items() if task in scores.common]
-    speed, censored = estimate(s.speedup, "×", 2), sum(cell.saturated for cell in own)
-    if censored:
-        speed = Text(
-            ("≥ " if s.speedup_censored else "") + speed.value, (*speed.notes, f"{censored} of {len(own)} censored")
-        )
+    own = _own(s, scores)
     won = Text("–")
     if s.wins is not None:
         count, (_, low, high) = s.wins.fraction.value * s.wins.tasks, s.wins.fraction
@@ -101,14 +87,32 @@ def cells(s: Summary, scores: Scores) -> tuple[Text, ...]:
     return (
         Text(f"{len(s.tasks)} of {len(scores.tasks)}"),
         estimate(s.normalized),
-        speed,
+        speed(s, scores),
         won,
         Text(number(s.rank, 1)),
         Text(number(s.steps_score, 2)),
         Text(number(s.seconds_score, 2)),
-        Text("–" if math.isnan(s.diverged) else f"{100 * s.diverged:.1f} %" if s.diverged else "0"),
+        share_diverged(s),
         Text(f"{np.median(costs):.2f}", spread) if costs else Text("–"),
     )
+
+
+def _own(s: Summary, scores: Scores) -> list[Cell]:
+    """Of the tasks that all ran."""
+    return [cell for task, cell in scores.table[s.optimizer].items() if task in scores.common]
+
+
+def speed(s: Summary, scores: Scores) -> Text:
+    """The speed-up over tuned Adam, and on how many tasks it is a lower bound."""
+    count = sum(cell.reference is not None for cell in _own(s, scores))
+    found = estimate(s.speedup, "×", 2)
+    censored = (f"{s.saturated * count:.0f} of {count} censored",) if s.saturated > 0 else ()
+    return Text(("≥ " if s.speedup_censored else "") + found.value, (*found.notes, *censored))
+
+
+def share_diverged(s: Summary) -> Text:
+    """The fraction of trainings."""
+    return Text("–" if math.isnan(s.diverged) else f"{100 * s.diverged:.1f} %" if s.diverged else "0")
 
 
 def sentences(scores: Scores, learned: Collection[str], name: Name) -> list[str]:
@@ -124,13 +128,13 @@ def sentences(scores: Scores, learned: Collection[str], name: Name) -> list[str]
         found.append("No learned optimizer took part.")
     if not scores.common:
         return found
-    return found + [_one(s.optimizer, scores, name) for s in ranking(scores) if s.optimizer in learned]
+    return found + [_one(s.optimizer, scores, name) for s in scores.ranked if s.optimizer in learned]
 
 
 def _overall(scores: Scores, learned: Collection[str], name: Name) -> str:
     if not scores.common:
         return "There is no task that all optimizers ran, so they cannot be compared."
-    ranked = [s for s in ranking(scores) if not math.isnan(s.normalized.value)]
+    ranked = [s for s in scores.ranked if not math.isnan(s.normalized.value)]
     if not ranked:
         return "No baseline made progress on any task, so the optimizers cannot be compared."
     first = ranked[0]
@@ -211,30 +215,11 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def summary_markdown(scores: Scores, learned: Collection[str]) -> str:
-    """The summary as Markdown: sentences, then the table.
-
-    Args:
-        scores: of a benchmark.
-        learned: the optimizers that are meta-trained; their names are bold.
-    """
-
-    def name(text: str) -> str:
-        return f"`{text.replace('`', chr(39)).replace('|', '¦')}`"
-
-    lines = []
-    for s in ranking(scores):
-        bold = f"**{name(s.optimizer)}**" if s.optimizer in learned else name(s.optimizer)
-        lines.append(f"| {' | '.join((bold, *map(str, cells(s, scores))))} |")
-    said = sentences(scores, learned, name)
-    head = (f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1))
-    return "\n".join((said[0], "", *(f"- {s}" for s in said[1:]), "", *head, *lines, "", " ".join(NOTE.split()), ""))
-
-
-def lead(scores: Scores, learned: Collection[str]) -> str:
-    """The sentences as HTML."""
+def lead(scores: Scores, learned: Collection[str], notes: Sequence[str] = ()) -> str:
+    """The sentences as HTML, then the notes, which are plain text."""
     said = sentences(scores, learned, lambda text: f"<b>{html.escape(text)}</b>")
-    return f'<div class="lead"><p>{said[0]}</p><ul>{"".join(f"<li>{s}</li>" for s in said[1:])}</ul></div>'
+    more = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+    return f'<div class="lead"><p>{said[0]}</p><ul>{"".join(f"<li>{s}</li>" for s in said[1:])}</ul></div>{more}'
 
 
 def table(scores: Scores, learned: Collection[str], swatches: dict[str, str]) -> str:
@@ -245,12 +230,11 @@ def table(scores: Scores, learned: Collection[str], swatches: dict[str, str]) ->
         learned: the optimizers that are meta-trained.
         swatches: how each optimizer is drawn, HTML.
     """
-    ranked = ranking(scores)
-    finite = [x for s in ranked for x in s.normalized if math.isfinite(x)]
-    low, high = min([0.0, *finite]), max([0.1, *(x for x in finite if x < 1.2)])
+    ranked = scores.ranked
+    low, high = scale([s.normalized for s in ranked])
     body = []
     for s in ranked:
-        ran, first, *rest = (_html(text) for text in cells(s, scores))
+        ran, first, *rest = (as_html(text) for text in cells(s, scores))
         picture = interval_picture(*s.normalized, low, high)
         kind = ' class="learned"' if s.optimizer in learned else ""
         name = f"<th>{swatches[s.optimizer]}{html.escape(s.optimizer)}</th>"
@@ -263,5 +247,12 @@ def table(scores: Scores, learned: Collection[str], swatches: dict[str, str]) ->
 <p class="small-print">{NOTE}</p>"""
 
 
-def _html(text: Text) -> str:
+def scale(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """From where to where their picture goes."""
+    finite = [x for found in estimates for x in found if math.isfinite(x)]
+    return min([0.0, *finite]), max([0.1, *(x for x in finite if x < 1.2)])
+
+
+def as_html(text: Text) -> str:
+    """The value, and below it each note."""
     return html.escape(text.value) + "".join(f"<br><small>{html.escape(note)}</small>" for note in text.notes)

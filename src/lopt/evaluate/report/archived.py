@@ -11,12 +11,15 @@ from lopt.evaluate.archive import Archive, Run
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.report._curves import learned
+from lopt.evaluate.report._markdown import code, summary_markdown
+from lopt.evaluate.report._origin import meta_trained_here, mixed
 from lopt.evaluate.report._sections import Provenance
-from lopt.evaluate.report._summary import sentences, summary_markdown
+from lopt.evaluate.report._summary import sentences
 from lopt.evaluate.report.bench import benchmark_page
 from lopt.evaluate.scores import Scores, score
 from lopt.evaluate.selection import scored, select
 from lopt.evaluate.suites import SUITES, find_suite
+from lopt.evaluate.untuned import Untuned, without_tuning
 from lopt.version import __version__
 
 REFERENCE = "adam"
@@ -30,6 +33,8 @@ class Report(NamedTuple):
     markdown: str  # the summary alone
     sentences: list[str]  # of the summary, plain text
     scores: Scores
+    untuned: list[Untuned]  # every optimizer at one setting for all tasks; empty with fewer than two in common
+    notes: list[str]  # of the origin of the runs, plain text
 
 
 def archive_report(archive: Archive, *, title: str | None = None) -> Report:
@@ -45,35 +50,45 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
     everything, timings, protocol = archive.runs(), archive.timings(), archive.protocol()
     if not everything:
         raise InputError(f"{archive.path} has no runs; `lopt bench` makes them.")
-    runs, suite = select(scored(everything, protocol)), protocol.get("suite")
+    trained, suite = scored(everything, protocol), protocol.get("suite")
+    runs, sweep = select(trained), [run for run in everything if run.optimizer == REFERENCE]
     found = score(
         runs,
         timings,
         baselines=BASELINES,
         reference=REFERENCE,
-        sweep=[run for run in everything if run.optimizer == REFERENCE],
+        sweep=sweep,
         tested=select(everything, by="valid"),
         tried=everything,
         failed=archive.failures(),
     )
+    several = len(found.common) > 1
+    untuned = without_tuning(trained, found, sweep=sweep, failed=archive.failures()) if several else []
     cards = archive.cards()
     weights = {run.optimizer: run.weights for run in runs if run.weights is not None}
+    known = {name: cards[sha] for name, sha in weights.items() if sha in cards}
+    tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
+    origins = mixed(archive.origins())
+    notes, in_markdown = ([*origins, *meta_trained_here(known, tasks, name)] for name in (str, code))
     provenance = Provenance(
         commands=(_command(protocol, found.optimizers, archive), shlex.join(["lopt", "report", str(archive.path)])),
         machine=_facts(archive.machines(), protocol),
-        cards={name: cards[sha] for name, sha in weights.items() if sha in cards},
+        cards=known,
         failures=[f"{u.optimizer} on {u.task} ({u.horizon:,} steps): {why}" for u, why in archive.failures().items()],
+        notes=notes,
     )
     heading = title or (f"Benchmark: the suite {suite}" if suite else "Benchmark")
-    page = benchmark_page(heading, runs, timings, found, provenance, axes=_axes(protocol.get("axes", {}), runs))
+    axes = _axes(protocol.get("axes", {}), runs)
+    page = benchmark_page(heading, runs, timings, found, provenance, axes=axes, untuned=untuned)
     said = sentences(found, learned(runs), str)
-    return Report(page, summary_markdown(found, learned(runs)), said, found)
+    markdown = summary_markdown(found, learned(runs), untuned=untuned, notes=in_markdown)
+    return Report(page, markdown, said, found, untuned, notes)
 
 
 def _command(protocol: Mapping[str, Any], optimizers: Sequence[str], archive: Archive) -> str:
-    """The bench that makes such runs. Saved optimizers are named as they are reported; their hashes say which files they were."""
-    suite = protocol.get("suite", "SUITE")
-    parts = ["lopt", "bench", suite, "--optimizers", *optimizers]
+    """The bench that makes such runs. Optimizers are named as they were given to it; hashes say which files the saved ones were."""
+    suite, given = protocol.get("suite", "SUITE"), archive.given()
+    parts = ["lopt", "bench", suite, "--optimizers", *(given.get(name, name) for name in optimizers)]
     if suite in SUITES:
         usual = find_suite(suite)
         if (seeds := protocol.get("seeds")) not in (None, usual.protocol.seeds):

@@ -24,8 +24,12 @@ from lopt.evaluate.report._sections import (
     settings_section,
     tasks_section,
 )
+from lopt.evaluate.report._untuned import untuned_section
 from lopt.evaluate.report.frame import document
 from lopt.evaluate.scores import Scores
+from lopt.evaluate.untuned import Untuned
+
+TABLES = ("summary", "one-setting")  # before the plots
 
 
 def benchmark_page(
@@ -36,6 +40,7 @@ def benchmark_page(
     provenance: Provenance = Provenance(),  # noqa: B008 - immutable
     *,
     axes: Mapping[str, Mapping[float | str, str]] | None = None,
+    untuned: Sequence[Untuned] = (),
 ) -> str:
     """One self-contained HTML page of a benchmark.
 
@@ -46,6 +51,7 @@ def benchmark_page(
         scores: of these runs.
         provenance: what is said of their origin; the horizons on its cards make the plot of longer ones.
         axes: of generalisation, as for `lopt.evaluate.axes.along`.
+        untuned: of the same, by `lopt.evaluate.untuned.without_tuning`; none, no table of them.
 
     Raises:
         InputError: where there are no runs, where scores are of other ones, or plotly is not installed.
@@ -55,7 +61,7 @@ def benchmark_page(
     if {run.optimizer for run in runs} != set(scores.optimizers):
         raise InputError(f"scores are of {', '.join(scores.optimizers)}; the runs are of other optimizers.")
     found, meta_trained = curves(runs, timings), learned(runs)
-    ranked = [summary.optimizer for summary in _summary.ranking(scores)]
+    ranked = [summary.optimizer for summary in scores.ranked]
     drawn = looks(ranked, meta_trained, scores.reference)
     order = {look.name: i for i, look in enumerate(drawn)}
     cards = {name: card.get("horizon") or (0, 0) for name, card in provenance.cards.items() if name in order}
@@ -68,6 +74,7 @@ def benchmark_page(
     swatches = {look.name: _pictures.swatch(look) for look in drawn}
     sections = [
         Section("summary", "Summary", _summary.table(scores, meta_trained, swatches)),
+        untuned_section(untuned, scores, meta_trained, swatches),
         curves_section(found),
         tasks_section(found, drawn, scores, ranked),
         plots_section("profiles", "Performance profiles", profiles, PROFILES),
@@ -82,14 +89,17 @@ def benchmark_page(
     plots = [plot for plot in (*profiles, speedups, tests, longer, *along) if plot is not None]
     data = _payload(found, drawn, [{"id": p.id, "traces": p.traces, "layout": p.layout} for p in plots])
     parts = [section for section in sections if section is not None]
-    return _put_together(title, _summary.lead(scores, meta_trained), _pictures.legend(drawn), parts, data)
+    return _put_together(
+        title, _summary.lead(scores, meta_trained, provenance.notes), _pictures.legend(drawn), parts, data
+    )
 
 
 def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: str) -> str:
     """The page from its parts. Nothing in it may load anything: its own policy forbids it."""
     links = "".join(f'<a href="#{s.id}">{html.escape(s.heading)}</a>' for s in sections)
-    summary, *rest = (f'<section><h2 id="{s.id}">{html.escape(s.heading)}</h2>{s.body}</section>' for s in sections)
-    body = f"{summary}<div>{legend}{''.join(rest)}</div>"  # the legend stays in sight below the summary
+    parts = {s.id: f'<section><h2 id="{s.id}">{html.escape(s.heading)}</h2>{s.body}</section>' for s in sections}
+    tables = "".join(parts.pop(id_, "") for id_ in TABLES)
+    body = f"{tables}<div>{legend}{''.join(parts.values())}</div>"  # the legend stays in sight below the tables
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
     return document(
         title,

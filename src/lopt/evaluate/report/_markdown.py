@@ -1,0 +1,57 @@
+"""The summary of a benchmark as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from lopt.evaluate.report import _summary, _untuned
+from lopt.evaluate.report._summary import Text
+from lopt.evaluate.scores import Scores
+from lopt.evaluate.untuned import Untuned
+
+
+def code(text: str) -> str:
+    """A name that stays one cell of a table."""
+    return f"`{text.replace('`', chr(39)).replace('|', '¦')}`"
+
+
+def summary_markdown(
+    scores: Scores,
+    learned: Collection[str],
+    *,
+    untuned: Sequence[Untuned] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """The summary as Markdown: sentences, notes, the table, and that of one setting for all tasks.
+
+    Args:
+        scores: of a benchmark.
+        learned: the optimizers that are meta-trained; their names are bold.
+        untuned: of the same, by `lopt.evaluate.untuned.without_tuning`; none, no table.
+        notes: of the origin of the runs, as Markdown.
+    """
+    said = [*_summary.sentences(scores, learned, code), *notes]
+    rows = [(s.optimizer, _summary.cells(s, scores)) for s in scores.ranked]
+    parts = [
+        said[0],
+        "\n".join(f"- {sentence}" for sentence in said[1:]),
+        _table(_summary.COLUMNS, rows, learned),
+        _line(_summary.NOTE),
+    ]
+    if untuned:
+        rows = [(row.optimizer, _untuned.cells(row, scores)) for row in untuned]
+        table = _table(_untuned.COLUMNS, rows, learned)
+        parts += [f"## {_untuned.HEADING}", _line(_untuned.MEANING), table, _line(_untuned.note(untuned, scores))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[tuple[str, tuple[Text, ...]]], learned: Collection[str]) -> str:
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
+    for optimizer, cells in rows:
+        name = f"**{code(optimizer)}**" if optimizer in learned else code(optimizer)
+        lines.append(f"| {' | '.join((name, *(str(cell).replace('|', '¦') for cell in cells)))} |")
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,65 @@
+"""What a reader must know of the origin of a benchmark's runs, in sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from lopt.evaluate.report._summary import Name, listed
+from lopt.evaluate.seen import seen
+
+VALUES = {"lopt": "versions of lopt", "machine": "machines", "XLA_FLAGS": "values of XLA_FLAGS"}
+NOT_WRITTEN = "one that was not written down"
+
+
+def mixed(origins: Sequence[tuple[Mapping[str, Any], int]]) -> list[str]:
+    """What the units of work do not share of machine and versions, a sentence each.
+
+    Args:
+        origins: as `Archive.origins` has them.
+    """
+    known = [({"machine": _machine(facts), **facts}, units) for facts, units in origins]
+    names = dict.fromkeys(name for facts, _ in known for name in facts if name not in ("cpu", "cores"))
+    total = sum(units for _, units in origins)
+    found = []
+    for name in ("lopt", *(name for name in names if name != "lopt")):
+        counts: Counter[str] = Counter()
+        for facts, units in known:
+            counts[NOT_WRITTEN if (value := facts.get(name)) is None else str(value) or "none"] += units
+        if len(counts) > 1:
+            what = VALUES.get(name, f"versions of {name}")
+            shares = listed([f"{value} ({units:,} of {total:,} units of work)" for value, units in counts.items()])
+            found.append(f"The runs come from {len(counts)} {what}: {shares}.")
+    return found
+
+
+def _machine(facts: Mapping[str, Any]) -> str | None:
+    return f"{facts['cpu']} with {facts.get('cores', 'unknown')} cores" if "cpu" in facts else None
+
+
+def meta_trained_here(cards: Mapping[str, Mapping[str, Any]], tasks: Collection[str], name: Name) -> list[str]:
+    """Which saved optimizers were meta-trained on tasks of the bench, by their cards, a sentence each; where there are none, one for all.
+
+    Args:
+        cards: of saved optimizers.
+        tasks: of the bench.
+        name: how a name is written.
+    """
+    told = {optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}
+    found = {optimizer: seen(known, tasks) for optimizer, known in told.items()}
+    said = [
+        f"{name(optimizer)} was meta-trained on {listed([name(task) for task in there])} of this bench."
+        for optimizer, there in found.items()
+        if there
+    ]
+    if told and not said:
+        said.append(f"No task of this bench is on the card of {_either(map(name, told))}.")
+    if silent := [name(optimizer) for optimizer in cards if optimizer not in told]:
+        said.append(f"The card of {_either(silent)} does not say on what it was meta-trained.")
+    return said
+
+
+def _either(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
