@@ -21,7 +21,7 @@ from lopt.cli import main
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit
 from lopt.evaluate.bench import standings
-from lopt.evaluate.report import Provenance, benchmark_page, summary_markdown
+from lopt.evaluate.report import Provenance, archive_report, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
 from lopt.evaluate.report._origin import meta_trained_here, mixed
 from lopt.evaluate.report._summary import COLUMNS, cells, number, sentences
@@ -331,6 +331,25 @@ def test_who_was_meta_trained_on_tasks_of_the_bench_is_told() -> None:
 
 
 # --- From an archive. ---
+
+
+def test_a_report_of_one_horizon_reads_speed_up_from_all(tmp_path: Path) -> None:
+    runs, _ = synthetic(("star", "adam", "sgd"), tasks=2, horizons=(200, 1000))
+    with Archive(tmp_path / "bench.sqlite") as archive:
+        for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in runs):
+            archive.add(unit, [r for r in runs if Unit(r.task, r.optimizer, r.horizon) == unit], machine={})
+        short, long = (archive_report(archive, horizon=h) for h in (200, 1000))
+        assert set(short.scores.horizons.values()) == {200}
+        assert set(long.scores.horizons.values()) == {1000}
+        assert "Benchmark, 1,000 steps" in long.page
+        assert "--horizon 1000" in html.unescape(long.page)
+        by_name = {s.optimizer: s for s in short.scores.summaries}
+        assert max(c.speedup for c in short.scores.cells if c.optimizer == "star") > 1, (
+            "Adam's longer trainings are read"
+        )
+        assert by_name["adam"].tasks == ("digits_mlp0", "digits_mlp1")
+        with pytest.raises(InputError, match="horizon is 300; the archive has trainings of 200, 1000 steps"):
+            archive_report(archive, horizon=300)
 
 
 def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

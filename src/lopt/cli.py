@@ -305,6 +305,8 @@ class Report:
     """Of the page; names the suite by default."""
     markdown: Path | None = None
     """Write the summary, sentences and table, as Markdown as well."""
+    horizon: int | None = None
+    """Score only trainings of so many inner steps, where tasks were trained to several."""
 
     def run(self) -> None:
         """Score, write, print."""
@@ -314,7 +316,7 @@ class Report:
         from lopt.evaluate.report import archive_report
 
         with Archive(self.archive, create=False) as archive:
-            found = archive_report(archive, title=self.title)
+            found = archive_report(archive, title=self.title, horizon=self.horizon)
         write_text(self.out, found.page)
         if self.markdown is not None:
             write_text(self.markdown, found.markdown)

@@ -37,20 +37,26 @@ class Report(NamedTuple):
     notes: list[str]  # of the origin of the runs, plain text
 
 
-def archive_report(archive: Archive, *, title: str | None = None) -> Report:
+def archive_report(archive: Archive, *, title: str | None = None, horizon: int | None = None) -> Report:
     """Score what an archive holds, each optimizer at its best setting on each task, and write the page and its summary.
 
     Args:
         archive: of a bench, finished or not.
         title: of the page; names the suite by default.
+        horizon: only trainings of so many inner steps are scored, where tasks were trained to several; speed-up is read from Adam's of all.
 
     Raises:
-        InputError: where the archive has no runs, or none of a baseline, or plotly is not installed.
+        InputError: where the archive has no runs, or none of this horizon or of a baseline, or plotly is not installed.
     """
     everything, timings, protocol = archive.runs(), archive.timings(), archive.protocol()
     if not everything:
         raise InputError(f"{archive.path} has no runs; `lopt bench` makes them.")
     trained, suite = scored(everything, protocol), protocol.get("suite")
+    if horizon is not None:
+        there = sorted({run.horizon for run in trained})
+        trained = [run for run in trained if run.horizon == horizon]
+        if not trained:
+            raise InputError(f"horizon is {horizon}; the archive has trainings of {', '.join(map(str, there))} steps.")
     runs, sweep = select(trained), [run for run in everything if run.optimizer == REFERENCE]
     found = score(
         runs,
@@ -58,8 +64,8 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
         baselines=BASELINES,
         reference=REFERENCE,
         sweep=sweep,
-        tested=select(everything, by="valid"),
-        tried=everything,
+        tested=select(trained, by="valid"),
+        tried=trained,
         failed=archive.failures(),
     )
     several = len(found.common) > 1
@@ -71,13 +77,14 @@ def archive_report(archive: Archive, *, title: str | None = None) -> Report:
     origins = mixed(archive.origins())
     notes, in_markdown = ([*origins, *meta_trained_here(known, tasks, name)] for name in (str, code))
     provenance = Provenance(
-        commands=(_command(protocol, found.optimizers, archive), shlex.join(["lopt", "report", str(archive.path)])),
+        commands=(_command(protocol, found.optimizers, archive), _report_command(archive, horizon)),
         machine=_facts(archive.machines(), protocol),
         cards=known,
         failures=[f"{u.optimizer} on {u.task} ({u.horizon:,} steps): {why}" for u, why in archive.failures().items()],
         notes=notes,
     )
-    heading = title or (f"Benchmark: the suite {suite}" if suite else "Benchmark")
+    of = "" if horizon is None else f", {horizon:,} steps"
+    heading = title or (f"Benchmark: the suite {suite}{of}" if suite else f"Benchmark{of}")
     axes = _axes(protocol.get("axes", {}), runs)
     page = benchmark_page(heading, runs, timings, found, provenance, axes=axes, untuned=untuned)
     said = sentences(found, learned(runs), str)
@@ -97,6 +104,10 @@ def _command(protocol: Mapping[str, Any], optimizers: Sequence[str], archive: Ar
         if cells and cells != usual.cells() and cells == usual.changed(steps=min(h for _, h in cells)).cells():
             parts += ["--steps", str(min(h for _, h in cells))]
     return shlex.join([*parts, "--archive", str(archive.path)])
+
+
+def _report_command(archive: Archive, horizon: int | None) -> str:
+    return shlex.join(["lopt", "report", str(archive.path), *(["--horizon", str(horizon)] if horizon else [])])
 
 
 def _facts(machines: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> dict[str, Any]:
