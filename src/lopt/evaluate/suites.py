@@ -48,11 +48,13 @@ class Suite:
     reference_multiple: int = 1
 
     def cells(self) -> list[tuple[str, int]]:
-        """Every task with every horizon that it is trained to."""
+        """Every task with every horizon that it is trained to: the first horizon of all tasks, then the second, so that the long trainings come last."""
+        multiples = {task: self.multiples.get(task, (1,)) for task in self.tasks}
         return [
-            (task, n * self.steps_of.get(task, self.steps))
+            (task, multiples[task][i] * self.steps_of.get(task, self.steps))
+            for i in range(max(map(len, multiples.values()), default=0))
             for task in self.tasks
-            for n in self.multiples.get(task, (1,))
+            if i < len(multiples[task])
         ]
 
     def reference_cells(self) -> list[tuple[str, int]]:
