@@ -81,15 +81,15 @@ def from_bytes(content: bytes, like: Tree, source: str) -> Tree:
         )
     loaded = []
     for name, leaf in zip(expected, leaves, strict=True):
-        shape = jax.eval_shape(_plain, leaf)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        shape = jax.eval_shape(_plain, leaf) if is_key else leaf
         found = arrays[name]
         if found.shape != shape.shape or found.dtype != shape.dtype:
             raise CheckpointError(
                 f"{source} belongs to another architecture: {name} is {found.dtype}{list(found.shape)}, "
                 f"expected {shape.dtype}{list(shape.shape)}."
             )
-        array = jnp.asarray(found)
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = jax.device_put(found)  # not `asarray`, which compiles a program for every shape
         loaded.append(jax.random.wrap_key_data(array) if is_key else array)
     return treedef.unflatten(loaded)
 
