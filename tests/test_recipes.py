@@ -22,11 +22,12 @@ from lopt.tasks.data import fashion_mnist_folder
 KEY = jax.random.key(0)
 
 
-def test_the_general_recipe_trains_on_training_splits_only() -> None:
-    for spec in RECIPES["general"].tasks:
+@pytest.mark.parametrize("name", ["general", "general_longer"])
+def test_a_general_recipe_trains_on_training_splits_only(name: str) -> None:
+    for spec in RECIPES[name].tasks:
         corpus, _, member = spec.name.partition("/")
         assert member in find_corpus(corpus).train
-    assert {spec.tell_horizon for spec in RECIPES["general"].tasks} == {True, False}
+    assert {spec.tell_horizon for spec in RECIPES[name].tasks} == {True, False}
 
 
 @pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")

@@ -132,6 +132,32 @@ GENERAL = (
     "wichrowska2017/bowl_1_noisy",
 )
 
+# A second course, after `general`: half of it new, and every third in random coordinates.
+GENERAL_LONGER = (
+    "taskset/sampled_41",  # LSTM, prose
+    "taskset/sampled_14",  # GRU, source
+    "taskset/sampled_108",  # conv net with layer norm, digits
+    "taskset/sampled_94",  # one convolution, Fashion-MNIST
+    "taskset/sampled_1",  # conv net, squared error, batches of 16
+    "taskset/sampled_28",  # autoencoder, Fashion-MNIST
+    "taskset/sampled_45",  # linear autoencoder, digits
+    "taskset/sampled_134",  # batch norm, Fashion-MNIST
+    "taskset/sampled_50",  # four layers with layer norm, digits
+    "taskset/sampled_73",  # squared error, digits
+    "taskset/sampled_110",  # wide, batches of 16, digits
+    "taskset/sampled_49",  # 14x14 Fashion-MNIST
+    "taskset/sampled_24",  # softmax regression, 14x14 Fashion-MNIST
+    "taskset/sampled_58",  # breast cancer, linear
+    "small_images/digits_32",
+    "small_images/fashion_8_32",
+    "small_images/fashion_8_edges_32",
+    "taskset/sampled_2",
+    "taskset/sampled_5",
+    "taskset/sampled_29",
+    "wichrowska2017/mlp_12_16_8_3_batch_200",
+    "wichrowska2017/quadratic_20_noisy",
+)
+
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
         description="STAR on four small digits MLPs, for a low validation loss: about two minutes on two cores.",
@@ -172,6 +198,25 @@ RECIPES: dict[str, Recipe] = {
         std=0.02,
         unit_norm=True,
         steps=12_000,
+        average=0.999,
+    ),
+    "general_longer": Recipe(
+        description="RelativeMLP on other tasks and to longer horizons than general has, a third in random coordinates; for `--init` with what general gave.",
+        optimizer="relative_mlp",
+        tasks=tuple(
+            TaskSpec(
+                name=name, tell_horizon=i % 2 == 0, reparametrize="tensor" if i % 3 == 2 else None, scales=(0.3, 3.0)
+            )
+            for i, name in enumerate(GENERAL_LONGER)
+        ),
+        objective="mean_log",
+        pairs=2,
+        horizon=(200, 5_000),
+        curriculum=4_000,
+        std=0.02,
+        unit_norm=True,
+        steps=20_000,
+        learning_rate=5e-4,
         average=0.999,
     ),
     "smoke": Recipe(
