@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import itertools
 import json
@@ -369,10 +370,20 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
         archive.add_given({"star": "my runs/star.safetensors"})
         archive.add_failure(Unit("digits_mlp1", "lion", 200), "out of memory", machine={"cpu": "a processor"})
         archive.add_timings(timings)
-    out, summary = tmp_path / "report.html", tmp_path / "summary.md"
-    main(
-        ["report", str(tmp_path / "bench.sqlite"), "--out", str(out), "--markdown", str(summary), "--title", "A title"]
+    out, summary, table = (tmp_path / name for name in ("report.html", "summary.md", "cells.csv"))
+    files = ["--out", str(out), "--markdown", str(summary), "--cells", str(table)]
+    main(["report", str(tmp_path / "bench.sqlite"), *files, "--title", "A title"])
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    cell = {(r["task"], r["optimizer"]): r for r in rows}
+    assert set(cell) == {(f"digits_mlp{i}", name) for i in (0, 1) for name in ("star", "adam", "sgd")}, (
+        "what failed and never ran has no row"
     )
+    ends = [run.train_loss[-1] for run in runs if (run.task, run.optimizer) == ("digits_mlp0", "star")]
+    star = cell["digits_mlp0", "star"]
+    assert float(star["train_loss"]) == pytest.approx(np.mean(ends), rel=1e-4)
+    assert float(star["train_loss_sd"]) == pytest.approx(np.std(ends, ddof=1), rel=1e-3)
+    assert (star["steps"], star["seeds"], star["config"], star["diverged"]) == ("200", "3", "{}", "0")
     text = out.read_text()
     for expected in (
         "<title>A title</title>",

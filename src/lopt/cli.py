@@ -305,6 +305,8 @@ class Report:
     """Of the page; names the suite by default."""
     markdown: Path | None = None
     """Write the summary, sentences and table, as Markdown as well."""
+    cells: Path | None = None
+    """Write a row for each optimizer and task, as CSV, as well."""
     horizon: int | None = None
     """Score only trainings of so many inner steps, where tasks were trained to several."""
 
@@ -320,6 +322,8 @@ class Report:
         write_text(self.out, found.page)
         if self.markdown is not None:
             write_text(self.markdown, found.markdown)
+        if self.cells is not None:
+            write_text(self.cells, found.cells)
         for sentence in (*found.sentences, *found.notes):
             console.print(sentence, soft_wrap=True, markup=False)
         console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Run, Timing, sorted_json
 
 if TYPE_CHECKING:
     from lopt.evaluate.archive import Archive
+    from lopt.evaluate.scores import Scores
 
 FIXED = ("task", "optimizer", "horizon", "config", "weights", "seed", "step", "train_loss", "valid_loss", "test_loss")
 
@@ -29,6 +33,57 @@ def export(archive: Archive, path: Path) -> list[Path]:
     write(path, (*FIXED, *metrics), rows)
     write(beside, Timing._fields, iter(archive.timings()))
     return [path, beside]
+
+
+CELLS = (
+    "task",
+    "optimizer",
+    "steps",
+    "config",
+    "seeds",
+    "train_loss",
+    "train_loss_sd",
+    "test_loss",
+    "normalized",
+    "normalized_test",
+    "speedup",
+    "speedup_is_lower_bound",
+    "steps_to_target",
+    "diverged",
+    "milliseconds_per_step",
+    "times_adam",
+)
+
+
+def cells_csv(scores: Scores, runs: Sequence[Run]) -> str:
+    """A benchmark in small: a row for each optimizer, task and horizon as CSV; losses are means over seeds at the end, to five digits.
+
+    Args:
+        scores: of the benchmark; `Cell` says what the columns are.
+        runs: that were scored, for their settings.
+    """
+    settings = {(run.task, run.optimizer, run.horizon): sorted_json(run.config) for run in runs}
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(CELLS)
+    for cell in scores.cells:
+        numbers = (
+            cell.train_loss.mean(),
+            cell.train_loss.std(ddof=1) if len(cell.seeds) > 1 else float("nan"),
+            cell.test_loss.mean(),
+            cell.normalized.mean(),
+            cell.normalized_test.mean(),
+            cell.speedup,
+            int(cell.saturated),
+            cell.steps_to_target,
+            cell.diverged,
+            1e3 * cell.seconds_per_step.median,
+            cell.cost.median,
+        )
+        setting = settings.get((cell.task, cell.optimizer, cell.horizon), "{}")
+        fixed = (cell.task, cell.optimizer, cell.horizon, setting, len(cell.seeds))
+        table.writerow((*fixed, *("" if np.isnan(x) else f"{x:.5g}" for x in numbers)))
+    return out.getvalue()
 
 
 def _rows(run: Run, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -76,4 +131,4 @@ def _parquet() -> Any:
     return write
 
 
-__all__ = ["export"]
+__all__ = ["CELLS", "cells_csv", "export"]

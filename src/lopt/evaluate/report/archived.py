@@ -10,6 +10,7 @@ from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.contenders import split_fields
+from lopt.evaluate.export import cells_csv
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import code, summary_markdown
 from lopt.evaluate.report._origin import meta_trained_here, mixed
@@ -31,6 +32,7 @@ class Report(NamedTuple):
 
     page: str  # HTML
     markdown: str  # the summary alone
+    cells: str  # CSV, by `cells_csv`
     sentences: list[str]  # of the summary, plain text
     scores: Scores
     untuned: list[Untuned]  # every optimizer at one setting for all tasks; empty with fewer than two in common
@@ -89,7 +91,7 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     page = benchmark_page(heading, runs, timings, found, provenance, axes=axes, untuned=untuned)
     said = sentences(found, learned(runs), str)
     markdown = summary_markdown(found, learned(runs), untuned=untuned, notes=in_markdown)
-    return Report(page, markdown, said, found, untuned, notes)
+    return Report(page, markdown, cells_csv(found, runs), said, found, untuned, notes)
 
 
 def _command(protocol: Mapping[str, Any], optimizers: Sequence[str], archive: Archive) -> str:
