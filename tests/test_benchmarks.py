@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+import lopt
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SPREAD = {"median", "q1", "q3"}
@@ -68,3 +71,36 @@ def test_tasks(tmp_path: Path) -> None:
         assert r["step_ms"]["median"] > 0
     assert (sampled["task"], sampled["programs"], sampled["not_finite"]) == ("1 sampled tasks", 1, 0)
     assert sampled["slowest_step_ms"] > 0
+
+
+@pytest.mark.slow
+def test_ablation(tmp_path: Path) -> None:
+    arguments = (
+        "--runs",
+        str(tmp_path / "runs"),
+        "--variants",
+        "whole",
+        "--tasks",
+        "wichrowska2017/quadratic_20_noisy",
+    )
+    arguments += ("--steps", "2", "--suite", "smoke", "--inner-steps", "4")
+    results = run("ablation.py", tmp_path / "ablation.json", *arguments)
+    assert [r["variant"] for r in results] == ["whole", "whole-untrained"]
+    assert [r["meta_steps"] for r in results] == [2, 0]
+    for r in results:
+        assert r["horizon"] == 4
+        assert r["tasks"] == 3
+        assert r["speedup"].keys() == r["normalized"].keys() == {"value", "low", "high"}
+
+
+@pytest.mark.slow
+def test_long(tmp_path: Path) -> None:
+    optimizer = lopt.create("relative_mlp", key=jax.random.key(0))
+    saved = lopt.save(tmp_path / "it", optimizer, lopt.zoo.Card(horizon=(2, 4)))
+    arguments = ("--optimizer", str(saved), "--tasks", "quadratic", "--multiple", "3", "--evals", "2")
+    results = run("long.py", tmp_path / "long.json", *arguments)
+    assert [(r["task"], r["told"], r["steps"], r["diverged"]) for r in results] == [
+        ("quadratic", True, 12, 0),
+        ("quadratic", False, 12, 0),
+    ]
+    assert all(r["lowest"] <= r["end"] for r in results)

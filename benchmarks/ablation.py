@@ -1,0 +1,133 @@
+"""What each ingredient of `general-1` is worth: every variant meta-trained by the same small recipe, then compared on tasks to choose by.
+
+The recipe is `general` on six of its tasks. A run directory each, so the same command resumes; the comparison is the suite `meta_valid`, in one archive.
+Nothing here looks at the tasks that are reported on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from common import RESULTS, header, machine, show, write
+from lopt import zoo
+from lopt.evaluate.archive import Archive
+from lopt.evaluate.baselines import BASELINES
+from lopt.evaluate.bench import run as bench
+from lopt.evaluate.resampling import Estimate
+from lopt.evaluate.scores import Summary, score
+from lopt.evaluate.selection import select
+from lopt.evaluate.suites import find_suite
+from lopt.optimizers import create
+from lopt.recipes import RECIPES, Recipe, run
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": ("relative_mlp", {}),
+    "without-progress": ("relative_mlp", {"progress": False}),
+    "without-schedule": ("relative_mlp", {"scheduled": False}),
+    "without-relative-steps": ("relative_mlp", {"relative": False, "nominal_step": 0.03}),
+    "without-nominal-term": ("relative_mlp", {"nominal_step": 0.0, "step_mult": 0.1}),
+    "star": ("star", {}),
+    "small_fc": ("small_fc", {}),
+    "mlp": ("mlp", {}),
+}
+UNTRAINED = "whole-untrained"
+TASKS = (
+    "small_images/digits_32",
+    "small_images/fashion_8_32",
+    "taskset/sampled_2",
+    "taskset/sampled_5",
+    "taskset/sampled_29",
+    "wichrowska2017/quadratic_20_noisy",
+)
+
+
+def recipe(name: str, steps: int, names: tuple[str, ...]) -> Recipe:
+    """The small recipe for a variant, on so many tasks of `general`; its horizons have grown after a third of the meta-steps."""
+    optimizer, fields = VARIANTS[name]
+    general = RECIPES["general"]
+    tasks = tuple(task for task in general.tasks if task.name in names)
+    return dataclasses.replace(
+        general, optimizer=optimizer, optimizer_fields=fields, tasks=tasks, steps=steps, curriculum=max(1, steps // 3)
+    )
+
+
+def shown(found: Estimate) -> str:
+    """A number with its interval."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def row(summary: Summary, horizon: int, meta: zoo.Card | None) -> dict[str, Any]:
+    """What is kept of a variant at a horizon."""
+    assert summary.wins is not None
+    return {
+        "variant": summary.optimizer,
+        "horizon": horizon,
+        "speedup": summary.speedup._asdict(),
+        "normalized": summary.normalized._asdict(),
+        "normalized_test": summary.normalized_test._asdict(),
+        "won": summary.wins.fraction.value,
+        "tasks": summary.wins.tasks,
+        "diverged": summary.diverged,
+        "meta_steps": meta.meta_steps if meta else 0,
+        "seconds": meta.seconds if meta else 0.0,
+    }
+
+
+def main(
+    runs: Path,
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    tasks: tuple[str, ...] = TASKS,
+    steps: int = 3_000,
+    seed: int = 0,
+    suite: str = "meta_valid",
+    inner_steps: int | None = None,
+    processes: int = 1,
+    out: Path = RESULTS / "ablation.json",
+) -> None:
+    """Meta-train the variants, compare them, print the table.
+
+    Args:
+        runs: where run directories and the archive are kept.
+        variants: of those above.
+        tasks: of `general`, to meta-train on.
+        steps: meta-steps of each.
+        seed: draws weights and tasks.
+        suite: to compare on.
+        inner_steps: of its tasks, where not its own.
+        processes: of the comparison.
+        out: JSON file for the figures.
+    """
+    facts = machine()
+    weights = {name: run(recipe(name, steps, tasks), runs / name, seed=seed) for name in variants}
+    untrained = create("relative_mlp", key=jax.random.split(jax.random.key(seed))[0])
+    zoo.save(runs / UNTRAINED / "optimizer.safetensors", untrained, zoo.Card(seed=seed))
+    paths = [str(path) for path in (*weights.values(), runs / UNTRAINED / "optimizer.safetensors")]
+    chosen = find_suite(suite).changed(steps=inner_steps)
+    with Archive(runs / "ablation.sqlite") as archive:
+        bench(chosen, paths, archive, processes=processes, timing=False)
+        everything = archive.runs()
+    adam = [r for r in everything if r.optimizer == "adam"]
+    header("variant", "steps", "speed-up over tuned Adam", "normalised train loss", "test loss", "won", "diverged")
+    results = []
+    for multiple in sorted({n for ns in chosen.multiples.values() for n in ns} or {1}):
+        horizons = {task: multiple * chosen.steps_of.get(task, chosen.steps) for task in chosen.tasks}
+        found = score(select(everything), baselines=BASELINES, sweep=adam, horizons=horizons)
+        for summary in found.summaries:
+            if summary.optimizer == "adam":
+                continue
+            name, horizon = summary.optimizer, max(horizons.values())
+            card = zoo.read_card(weights[name]) if name in weights else None
+            results.append(row(summary, horizon, card))
+            assert summary.wins is not None
+            scores = (shown(summary.speedup), shown(summary.normalized), shown(summary.normalized_test))
+            show(name, horizon, *scores, f"{summary.wins.fraction.value:.0%}", f"{summary.diverged:.0%}")
+    write(out, facts, results)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

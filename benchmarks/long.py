@@ -1,0 +1,76 @@
+"""Trainings ten times as long as any in an optimizer's meta-training: does any diverge, and where does the loss end?
+
+Every task of the suite, the horizon told and untold. A training has diverged if a loss is not finite, or the last one is not below the first. The
+file is written after every task, and the same command goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from common import RESULTS, header, machine, show, write
+from lopt import zoo
+from lopt.evaluate.contenders import task_named
+from lopt.evaluate.suites import find_suite
+from lopt.evaluate.training import default_key, train
+from lopt.evaluate.units import fewer_examples
+
+
+def main(
+    optimizer: str = "general-1",
+    multiple: int = 10,
+    suite: str = "held_out",
+    tasks: tuple[str, ...] = (),
+    seeds: int = 1,
+    evals: int = 20,
+    out: Path = RESULTS / "long.json",
+) -> None:
+    """Train, print the table.
+
+    Args:
+        optimizer: a saved one, by name or path.
+        multiple: of its longest horizon.
+        suite: whose tasks.
+        tasks: these instead.
+        seeds: trainings of each.
+        evals: of each training.
+        out: JSON file for the figures.
+    """
+    saved, card, chosen = zoo.load(optimizer), zoo.read_card(optimizer), find_suite(suite)
+    if card.horizon is None:
+        raise SystemExit(f"The card of {optimizer} names no horizon.")
+    steps, facts = multiple * card.horizon[1], machine()
+    results = json.loads(out.read_text())["results"] if out.exists() else []
+    done = {(r["task"], r["told"]) for r in results if (r["sha256"], r["steps"]) == (card.sha256, steps)}
+    header("task", "horizon", "loss at the start", "lowest", "at the end", "diverged")
+    for name in tasks or chosen.tasks:
+        task = fewer_examples(task_named(name), chosen.protocol_of(name).eval_size)
+        for told in (True, False):
+            if (name, told) in done:
+                continue
+            record = train(saved, task, steps=steps, key=default_key(0), seeds=seeds, evals=evals, tell_horizon=told)
+            loss = record.train_loss
+            diverged = ~np.isfinite(loss).all(axis=1) | ~(loss[:, -1] < loss[:, 0])
+            found = {
+                "task": name,
+                "told": told,
+                "steps": steps,
+                "sha256": card.sha256,
+                "start": float(loss[:, 0].mean()),
+                "lowest": float(np.nanmin(loss.mean(axis=0))),
+                "end": float(loss[:, -1].mean()),
+                "diverged": int(diverged.sum()),
+                "seeds": seeds,
+            }
+            results.append(found)
+            numbers = (f"{found[k]:.4g}" for k in ("start", "lowest", "end"))
+            show(name, "told" if told else "untold", *numbers, f"{found['diverged']} of {seeds}")
+            write(out, facts, results)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
