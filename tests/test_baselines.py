@@ -26,7 +26,7 @@ from lopt.evaluate.baselines import (
     select_one_setting,
     settings,
 )
-from lopt.evaluate.selection import finalists, ranked
+from lopt.evaluate.selection import finalists, promising
 
 KEY = jax.random.key(3)
 TASK = lopt.tasks.create("quadratic", dim=4)
@@ -164,6 +164,7 @@ def test_a_cosine_needs_the_horizon() -> None:
 def run_of(final: float, rate: float, seed: int = 0, task: str = "a", **changes: Any) -> Run:
     curve = np.asarray([changes.pop("start", 4.0), final], np.float32)
     fields: dict[str, Any] = {
+        "train_loss": curve,
         "optimizer": "adam",
         "config": {"learning_rate": rate},
         "weights": None,
@@ -173,7 +174,7 @@ def run_of(final: float, rate: float, seed: int = 0, task: str = "a", **changes:
         "test_loss": curve,
         "metrics": {},
     }
-    return Run(task=task, seed=seed, train_loss=curve, **{**fields, **changes})
+    return Run(task=task, seed=seed, **{**fields, **changes})
 
 
 def chosen(runs: list[Run]) -> list[tuple[str, float]]:
@@ -226,10 +227,32 @@ def test_settings_that_dropped_out_after_a_seed_do_not_take_part() -> None:
     runs = [run_of(1.0, 0.1, 0), run_of(1.0, 0.1, 1), run_of(0.5, 0.2, 0), run_of(2.0, 0.3, 0), run_of(2.0, 0.3, 1)]
     assert chosen(select(runs)) == [("a", 0.1)] * 2
     assert chosen(finalists(runs)) == [("a", 0.1)] * 2 + [("a", 0.3)] * 2
-    assert chosen(ranked([run_of(3.0, 0.1), run_of(math.nan, 0.2), run_of(1.0, 0.3)])) == [
-        ("a", 0.3),
-        ("a", 0.1),
-        ("a", 0.2),
+
+
+def test_what_may_turn_out_best_by_any_loss_trains_on() -> None:
+    def curve(rate: float, train: tuple[float, ...], valid: float) -> Run:
+        steps, losses = np.arange(len(train)), np.asarray(train, np.float32)
+        return run_of(0.0, rate, train_loss=losses, valid_loss=np.full(len(train), valid), steps=steps)
+
+    runs = [
+        curve(0.1, (4, 3, 2, 1), 5.0),  # the best end
+        curve(0.2, (4, 3, 2.5, 2), 4.0),  # the second best end
+        curve(0.3, (4, 1, 3, 3), 3.0),  # the lowest at first
+        curve(0.4, (4, 3.5, 3.5, 3.5), 1.0),  # the best validation loss
+        curve(0.5, (4, math.nan, math.nan, math.nan), 2.0),  # the second best validation loss
+        curve(0.6, (4, 3.5, 3.5, 3.6), 9.0),  # nothing
+    ]
+    rates = {n: [setting["learning_rate"] for setting in promising(runs, n)] for n in (1, 2)}
+    assert rates == {1: [0.1, 0.3, 0.4], 2: [0.1, 0.2, 0.3, 0.4, 0.5]}
+
+
+def test_one_setting_is_chosen_by_the_seeds_that_all_settings_have() -> None:
+    # By seed 0 alone 0.2 has the least regret; of it seed 0 alone is kept, though it trained two seeds on `a`.
+    runs = [run_of(1.0, 0.1, 0), run_of(1.0, 0.1, 1), run_of(1.5, 0.2, 0), run_of(9.0, 0.2, 1)]
+    runs += [run_of(4.0, 0.1, 0, "b"), run_of(0.0, 0.2, 0, "b"), run_of(0.0, 0.2, 1, "b")]
+    assert [(r.task, r.config["learning_rate"], r.seed) for r in select_one_setting(runs)] == [
+        ("a", 0.2, 0),
+        ("b", 0.2, 0),
     ]
 
 

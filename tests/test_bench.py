@@ -31,7 +31,7 @@ from lopt.evaluate.contenders import contender, contenders, one_setting, split_f
 from lopt.evaluate.cost import machine
 from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.scores import score
-from lopt.evaluate.selection import scored, select
+from lopt.evaluate.selection import promising, scored, select
 from lopt.evaluate.suites import SUITES, Suite, find_suite
 from lopt.evaluate.training import default_key, train
 from lopt.evaluate.units import Protocol, Trained, fewer_examples, train_unit
@@ -225,12 +225,36 @@ def test_finalists_train_all_seeds_and_are_those_of_the_whole_grid() -> None:
     whole = train_unit(unit, who, protocol).runs
     some = train_unit(unit, who, protocol._replace(finalists=2)).runs
     assert len(whole) == 3 * 9
-    assert len(some) == 3 * 2 + 7
+    kept = promising([run for run in whole if run.seed == 0], 2)
+    assert 2 <= len(kept) < 9
+    assert {r.config["learning_rate"] for r in some if r.seed == 2} == {s["learning_rate"] for s in kept}
+    assert len(some) == 3 * len(kept) + 9 - len(kept)
     same = {(r.config["learning_rate"], r.seed): r for r in whole}
     for run_ in some:
         other = same[run_.config["learning_rate"], run_.seed]
         np.testing.assert_allclose(run_.train_loss, other.train_loss, rtol=1e-4)
     assert {r.config["learning_rate"] for r in select(some)} == {r.config["learning_rate"] for r in select(whole)}
+
+
+@pytest.mark.parametrize("finalists", [0, -1])
+def test_no_finalists_are_refused(finalists: int) -> None:
+    unit, who = Unit("bowl", "adam", 2), contender("adam")
+    with pytest.raises(InputError, match=f"finalists is {finalists}; it must be at least 1, or None"):
+        train_unit(unit, who, Protocol(seeds=2, evals=1, finalists=finalists))
+
+
+def test_the_order_of_the_work_is_not_part_of_the_protocol() -> None:
+    settled = TINY.settled()
+    with Archive(":memory:") as archive:
+        archive.settle(settled)
+        archive.settle({**settled, "cells": settled["cells"][::-1]})
+        with pytest.raises(InputError, match="holds a bench with cells"):
+            archive.settle({**settled, "cells": settled["cells"][1:]})
+
+
+def test_compare_refuses_what_it_would_not_do(saved: Path) -> None:
+    with pytest.raises(InputError, match="compare tells all optimizers the horizon"):
+        cli._contestant(f'{saved}{{"tell_horizon":false}}')
 
 
 def test_unknown_suites_and_bad_numbers_are_refused() -> None:

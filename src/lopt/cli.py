@@ -553,6 +553,10 @@ def _contestant(text: str) -> Any:
     found = contender(text)
     if found.is_tuned:
         return found.name
+    if not found.tell_horizon:
+        raise InputError(
+            f"{text}: compare tells all optimizers the horizon; leave tell_horizon out, or use lopt bench."
+        )
     if is_random(found.name):
         print(RANDOM.format(found.name), file=sys.stderr)
     return found.optimizer(found.fields or {})

@@ -267,7 +267,7 @@ class Archive:
         """
         known, new = self.protocol(), json.loads(json.dumps(protocol))
         for name in sorted(known):
-            old_value, new_value = (sorted_json(p.get(name)) for p in (known, new))
+            old_value, new_value = (_settled_text(name, p.get(name)) for p in (known, new))
             if old_value != new_value:
                 old_value, new_value = (v if len(v) < 60 else f"{v[:57]}..." for v in (old_value, new_value))
                 raise InputError(
@@ -340,6 +340,11 @@ class Archive:
         from lopt.evaluate.export import export
 
         return export(self, Path(path))
+
+
+def _settled_text(name: str, value: Any) -> str:
+    """What must agree; the order of the cells is only that of the work."""
+    return sorted_json(sorted(value) if name == "cells" and value else value)
 
 
 def differences(a: Archive, b: Archive, most: int = 10) -> list[str]:

@@ -50,14 +50,27 @@ def finalists(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if by_setting[sorted_json(run.config)] == most]
 
 
-def ranked(runs: Iterable[Run]) -> list[Run]:
-    """The first run of each setting, the best setting first, as `select` has it.
+def promising(runs: Iterable[Run], count: int) -> list[Mapping[str, Any]]:
+    """The settings that a grid is thinned out to: what may turn out best by any of the losses that are reported.
+
+    The `count` best by the final train loss, as many by the final validation loss, and at every evaluation the one with the lowest train loss, from which
+    the envelope of a speed-up is made.
 
     Args:
         runs: of one task, optimizer and horizon, all settings with the same seeds.
+        count: at least 1.
     """
-    by_setting = _by(runs, lambda r: sorted_json(r.config)).values()
-    return [rs[0] for rs in sorted(by_setting, key=lambda rs: (*_standing(rs), *_tie(rs[0].config)))]
+    by_setting = _by(runs, lambda r: sorted_json(r.config))
+    kept: set[str] = set()
+    for by in ("train", "valid"):
+        best = sorted(by_setting, key=lambda s: (*_standing(by_setting[s], by), *_tie(by_setting[s][0].config)))
+        kept.update(best[:count])
+    names = list(by_setting)
+    with np.errstate(invalid="ignore", over="ignore"):
+        curves = np.array([np.mean([r.train_loss.astype(float) for r in by_setting[n]], axis=0) for n in names])
+    lowest = np.where(np.isfinite(curves), curves, np.inf).argmin(axis=0)[1:]  # at the start they are all alike
+    kept.update(names[i] for i in lowest)
+    return [rs[0].config for name, rs in by_setting.items() if name in kept]
 
 
 def scored(runs: Iterable[Run], protocol: Mapping[str, Any]) -> list[Run]:
@@ -82,7 +95,8 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     once for each.
 
     Args:
-        runs: of any number of settings. Settings that some task lacks, or that dropped out of one after some of the seeds, do not take part.
+        runs: of any number of settings. Settings that some task lacks do not take part. Where some dropped out after the first seeds, these alone
+            decide, and of the chosen setting these alone are kept.
 
     Raises:
         InputError: where no setting is there for all tasks of an optimizer.
@@ -91,7 +105,7 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
     kept: set[int] = set()
     for optimizer, group in _by(runs, lambda r: r.optimizer).items():
         cells = _by(group, lambda r: (r.task, r.horizon)).values()
-        tasks = [_by(finalists(rs), lambda r: sorted_json(r.config)) for rs in cells]
+        tasks = [_by(_with_common_seeds(rs), lambda r: sorted_json(r.config)) for rs in cells]
         everywhere = set.intersection(*(set(t) for t in tasks))
         if not everywhere:
             raise InputError(f"No setting of {optimizer} was run on all tasks and horizons.")
@@ -100,6 +114,11 @@ def select_one_setting(runs: Iterable[Run]) -> list[Run]:
         best = min(everywhere, key=lambda s: (sum(r[s] for r in regrets), *_tie(settings_of[s])))
         kept.update(id(run) for t in tasks for run in t[best])
     return [run for run in runs if id(run) in kept]
+
+
+def _with_common_seeds(runs: Sequence[Run]) -> list[Run]:
+    common = set.intersection(*({r.seed for r in rs} for rs in _by(runs, lambda r: sorted_json(r.config)).values()))
+    return [run for run in runs if run.seed in common]
 
 
 def _regrets(by_setting: Mapping[str, Sequence[Run]]) -> dict[str, float]:

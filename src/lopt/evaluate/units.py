@@ -19,7 +19,7 @@ from lopt.evaluate.baselines import LEARNING_RATES
 from lopt.evaluate.contenders import Contender, Fields, task_named
 from lopt.evaluate.cost import cores
 from lopt.evaluate.probe_rules import Guarded
-from lopt.evaluate.selection import ranked, select
+from lopt.evaluate.selection import promising, select
 from lopt.evaluate.training import default_key, train_batch
 from lopt.optimizer import Optimizer
 from lopt.task import Task
@@ -79,11 +79,13 @@ def train_settings(
         protocol: seeds, evaluations, rates.
         key: draws problems, starts and minibatches.
     """
+    if protocol.finalists is not None and protocol.finalists < 1:
+        raise InputError(f"finalists is {protocol.finalists}; it must be at least 1, or None.")
     tried = who.settings(protocol.learning_rates)
     if protocol.finalists is None or len(tried) <= protocol.finalists or protocol.seeds == 1:
         return _train_all(task, unit, who, protocol, key, tried)
     first, compile_seconds = _train_all(task, unit, who, protocol._replace(seeds=1), key, tried)
-    best = [run.config for run in ranked(first)[: protocol.finalists]]
+    best = promising(first, protocol.finalists)
     runs, seconds = _train_all(task, unit, who, protocol, key, [config for config in tried if config in best])
     return [*runs, *(run for run in first if run.config not in best)], compile_seconds + seconds
 

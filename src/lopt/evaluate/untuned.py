@@ -46,6 +46,7 @@ def without_tuning(
     Raises:
         InputError: as `score`.
     """
+    trained = [run for run in trained if run.horizon == scores.horizons.get(run.task)]
     runs, chosen = select(trained), []
     for name in scores.baselines:
         try:

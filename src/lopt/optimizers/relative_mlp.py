@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
 from lopt.blocks.features import TIME_SCALES, time_embedding
-from lopt.blocks.progress import FRACTIONS, fraction_embedding
+from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
 from lopt.errors import InputError
@@ -40,7 +40,7 @@ class RelativeMLP(Optimizer):
 
     with $(d, m, m_n)$ the outputs of the MLP of `SmallFC`, which here also sees how much of the training is over (10 features, all 0 if that is not
     known), and $\hat m_i, \hat v$ the bias-corrected moments. An untrained network leaves the nominal step almost alone, which is a usable optimizer
-    already. No step moves a parameter by more than $b\,s$, whatever the gradient, and beyond the horizon steps stay at a hundredth.
+    already. No step moves a parameter by more than $b\,s\,c_t$, whatever the gradient, and beyond the horizon $c_t$ stays at a hundredth.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction; that steps are relative to the parameters is as in `VeLO` and `Celo`.
 
@@ -115,9 +115,9 @@ class RelativeMLP(Optimizer):
     def init(
         self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None
     ) -> RelativeMLPState:
-        """Accumulators at zero; the horizon may be left open."""
+        """Accumulators at zero; the horizon may be left open. It is kept in the state."""
         del key
-        steps = jnp.asarray(jnp.inf if horizon is None else horizon).astype(jnp.float32)
+        steps = jnp.asarray(jnp.inf, jnp.float32) if horizon is None else require_horizon("RelativeMLP", horizon)
         return RelativeMLPState(jnp.zeros((), jnp.int32), steps, jax.tree.map(self.rule.init, params))
 
     def update(
