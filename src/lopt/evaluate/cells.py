@@ -268,11 +268,12 @@ def spreads(
     base = {(t.horizon, t.session, t.turn): t.seconds_per_step for t in here if t.optimizer == reference}
     turns = [(t.seconds_per_step, base.get((t.horizon, t.session, t.turn))) for t in own]
     ratios = [seconds / adam for seconds, adam in turns if adam is not None]
-    return _spread([t.seconds_per_step for t in own]), _spread(ratios)
+    return spread([t.seconds_per_step for t in own]), spread(ratios)
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    if not values:
+def spread(values: Sequence[float] | Float[np.ndarray, " turns"]) -> Spread:
+    """Median and quartiles; NaN of nothing."""
+    if not len(values):
         return Spread(float("nan"), float("nan"), float("nan"))
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return Spread(float(median), float(low), float(high))

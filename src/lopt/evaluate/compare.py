@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Float, PRNGKeyArray
 
 from lopt.evaluate.baselines import LEARNING_RATES, Baseline, Sweep, tune_adam
+from lopt.evaluate.cells import Spread, spread
 from lopt.evaluate.training import TrainRecord, default_key, train
 from lopt.evaluate.units import Protocol, in_turns, tune_baseline
 from lopt.optimizer import Optimizer
@@ -42,9 +43,9 @@ class Row(NamedTuple):
     test_loss: Interval
     test_accuracy: Interval | None
     steps_to_target: tuple[float, ...]  # a seed; infinity where the target was not reached
-    milliseconds_per_step: Interval  # of one training, over turns
-    times_adam: Interval  # the ratio to the tuned Adam in the same turn
-    milliseconds_to_target: tuple[float, ...]  # a seed
+    milliseconds_per_step: Spread  # of one training, over turns
+    times_adam: Spread  # the ratio to the tuned Adam in the same turn
+    milliseconds_to_target: tuple[float, ...]  # a seed, at the median time of a step
 
 
 class Comparison(NamedTuple):
@@ -148,9 +149,9 @@ def summarise(
         interval(record.test_loss[:, -1]),
         None if accuracy is None else interval(accuracy[:, -1]),
         reached,
-        interval(milliseconds),
-        interval(seconds / adam),
-        tuple(steps * float(milliseconds.mean()) for steps in reached),
+        spread(milliseconds),
+        spread(seconds / adam),
+        tuple(steps * float(np.median(milliseconds)) for steps in reached),
     )
 
 
@@ -174,10 +175,14 @@ def cells(row: Row) -> tuple[str, ...]:
         str(row.test_loss),
         "–" if row.test_accuracy is None else str(row.test_accuracy),
         _to_target(row.steps_to_target, digits=0),
-        str(row.milliseconds_per_step),
-        f"{row.times_adam.mean:.2f} ± {row.times_adam.half:.2f}",
+        _spread(row.milliseconds_per_step),
+        _spread(row.times_adam),
         _to_target(row.milliseconds_to_target, digits=1),
     )
+
+
+def _spread(found: Spread) -> str:
+    return f"{found.median:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def _to_target(values: tuple[float, ...], digits: int) -> str:
