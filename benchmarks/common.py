@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lopt.checkpoint import write_text
 from lopt.evaluate.cost import cores, machine, spread
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
@@ -36,4 +37,4 @@ def write(out: Path, facts: dict[str, Any], results: list[dict[str, Any]]) -> No
     shown = [a for a in arguments if a not in (str(out), "--out")]
     command = " ".join(["python", f"benchmarks/{Path(script).name}", *shown])
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"command": command, "machine": facts, "results": results}, indent=1) + "\n")
+    write_text(out, json.dumps({"command": command, "machine": facts, "results": results}, indent=1) + "\n")

@@ -44,8 +44,10 @@ def main(
     if card.horizon is None:
         raise SystemExit(f"The card of {optimizer} names no horizon.")
     steps, facts = multiple * card.horizon[1], machine()
-    results = json.loads(out.read_text())["results"] if out.exists() else []
-    done = {(r["task"], r["told"]) for r in results if (r["sha256"], r["steps"]) == (card.sha256, steps)}
+    same = {"sha256": card.sha256, "steps": steps, "seeds": seeds, "evals": evals}
+    before = json.loads(out.read_text())["results"] if out.exists() else []
+    results = [r for r in before if same.items() <= r.items()]
+    done = {(r["task"], r["told"]) for r in results}
     header("task", "horizon", "loss at the start", "lowest", "at the end", "diverged")
     for name in tasks or chosen.tasks:
         task = fewer_examples(task_named(name), chosen.protocol_of(name).eval_size)
@@ -55,20 +57,13 @@ def main(
             record = train(saved, task, steps=steps, key=default_key(0), seeds=seeds, evals=evals, tell_horizon=told)
             loss = record.train_loss
             diverged = ~np.isfinite(loss).all(axis=1) | ~(loss[:, -1] < loss[:, 0])
-            found = {
-                "task": name,
-                "told": told,
-                "steps": steps,
-                "sha256": card.sha256,
-                "start": float(loss[:, 0].mean()),
-                "lowest": float(np.nanmin(loss.mean(axis=0))),
-                "end": float(loss[:, -1].mean()),
-                "diverged": int(diverged.sum()),
-                "seeds": seeds,
-            }
+            curve = np.where(np.isfinite(loss).all(axis=0), loss.mean(axis=0), np.inf)
+            numbers = {"start": curve[0], "lowest": curve.min(), "end": curve[-1]}
+            losses = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
+            found = {"task": name, "told": told, **same, **losses, "diverged": int(diverged.sum())}
             results.append(found)
-            numbers = (f"{found[k]:.4g}" for k in ("start", "lowest", "end"))
-            show(name, "told" if told else "untold", *numbers, f"{found['diverged']} of {seeds}")
+            shown = ("–" if v is None else f"{v:.4g}" for v in losses.values())
+            show(name, "told" if told else "untold", *shown, f"{found['diverged']} of {seeds}")
             write(out, facts, results)
 
 
