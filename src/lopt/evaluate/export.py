@@ -69,7 +69,7 @@ def cells_csv(scores: Scores, runs: Sequence[Run]) -> str:
     for cell in scores.cells:
         numbers = (
             cell.train_loss.mean(),
-            cell.train_loss.std(ddof=1) if len(cell.seeds) > 1 else float("nan"),
+            cell.train_loss.std(ddof=1) if len(cell.seeds) > 1 and np.isfinite(cell.train_loss).all() else np.nan,
             cell.test_loss.mean(),
             cell.normalized.mean(),
             cell.normalized_test.mean(),
