@@ -24,7 +24,7 @@ from lopt.evaluate.archive import Archive, Run, Timing, Unit
 from lopt.evaluate.bench import standings
 from lopt.evaluate.report import Provenance, archive_report, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
-from lopt.evaluate.report._origin import meta_trained_here, mixed
+from lopt.evaluate.report._origin import meta_trained_here, mixed, on_cards
 from lopt.evaluate.report._summary import COLUMNS, cells, number, sentences
 from lopt.evaluate.scores import Scores, score
 from lopt.evaluate.untuned import without_tuning
@@ -316,19 +316,29 @@ def test_versions_and_machines_are_told_where_there_are_several() -> None:
 
 
 def test_who_was_meta_trained_on_tasks_of_the_bench_is_told() -> None:
-    tasks = ["digits_mlp", 'digits_mlp{"widths":[64]}', "bowl"]
+    tasks = ["digits_mlp", 'digits_mlp{"widths":[128]}', "bowl"]
     cards = {
-        "a": {"tasks": ["digits_mlp()", "digits_mlp(widths=(64,)), horizon untold"]},
-        "b": {"tasks": ["small_images/digits_32"]},
+        "a": {"tasks": ["digits_mlp()", "digits_mlp(widths=(128,)), horizon untold"]},
+        "b": {"tasks": ["small_images/digits_128"]},
         "c": {},
+        "d": {"tasks": ["two_moons()"]},
     }
-    assert meta_trained_here(cards, tasks, str) == [
-        'a was meta-trained on digits_mlp and digits_mlp{"widths":[64]} of this bench.',
+
+    def told(names: str) -> list[str]:
+        known = {name: cards[name] for name in names}
+        return meta_trained_here(known, on_cards(known, tasks), str)
+
+    assert told("abc") == [
+        'a was meta-trained on digits_mlp and digits_mlp{"widths":[128]} of this bench.',
+        'b was meta-trained on digits_mlp{"widths":[128]} of this bench.',
         "The card of c does not say on what it was meta-trained.",
     ]
-    outside = {"b": cards["b"], "d": {"tasks": ["two_moons()"]}}
-    assert meta_trained_here(outside, tasks, str) == ["No task of this bench is on the card of b or d."]
-    assert meta_trained_here({}, tasks, str) == []
+    assert told("d") == ["No task of this bench is on the card of d."]
+    assert told("") == []
+    assert meta_trained_here(cards, {"b": [], "d": []}, str)[0] == "No task of this bench is on the card of b or d."
+    many = {"d": [f"t{i}" for i in range(8)]}
+    assert meta_trained_here({}, many, str) == ["d was meta-trained on t0, t1, t2, t3, t4 and 3 more of this bench."]
+    assert "t2, t3 and t4 of" in meta_trained_here({}, {"d": many["d"][:5]}, str)[0]
 
 
 # --- From an archive. ---

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from lopt.evaluate import seen as module
 from lopt.evaluate.contenders import with_fields
-from lopt.evaluate.seen import seen
+from lopt.evaluate.seen import seen, seen_by
 from lopt.evaluate.suites import SUITES
 from lopt.recipes import RECIPES, TaskSpec
 from lopt.tasks import find_corpus
+from lopt.tasks.data import fashion_mnist_folder
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,10 @@ from lopt.tasks import find_corpus
         ("held_out/vit_digits_deep", 'image_vit{"depth":4}'),
         ("sampled(seed=5)", "taskset/sampled_5"),
         ("wichrowska2017_full/quadratic_20_noisy", "wichrowska2017/quadratic_20_noisy"),
+        ("small_images/digits_32", "digits_mlp"),
+        ("digits_mlp(widths=(32, 32)), horizon untold", "small_images/digits_32x32"),
         ("my_task(x=1)", 'my_task{"x":1}'),
+        ("digits_mlp(widths=(0,))", 'digits_mlp{"widths":[0]}'),
         ("not a task{", "not a task{"),
     ],
 )
@@ -73,10 +78,23 @@ def test_what_recipes_write_on_cards_is_read() -> None:
 def test_the_members_of_a_corpus_are_told_apart() -> None:
     corpora = {name: find_corpus(name) for name in ("small_images", "held_out")}
     members = [f"{name}/{m}" for name, corpus in corpora.items() for split in corpus for m in split]
-    assert [seen([m], members) for m in members] == [[m] for m in members]
+    assert seen_by({m: [m] for m in members}, members) == {m: [m] for m in members}
 
 
-def test_the_held_out_suite_has_nothing_of_the_recipes() -> None:
+def test_the_held_out_suites_have_nothing_of_the_recipes() -> None:
     cards = [str(spec) for recipe in RECIPES.values() for spec in recipe.tasks]
-    assert seen(cards, SUITES["laptop"]().tasks) == []
-    assert seen(cards, SUITES["generalisation"]().tasks)[0] == "digits_mlp", "it is meant to begin there"
+    assert seen(cards, SUITES["held_out"]().tasks) == []
+
+
+@pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")
+def test_the_general_recipe_has_seen_two_tasks_of_generalisation_by_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    monkeypatch.setattr(module, "_build", lambda *text, build=module._build: calls.append(str(text)) or build(*text))
+    cards = {name: [str(spec) for spec in RECIPES[name].tasks] for name in ("general", "demo")}
+    tasks = SUITES["generalisation"]().tasks
+    found = seen_by(cards, tasks)
+    assert found["general"] == ["digits_mlp", 'fashion_mlp{"size":8}']
+    assert found["demo"] == ["digits_mlp", 'digits_mlp{"widths":[32,32]}', 'digits_mlp{"activation":"tanh"}']
+    assert len(calls) == len(set(calls)) <= len(tasks) + sum(map(len, cards.values())), "each is built once"

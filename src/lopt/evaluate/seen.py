@@ -5,20 +5,26 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
+
+import equinox as eqx
 
 from lopt.errors import InputError
 from lopt.evaluate.contenders import split_fields
+from lopt.task import Task
 from lopt.tasks import TASKS, find_member
+
+Named = tuple[str, dict[str, Any]]  # a task's name and fields
 
 
 def seen(card_tasks: Iterable[str], tasks: Iterable[str]) -> list[str]:
     """The tasks of a benchmark that are on a card.
 
-    Two names are the same task where they call the same constructor with the same arguments: fields that are given their default, their order, lists for
-    tuples and the names of corpora make no difference. Coordinates and horizons that meta-training changed do not either. Tasks that merely share
-    data or an architecture are others; so is the same problem by another constructor, as `small_images/digits_32` and `digits_mlp`.
+    Two names are the same task where they build the same thing: the same type, with the same fields and the same data. So `digits_mlp` is
+    `small_images/digits_32`. Fields that are given their default, their order, lists for tuples and the names of corpora make no difference.
+    Coordinates and horizons that meta-training changed do not either. Tasks that merely share data or an architecture are others. A task that
+    cannot be built here, for want of its data or of such a name, is compared by constructor and arguments alone.
 
     Args:
         card_tasks: as `zoo.Card.tasks` has them: `digits_mlp(widths=(64,))` or `corpus/member`, perhaps with `, horizon untold` behind.
@@ -32,18 +38,46 @@ def seen(card_tasks: Iterable[str], tasks: Iterable[str]) -> list[str]:
         >>> seen(["digits_mlp(widths=(64,)), horizon untold"], ['digits_mlp{"widths":[64]}', "digits_mlp"])
         ['digits_mlp{"widths":[64]}']
     """
-    known = {_call(*_of_card(text)) for text in card_tasks}
-    return [task for task in tasks if _call(*_of_run(task)) in known]
+    return seen_by({"": card_tasks}, tasks)[""]
 
 
-def _of_run(text: str) -> tuple[str, dict[str, Any]]:
+def seen_by(cards: Mapping[str, Iterable[str]], tasks: Iterable[str]) -> dict[str, list[str]]:
+    """`seen` for several cards; every task is built once.
+
+    Args:
+        cards: the tasks of each card, by whatever name.
+        tasks: names that runs carry.
+    """
+    built: dict[Hashable, Task | None] = {}
+
+    def build(text: Named) -> Task | None:
+        if (call := _call(*text)) not in built:
+            built[call] = _build(*text)
+        return built[call]
+
+    def same(one: Named, other: Named) -> bool:
+        a, b = build(one), build(other)
+        return a is not None and type(a) is type(b) and bool(eqx.tree_equal(a, b))
+
+    named, found = {task: _of_run(task) for task in tasks}, {}
+    for card, texts in cards.items():
+        known = {_call(*text): text for text in map(_of_card, texts)}
+        found[card] = [
+            task
+            for task, text in named.items()
+            if _call(*text) in known or any(same(text, other) for other in known.values())
+        ]
+    return found
+
+
+def _of_run(text: str) -> Named:
     try:
         return split_fields(text)
     except InputError:  # in an archive that was written by hand
         return text, {}
 
 
-def _of_card(text: str) -> tuple[str, dict[str, Any]]:
+def _of_card(text: str) -> Named:
     """Name and fields of what `recipes.TaskSpec` writes on a card; what stands behind them is left off."""
     head, *_ = _split(text)
     name, bracket, rest = head.partition("(")
@@ -71,11 +105,26 @@ def _value(text: str) -> Any:
         return text
 
 
+def _builder(name: str) -> Callable[..., Task]:
+    return find_member(name) if "/" in name else TASKS[name]
+
+
+def _build(name: str, fields: dict[str, Any]) -> Task | None:
+    """The task, or `None` where it cannot be built: a page must not fail for what somebody's card says."""
+    try:
+        return _builder(name)(**{key: _tuples(value) for key, value in fields.items()})
+    except Exception:
+        return None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def _call(name: str, fields: dict[str, Any]) -> Any:
     """What a name builds: constructor and arguments, or the name itself where there is no such task."""
     try:
-        builder = find_member(name) if "/" in name else TASKS[name]
-        return _frozen(functools.partial(builder, **fields))
+        return _frozen(functools.partial(_builder(name), **fields))
     except (InputError, KeyError, TypeError):
         return name, _frozen(fields)
 
@@ -98,4 +147,4 @@ def _frozen(value: Any) -> Any:
     return value if isinstance(value, Hashable) else repr(value)
 
 
-__all__ = ["seen"]
+__all__ = ["seen", "seen_by"]

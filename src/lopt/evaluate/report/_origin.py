@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lopt.evaluate.report._summary import Name, listed
-from lopt.evaluate.seen import seen
+from lopt.evaluate.seen import seen_by
 
 VALUES = {"lopt": "versions of lopt", "machine": "machines", "XLA_FLAGS": "values of XLA_FLAGS"}
+NAMED = 5  # tasks of a sentence
 NOT_WRITTEN = "one that was not written down"
 
 
@@ -38,26 +39,37 @@ def _machine(facts: Mapping[str, Any]) -> str | None:
     return f"{facts['cpu']} with {facts.get('cores', 'unknown')} cores" if "cpu" in facts else None
 
 
-def meta_trained_here(cards: Mapping[str, Mapping[str, Any]], tasks: Collection[str], name: Name) -> list[str]:
+def meta_trained_here(
+    cards: Mapping[str, Mapping[str, Any]], found: Mapping[str, Sequence[str]], name: Name
+) -> list[str]:
     """Which saved optimizers were meta-trained on tasks of the bench, by their cards, a sentence each; where there are none, one for all.
 
     Args:
         cards: of saved optimizers.
-        tasks: of the bench.
+        found: of each the tasks of the bench that are on its card, by `on_cards`.
         name: how a name is written.
     """
-    told = {optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}
-    found = {optimizer: seen(known, tasks) for optimizer, known in told.items()}
     said = [
-        f"{name(optimizer)} was meta-trained on {listed([name(task) for task in there])} of this bench."
+        f"{name(optimizer)} was meta-trained on {_some([name(task) for task in there])} of this bench."
         for optimizer, there in found.items()
         if there
     ]
-    if told and not said:
-        said.append(f"No task of this bench is on the card of {_either(map(name, told))}.")
-    if silent := [name(optimizer) for optimizer in cards if optimizer not in told]:
+    if found and not said:
+        said.append(f"No task of this bench is on the card of {_either(map(name, found))}.")
+    if silent := [name(optimizer) for optimizer in cards if optimizer not in found]:
         said.append(f"The card of {_either(silent)} does not say on what it was meta-trained.")
     return said
+
+
+def on_cards(cards: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Of each saved optimizer whose card says on what it was meta-trained, the tasks of the bench that are among it."""
+    return seen_by({optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}, tasks)
+
+
+def _some(parts: Sequence[str]) -> str:
+    """At most the first `NAMED`, and how many others there are."""
+    more = len(parts) - NAMED
+    return listed([*parts[:NAMED], f"{more} more"] if more > 0 else parts)
 
 
 def _either(names: Iterable[str]) -> str:

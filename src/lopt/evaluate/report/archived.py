@@ -13,7 +13,7 @@ from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.export import cells_csv
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import code, summary_markdown
-from lopt.evaluate.report._origin import meta_trained_here, mixed
+from lopt.evaluate.report._origin import meta_trained_here, mixed, on_cards
 from lopt.evaluate.report._sections import Provenance
 from lopt.evaluate.report._summary import sentences
 from lopt.evaluate.report.bench import benchmark_page
@@ -55,10 +55,12 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
         raise InputError(f"{archive.path} has no runs; `lopt bench` makes them.")
     trained, suite = scored(everything, protocol), protocol.get("suite")
     if horizon is not None:
-        there = sorted({run.horizon for run in trained})
+        horizons = sorted({run.horizon for run in trained})
         trained = [run for run in trained if run.horizon == horizon]
         if not trained:
-            raise InputError(f"horizon is {horizon}; the archive has trainings of {', '.join(map(str, there))} steps.")
+            raise InputError(
+                f"horizon is {horizon}; the archive has trainings of {', '.join(map(str, horizons))} steps."
+            )
     runs, sweep = select(trained), [run for run in everything if run.optimizer == REFERENCE]
     found = score(
         runs,
@@ -77,7 +79,8 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     known = {name: cards[sha] for name, sha in weights.items() if sha in cards}
     tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
     origins = mixed(archive.origins())
-    notes, in_markdown = ([*origins, *meta_trained_here(known, tasks, name)] for name in (str, code))
+    there = on_cards(known, tasks)
+    notes, in_markdown = ([*origins, *meta_trained_here(known, there, name)] for name in (str, code))
     provenance = Provenance(
         commands=(_command(protocol, found.optimizers, archive), _report_command(archive, horizon)),
         machine=_facts(archive.machines(), protocol),
