@@ -70,6 +70,31 @@ def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     assert found.seconds > 1e6
 
 
+def test_the_card_has_the_greatest_horizon_that_a_curriculum_reached(tmp_path: Path) -> None:
+    fast = recipe("smoke", pairs=1, truncation=5, horizon=[5, 60], curriculum=4)
+    assert [fast.reached(n) for n in (1, 3, 5, 9)] == [(5, 15), (5, 30), (5, 60), (5, 60)]
+    assert recipe("smoke").reached(1) == recipe("smoke").horizon
+    weights = run(fast, tmp_path, seed=0, steps=3)
+    assert lopt.zoo.read_card(weights).horizon == (5, 30)
+
+
+@pytest.mark.parametrize("curriculum", [0, 5])
+@pytest.mark.parametrize(
+    ("horizon", "estimator", "sentence"),
+    [
+        ([100, 50], "es_single", r"horizon is \(100, 50\); the first must not exceed the second."),
+        ([5, 50], "es_single", "horizon is 5; it must be at least the truncation, 20."),
+        ([0, 50], "full_es", "horizon is 0; it must be at least 1."),
+    ],
+)
+def test_a_horizon_is_refused_alike_with_and_without_a_curriculum(
+    horizon: list[int], estimator: str, curriculum: int, sentence: str
+) -> None:
+    changed = recipe("smoke", pairs=1, horizon=horizon, curriculum=curriculum, estimator=estimator)
+    with pytest.raises(InputError, match=f"^{sentence}$"):
+        changed.build(KEY, 1)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_an_estimator_tells_the_horizon_or_not(told: bool) -> None:
     estimator = ESSingle(lopt.tasks.Quadratic(dim=2), pairs=1, truncation=5, horizon=10, tell_horizon=told)

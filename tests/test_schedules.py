@@ -82,6 +82,7 @@ def test_widening_lengths() -> None:
     for estimates, high in ((0, 6), (500, 12), (1_000, 24), (5_000, 24)):
         found = draws(schedule, 20_000, estimates)
         assert_distributed(found, log_uniform(3, high))
+        assert found.max() == high == schedule.greatest(jnp.asarray(estimates))
     assert found.mean() == pytest.approx(schedule.mean, rel=0.02)
     assert found.max() == schedule.longest
 

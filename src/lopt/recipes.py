@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
@@ -17,6 +18,7 @@ from lopt import tasks, zoo
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask
 from lopt.estimators.objectives import Objective
+from lopt.estimators.particles import check_horizon
 from lopt.estimators.schedules import Growing, Widening
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
@@ -85,20 +87,22 @@ class Recipe:
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
         if self.curriculum < 0:
             raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
-        low, high = self.horizon
-        horizon = Widening(low, min(3 * low, high), high, self.curriculum) if self.curriculum else self.horizon
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
             "pairs": self.pairs,
             "particles": 2 * self.pairs,  # as many inner steps
             "truncation": None if kind in (FullES, Merged) else self.truncation,
-            "horizon": horizon,
+            "horizon": self.horizon,
             "std": self.std,
             "split": self.split,
             "objective": self.objective,
         }
         fields = {name: value for name, value in fields.items() if name in known} | self.estimator_fields
+        if self.curriculum and "horizon" not in self.estimator_fields:
+            # Here, for its curriculum would pass, or be refused in words of its own.
+            check_horizon(self.horizon, fields.get("truncation"))
+            fields["horizon"] = self.widening
         estimators: tuple[Estimator, ...] = tuple(
             kind(task.build(), **fields, tell_horizon=task.tell_horizon) for task in self.tasks
         )
@@ -106,6 +110,18 @@ class Recipe:
             estimators = tuple(PerTask(e, optax.normalize_by_update_norm()) for e in estimators)
         schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
         return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
+
+    @property
+    def widening(self) -> Widening:
+        """The curriculum of horizons; there must be one."""
+        low, high = self.horizon
+        return Widening(low, min(3 * low, high), high, self.curriculum)
+
+    def reached(self, steps: int) -> tuple[int, int]:
+        """The least and the greatest horizon of so many meta-steps: a curriculum may not have finished."""
+        if not self.curriculum:
+            return self.horizon
+        return self.horizon[0], int(self.widening.greatest(jnp.asarray(steps - 1)))
 
 
 # Cheap tasks of many families, all of the corpora's training splits.
@@ -298,7 +314,7 @@ def run(
         seed=seed,
         meta_steps=steps,
         inner_steps=last["inner_steps"],
-        horizon=recipe.horizon,
+        horizon=recipe.reached(steps),
         seconds=last["seconds"],
         cores=os.cpu_count(),
         command=command,

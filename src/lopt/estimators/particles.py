@@ -47,6 +47,25 @@ def as_horizon(horizon: int | Horizon) -> Horizon:
     return (horizon, horizon) if isinstance(horizon, int) else horizon
 
 
+def check_horizon(horizon: tuple[int, int], truncation: int | Schedule | None) -> None:
+    """Refuse a pair that cannot be the least and the greatest horizon.
+
+    Args:
+        horizon: the pair.
+        truncation: of the estimator; a number is the least that a horizon may be.
+
+    Raises:
+        InputError: where the first is below the truncation or above the second.
+    """
+    low, high = horizon
+    least = truncation if isinstance(truncation, int) else 1
+    if low < least:
+        of = "the truncation, " if isinstance(truncation, int) else ""
+        raise InputError(f"horizon is {low}; it must be at least {of}{least}.")
+    if low > high:
+        raise InputError(f"horizon is ({low}, {high}); the first must not exceed the second.")
+
+
 class Particles(Estimator):
     r"""A meta-gradient from many inner problems, each unrolled by one truncation an estimate. Subclasses say how.
 
@@ -76,13 +95,7 @@ class Particles(Estimator):
         if isinstance(self.truncation, int) and self.truncation < 1:
             raise InputError(f"truncation is {self.truncation}; it must be at least 1.")
         if isinstance(self.horizon, tuple):
-            low, high = self.horizon
-            least = self.truncation if isinstance(self.truncation, int) else 1
-            if low < least:
-                of = "the truncation, " if isinstance(self.truncation, int) else ""
-                raise InputError(f"horizon is {low}; it must be at least {of}{least}.")
-            if low > high:
-                raise InputError(f"horizon is ({low}, {high}); the first must not exceed the second.")
+            check_horizon(self.horizon, self.truncation)
         if self.truncation is None and isinstance(self.horizon, Unrolls):
             raise InputError("truncation is None and horizon is Unrolls; give the truncation, a number or a Schedule.")
         for name, kind in (("objective", Objective), ("split", Split)):

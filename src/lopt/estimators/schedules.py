@@ -95,8 +95,7 @@ class LogUniform(Schedule):
     def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """A length; see the class."""
         del estimates
-        exponent = jax.random.uniform(key, (), minval=jnp.log(float(self.low)), maxval=jnp.log(self.high + 1.0))
-        return jnp.clip(jnp.floor(jnp.exp(exponent)), self.low, self.high).astype(jnp.int32)
+        return _log_uniform(key, self.low, jnp.asarray(self.high, jnp.int32))
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,16 @@ class Widening(Schedule):
 
     def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """A length; see the class."""
+        return _log_uniform(key, self.low, self.greatest(estimates))
+
+    def greatest(self, estimates: Int[Array, ""]) -> Int[Array, ""]:
+        """The greatest length that may be drawn after so many estimates.
+
+        Args:
+            estimates: how many there have been.
+        """
         done = jnp.clip(estimates.astype(jnp.float32) / self.over, 0.0, 1.0)
-        high = jnp.floor(self.first * jnp.exp(done * math.log(self.last / self.first)) + 0.5)
-        exponent = jax.random.uniform(key, (), minval=jnp.log(float(self.low)), maxval=jnp.log(high + 1.0))
-        return jnp.clip(jnp.floor(jnp.exp(exponent)), self.low, high).astype(jnp.int32)
+        return jnp.floor(self.first * jnp.exp(done * math.log(self.last / self.first)) + 0.5).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,13 @@ class Unrolls:
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """A number of truncations."""
         return self.least + _rounded_exponential(key, self.scale)
+
+
+def _log_uniform(key: PRNGKeyArray, low: int, high: Int[Array, ""]) -> Int[Array, ""]:
+    """See `LogUniform`."""
+    above = high.astype(jnp.float32) + 1.0
+    exponent = jax.random.uniform(key, (), minval=jnp.log(float(low)), maxval=jnp.log(above))
+    return jnp.clip(jnp.floor(jnp.exp(exponent)).astype(jnp.int32), low, high)
 
 
 def _rounded_exponential(key: PRNGKeyArray, scale: float) -> Int[Array, ""]:
