@@ -50,22 +50,22 @@ def seen_by(cards: Mapping[str, Iterable[str]], tasks: Iterable[str]) -> dict[st
     """
     built: dict[Hashable, Task | None] = {}
 
-    def build(text: Named) -> Task | None:
-        if (call := _call(*text)) not in built:
+    def build(call: Hashable, text: Named) -> Task | None:
+        if call not in built:
             built[call] = _build(*text)
         return built[call]
 
-    def same(one: Named, other: Named) -> bool:
-        a, b = build(one), build(other)
+    def same(one: tuple[Hashable, Named], other: tuple[Hashable, Named]) -> bool:
+        a, b = build(*one), build(*other)
         return a is not None and type(a) is type(b) and bool(eqx.tree_equal(a, b))
 
-    named, found = {task: _of_run(task) for task in tasks}, {}
+    named, found = {task: (_call(*text), text) for task in tasks for text in [_of_run(task)]}, {}
     for card, texts in cards.items():
         known = {_call(*text): text for text in map(_of_card, texts)}
         found[card] = [
             task
-            for task, text in named.items()
-            if _call(*text) in known or any(same(text, other) for other in known.values())
+            for task, (call, text) in named.items()
+            if call in known or any(same((call, text), other) for other in known.items())
         ]
     return found
 
