@@ -198,7 +198,9 @@ def said(scores: Scores, learned: Sequence[str] = ("star",)) -> list[str]:
 
 def test_a_clear_win_is_said_to_be_one() -> None:
     overall, star = said(fixed({"adam": [[0.5, 0.51]] * 2, "sgd": [[0.6, 0.61]] * 2, "star": [[0.1, 0.12]] * 2}))
-    assert overall.startswith("Over 2 tasks, star (learned) has the lowest normalised final train loss, −0.")
+    assert overall.startswith(
+        "Over 2 tasks at 10 steps, star (learned) has the lowest normalised final train loss, −0."
+    )
     assert "; next is adam (tuned baseline) with 0.0" in overall
     assert overall.endswith("The intervals do not overlap.")
     assert star == (
@@ -209,7 +211,7 @@ def test_a_clear_win_is_said_to_be_one() -> None:
 
 def test_a_loss_is_said_to_be_one() -> None:
     overall, star = said(fixed({"star": [[0.8, 0.82]] * 3, "adam": [[0.5, 0.52]] * 3}))
-    assert "Over 3 tasks, adam (tuned baseline) has the lowest" in overall
+    assert "Over 3 tasks at 10 steps, adam (tuned baseline) has the lowest" in overall
     assert "next is star (learned)" in overall
     assert star.startswith("star ends lower than tuned adam on 0 of 3 tasks and higher on 3 (")
     assert star.endswith("and lower than every tuned baseline on none of 3.")
@@ -217,7 +219,7 @@ def test_a_loss_is_said_to_be_one() -> None:
 
 def test_a_tie_is_said_to_be_one() -> None:
     overall, star = said(fixed({"adam": [[0.5, 0.6]] * 2, "star": [[0.5, 0.6]] * 2}))
-    assert overall.startswith("Over 2 tasks, adam (tuned baseline) and star (learned) tie for the lowest")
+    assert overall.startswith("Over 2 tasks at 10 steps, adam (tuned baseline) and star (learned) tie for the lowest")
     assert (
         star
         == "star ends lower than tuned adam on 0 of 2 tasks and higher on 0, level on 2, and lower than every tuned baseline on none of 2."
@@ -226,7 +228,7 @@ def test_a_tie_is_said_to_be_one() -> None:
 
 def test_what_is_not_settled_is_said_not_to_be() -> None:
     overall, star = said(fixed({"adam": [[0.3, 0.7, 0.5]], "star": [[0.75, 0.45, 0.2]]}))
-    assert overall.startswith("On t0, star (learned) has the lowest")
+    assert overall.startswith("On t0 at 10 steps, star (learned) has the lowest")
     assert overall.endswith("Its interval overlaps the next one's, so first place is not settled.")
     assert "(beyond the spread over seeds: lower on 0, higher on 0)" in star
     assert "1 of 1 task and" in star
@@ -238,7 +240,9 @@ def test_the_sentence_and_the_table_are_of_the_tasks_that_all_ran() -> None:
     adam, sgd = [[0.5, 0.51]] * 3, [[0.6, 0.61]] * 3
     scores = fixed({"adam": adam, "sgd": sgd, "star": [[0.1, 0.12]] * 2})
     overall, star = said(scores)
-    assert overall.startswith("Over 2 tasks, of the 2 of 3 that all optimizers ran, star (learned) has the lowest")
+    assert overall.startswith(
+        "Over 2 tasks at 10 steps, of the 2 of 3 that all optimizers ran, star (learned) has the lowest"
+    )
     assert star.startswith("star ends lower than tuned adam on 2 of 2 tasks")
     assert [str(cells(s, scores)[0]) for s in scores.ranked] == ["2 of 3", "3 of 3", "3 of 3"]
     apart = scored([r for r in synthetic(tasks=2)[0] if (r.optimizer == "star") == (r.task == "digits_mlp0")])
@@ -361,6 +365,33 @@ def test_a_report_of_one_horizon_reads_speed_up_from_all(tmp_path: Path) -> None
         assert by_name["adam"].tasks == ("digits_mlp0", "digits_mlp1")
         with pytest.raises(InputError, match="horizon is 300; the archive has trainings of 200, 1000 steps"):
             archive_report(archive, horizon=300)
+
+
+def test_a_report_says_which_of_several_horizons_it_scores(tmp_path: Path) -> None:
+    runs, _ = synthetic(("star", "adam"), tasks=2, horizons=(200, 1000, 5000), evals=4)
+    protocol = {"suite": "meta_valid", "seeds": 3, "finalists": 4711}
+    for name, kept in (("all", runs), ("one", [r for r in runs if r.horizon == 200 or r.task == "digits_mlp1"])):
+        with Archive(tmp_path / f"{name}.sqlite") as archive:
+            archive.settle(protocol if name == "all" else protocol | {"suite": "held_out", "finalists": None})
+            for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in kept):
+                archive.add(unit, [r for r in kept if Unit(r.task, r.optimizer, r.horizon) == unit], machine={})
+    purpose = "The tasks of this suite are to choose by, never to report on."
+    with Archive(tmp_path / "all.sqlite") as archive:
+        plain, long = archive_report(archive), archive_report(archive, horizon=1000)
+    assert plain.sentences[0].startswith("Over 2 tasks at 200 steps, ")
+    also = "Also trained to 1,000 and 5,000 steps; lopt report --horizon scores those."
+    assert plain.notes[:2] == [purpose, also]
+    assert f'<p class="note">{also}</p>' in plain.page
+    assert "- Also trained to 1,000 and 5,000 steps; `lopt report --horizon` scores those." in plain.markdown
+    assert re.search(r"finalists</t[hd]><td>4711<", plain.page)
+    assert long.sentences[0].startswith("Over 2 tasks at 1,000 steps, ")
+    assert long.notes == [purpose]
+    with Archive(tmp_path / "one.sqlite") as archive:
+        one = archive_report(archive)
+    assert one.notes == ["1 task was also trained to 1,000 and 5,000 steps; lopt report --horizon scores those."]
+    assert "finalists" not in one.page
+    mixed_horizons = scored([r for r in runs if r.horizon == (200 if r.task == "digits_mlp0" else 1000)])
+    assert said(mixed_horizons)[0].startswith("Over 2 tasks, "), "they share none"
 
 
 def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a reader must know of the origin of a benchmark's runs, in sentences."""
+"""What a reader must know of a benchmark's runs, of their origin and of those that are not in the summaries, in sentences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lopt.evaluate.archive import Run
 from lopt.evaluate.report._summary import Name, listed
 from lopt.evaluate.seen import seen_by
 
@@ -37,6 +38,26 @@ def mixed(origins: Sequence[tuple[Mapping[str, Any], int]]) -> list[str]:
 
 def _machine(facts: Mapping[str, Any]) -> str | None:
     return f"{facts['cpu']} with {facts.get('cores', 'unknown')} cores" if "cpu" in facts else None
+
+
+def not_scored(trained: Iterable[Run], horizons: Mapping[str, int], name: Name) -> list[str]:
+    """To what other horizons tasks were trained than those of the summaries, in a sentence; none where there are no others.
+
+    Args:
+        trained: all runs that a report may be of.
+        horizons: of each task: that of the summaries.
+        name: how a name is written.
+    """
+    others = {(run.task, run.horizon) for run in trained if run.horizon != horizons.get(run.task)}
+    tasks = {task for task, _ in others}
+    if not others:
+        return []
+    steps = listed([f"{horizon:,}" for horizon in sorted({horizon for _, horizon in others})])
+    command = f"{name('lopt report --horizon')} scores those."
+    if len(tasks) == len(horizons):
+        return [f"Also trained to {steps} steps; {command}"]
+    were = "1 task was" if len(tasks) == 1 else f"{len(tasks)} tasks were"
+    return [f"{were} also trained to {steps} steps; {command}"]
 
 
 def meta_trained_here(

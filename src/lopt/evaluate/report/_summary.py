@@ -142,6 +142,8 @@ def _overall(scores: Scores, learned: Collection[str], name: Name) -> str:
     row = scores.table[first.optimizer]
     tasks = [task for task in scores.common if not np.isnan(row[task].normalized).any()]
     where = f"Over {len(tasks)} tasks" if len(tasks) > 1 else f"On {name(tasks[0])}"
+    if len(horizons := {scores.horizons[task] for task in tasks}) == 1:
+        where += f" at {horizons.pop():,} steps"
     if len(scores.common) < len(scores.tasks):
         where += f", of the {len(scores.common)} of {len(scores.tasks)} that all optimizers ran"
 

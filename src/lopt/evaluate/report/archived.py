@@ -13,7 +13,7 @@ from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.export import cells_csv
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import code, summary_markdown
-from lopt.evaluate.report._origin import meta_trained_here, mixed, on_cards
+from lopt.evaluate.report._origin import meta_trained_here, mixed, not_scored, on_cards
 from lopt.evaluate.report._sections import Provenance
 from lopt.evaluate.report._summary import sentences
 from lopt.evaluate.report.bench import benchmark_page
@@ -24,7 +24,8 @@ from lopt.evaluate.untuned import Untuned, without_tuning
 from lopt.version import __version__
 
 REFERENCE = "adam"
-KEPT = ("seeds", "evals", "seed", "eval_size")  # of the protocol, on the page
+KEPT = ("seeds", "finalists", "evals", "seed", "eval_size")  # of the protocol, on the page
+TO_CHOOSE = "The tasks of this suite are to choose by, never to report on."  # meta_valid's
 
 
 class Report(NamedTuple):
@@ -36,7 +37,7 @@ class Report(NamedTuple):
     sentences: list[str]  # of the summary, plain text
     scores: Scores
     untuned: list[Untuned]  # every optimizer at one setting for all tasks; empty with fewer than two in common
-    notes: list[str]  # of the origin of the runs, plain text
+    notes: list[str]  # of the origin of the runs, of horizons that are not scored, plain text
 
 
 def archive_report(archive: Archive, *, title: str | None = None, horizon: int | None = None) -> Report:
@@ -80,7 +81,12 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
     origins = mixed(archive.origins())
     there = on_cards(known, tasks)
-    notes, in_markdown = ([*origins, *meta_trained_here(known, there, name)] for name in (str, code))
+    beyond = trained if horizon is None else []
+    purpose = [TO_CHOOSE] if suite == "meta_valid" else []
+    notes, in_markdown = (
+        [*purpose, *not_scored(beyond, found.horizons, name), *origins, *meta_trained_here(known, there, name)]
+        for name in (str, code)
+    )
     provenance = Provenance(
         commands=(_command(protocol, found.optimizers, archive), _report_command(archive, horizon)),
         machine=_facts(archive.machines(), protocol),
