@@ -23,6 +23,7 @@ import lopt
 from lopt import cli, recipes, zoo
 from lopt.estimators import ESTIMATORS
 from lopt.evaluate.compare import COLUMNS, TUNED, default_key
+from lopt.evaluate.suites import SUITES
 from lopt.meta_train import CHECKPOINT, METRICS, Progress, meta_train
 from lopt.optimizers import OPTIMIZERS
 from lopt.recipes import RECIPES
@@ -285,10 +286,20 @@ def test_help_names_every_argument(run: Run, command: str, kind: type) -> None:
     assert "Traceback" not in found.err
 
 
+def test_help_of_bench_names_every_suite_and_what_steps_multiply(run: Run) -> None:
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run("bench", "--help").out).split())
+    (suites,) = re.findall(r"smoke \(minutes\).*? or generalisation\.", text)
+    assert all(re.search(rf"\b{suite}\b", suites) for suite in SUITES), suites
+    assert 'NAME{"tell_horizon":false}' in text
+    (said,) = re.findall(r"held_out has ([\d, and]+) with 100", text)
+    horizons = {horizon for _, horizon in SUITES["held_out"]().changed(steps=100).cells()}
+    assert {int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*\d", said)} == horizons
+
+
 def test_help_names_every_command(run: Run) -> None:
     found = run("--help")
     assert found.code == 0
-    for command in ("demo", "meta-train", "train", "compare", "list"):
+    for command in ("demo", "meta-train", "train", "compare", "bench", "list"):
         assert re.search(rf"\b{command}\b", found.out)
 
 

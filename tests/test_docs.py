@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 import lopt
+from lopt.evaluate.suites import SUITES
 from registry import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -188,3 +189,25 @@ def test_equations_become_mathml_or_stay_readable(monkeypatch: pytest.MonkeyPatc
         '<p>With <span class="arithmatex"><math inline>a < b</math></span></p>'
         '<div class="arithmatex"><math block>x</math></div>'
     )
+
+
+def test_the_page_on_evaluation_says_what_the_suites_do() -> None:
+    text = " ".join((DOCS / "evaluation.md").read_text().split())
+    suites = {name: build() for name, build in SUITES.items()}
+    (named,) = re.findall(r"of each split; ((?:`\w+`(?:, | and )?)+) on 64 pieces of a text", text)
+    of_text = {name: set(suite.eval_sizes.values()) for name, suite in suites.items() if suite.eval_sizes}
+    assert of_text == {name: {64} for name in re.findall(r"`(\w+)`", named)}
+    # Whose longest horizon is the reference.
+    own = {name: set(suite.tasks) - {task for task, _ in suite.reference_cells()} for name, suite in suites.items()}
+    assert {name: tasks for name, tasks in own.items() if tasks} == {
+        "held_out": set(suites["held_out"].tasks),
+        "meta_valid": set(suites["meta_valid"].tasks),
+        "generalisation": {"digits_mlp"},
+    }
+    assert "all of `held_out` and `meta_valid`, and `digits_mlp` in `generalisation`" in text
+
+
+def test_every_name_of_the_page_on_evaluation_is_below_a_heading() -> None:
+    found = re.findall(r"^::: ([\w.]+)\n((?:    .*\n)*)", (DOCS / "api" / "evaluate.md").read_text(), re.MULTILINE)
+    assert len(found) > 100
+    assert [name for name, options in found if "heading_level: 3" not in options] == []

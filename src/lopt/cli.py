@@ -200,13 +200,15 @@ class Bench:
     """Train optimizers on a suite of tasks, every baseline tuned over its grid, and keep all runs. The same command resumes."""
 
     suite: tyro.conf.Positional[str]
-    """smoke (minutes), laptop (meant for about an hour of two cores), wichrowska2017, taskset or generalisation."""
+    """smoke (minutes), laptop (meant for an hour of two cores), held_out (hours), meta_valid (to choose by), wichrowska2017, taskset or generalisation."""
     optimizers: tuple[str, ...] = ()
-    """Baselines such as `nadamw`, `baselines` for all, saved optimizers by name or path; those of the suite by default. Adam is always there."""
+    """Baselines such as `nadamw`, `baselines` for all, saved optimizers by name or path; those of the suite by default. Adam is always there.
+    `NAME{"tell_horizon":false}` is a saved optimizer that is not told how long a training lasts."""
     archive: Path | None = None
     """The SQLite file of all runs; runs/bench-SUITE.sqlite by default."""
     steps: int | None = None
-    """Inner steps of every task; the suite's own by default."""
+    """Inner steps of every task; the suite's own by default.
+    Where a suite has several horizons, this multiplies all: held_out has 100, 500 and 2,500 with 100."""
     seeds: int | None = None
     """Trainings of every setting; the suite's own by default."""
     processes: int | None = None
