@@ -1,7 +1,7 @@
 """Train a small network in a plain optax loop with a learned optimizer.
 
+python examples/use_in_optax.py                                    # general-1, which comes with lopt
 python examples/use_in_optax.py runs/demo/optimizer.safetensors    # what `make demo` has meta-trained
-python examples/use_in_optax.py                                    # without any meta-training
 
 The loop is the one you already have: only the line that makes `tx` and the argument `value=loss` are new.
 """
@@ -46,13 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Train a small network with a learned optimizer in a plain optax loop."
     )
-    parser.add_argument("optimizer", nargs="?", help="path of a saved optimizer; a fresh STAR by default")
+    parser.add_argument("optimizer", nargs="?", default="general-1", help="name or path of a saved optimizer")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 
-    # Random weights: without the preconditioner the black-box step is small, and the nominal term, close to Adam, does the work.
-    fresh = lopt.create("star", key=jax.random.key(0), precondition=False)
-    optimizer = fresh if args.optimizer is None else lopt.load(args.optimizer)
+    optimizer = lopt.load(args.optimizer)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer.to_optax(horizon=args.steps))
 
     pixels, targets = load_digits(return_X_y=True)

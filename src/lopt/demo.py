@@ -13,6 +13,7 @@ from lopt.tasks.data import fashion_mnist_folder
 
 STEPS = 200  # inner steps of every evaluation
 LEARNED = "meta-trained here"
+RELEASED = "general-1"  # meta-trained for hours, for general use
 NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("digits 64-32-10 (home)", "digits_mlp", {}),
     ("digits 64-128-10 (wider)", "digits_mlp", {"widths": (128,)}),
@@ -34,7 +35,7 @@ class Demo(NamedTuple):
 def evaluate(
     weights: Path, run_dir: Path, *, seed: int, seeds: int, on_progress: Callable[[str], None] | None = None
 ) -> Demo:
-    """Train the home network and unseen ones with the saved optimizer and with a tuned Adam; write figure and page.
+    """Train the home network and unseen ones with the saved optimizer, with `general-1` and with a tuned Adam; write figure and page.
 
     Args:
         weights: the saved optimizer.
@@ -47,7 +48,7 @@ def evaluate(
     networks = NETWORKS if fashion_mnist_folder() is None else (*NETWORKS, FASHION)
     comparisons = [
         compare(
-            {LEARNED: optimizer},
+            {LEARNED: optimizer, RELEASED: zoo.load(RELEASED)},
             tasks.create(task, **fields),
             name=label,
             steps=STEPS,
@@ -62,6 +63,7 @@ def evaluate(
         f"The optimizer: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
         f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {', '.join(card.tasks)}.",
         f"Reproduce: {card.command}",
+        f"{RELEASED} comes with lopt, for general use. In its meta-training it has seen the home network, and other networks on both data sets.",
     ]
     if len(networks) == len(NETWORKS):
         notes.append("Fashion-MNIST is not installed on this machine, so it was left out.")

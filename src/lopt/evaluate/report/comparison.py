@@ -28,7 +28,7 @@ def figure(comparisons: Sequence[Comparison]) -> bytes:
     for axes in grid.flat[len(comparisons) :]:
         axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    fig.legend(handles, labels, loc="outside lower center", ncols=max(2, len(labels) // 2), frameon=False)
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=130)
     return out.getvalue()
