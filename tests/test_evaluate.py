@@ -332,7 +332,7 @@ def test_a_row_as_text() -> None:
     assert found["test accuracy"] == "0.900 ± 0.010"
     # Mean 20, s = 10, t(0.975; 2) = 4.303.
     assert found["steps to target"] == "20 ± 25"
-    assert found["× Adam's"] == "1.5 (1.25 to 2)"
+    assert found["time, × Adam"] == "1.5 (1.2–2.0)"
 
 
 def test_a_row_without_accuracy() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from lopt.evaluate import Comparison, Sweep, TrainRecord, interval
+from lopt.evaluate.cells import spread
 from lopt.evaluate.compare import COLUMNS, TUNED, Row, cells, steps_to
 from lopt.evaluate.report import figure, page, verdict
 
@@ -56,7 +57,8 @@ def comparison(
             interval(found.test_loss[:, -1]),
             interval(found.metrics["test_accuracy"][:, -1]),
             steps_to(target, found),
-            interval(np.array([0.5, 0.6])),
+            spread([0.5, 0.6]),
+            spread([1.0, 1.1]),
             tuple(0.5 * s for s in steps_to(target, found)),
         )
         for name, found in records.items()

@@ -57,10 +57,12 @@ def _numbers(p: MetaProgress) -> str:
 
 def comparison_table(found: Comparison) -> Table:
     """A comparison as a table."""
+    adam = found.rows[-1]
     table = Table(
         title=f"{found.task}: {found.steps} steps, {found.seeds} seeds, mean ± 95 % interval",
         title_justify="left",
-        caption=f"target: tuned Adam's final train loss, {found.target:.4f}; its learning rate {found.sweep.best:g}",
+        caption=f"target: tuned Adam's final train loss, {found.target:.4f}; its learning rate {found.sweep.best:g}; "
+        f"a step of it takes {adam.milliseconds_per_step.median:.3g} ms",
         caption_justify="left",
     )
     for i, column in enumerate(COLUMNS):

@@ -155,16 +155,7 @@ def summarise(
     )
 
 
-COLUMNS = (
-    "optimizer",
-    "train loss",
-    "test loss",
-    "test accuracy",
-    "steps to target",
-    "ms a step",
-    "× Adam's",
-    "ms to target",
-)
+COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "time, × Adam", "ms to target")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -175,14 +166,9 @@ def cells(row: Row) -> tuple[str, ...]:
         str(row.test_loss),
         "–" if row.test_accuracy is None else str(row.test_accuracy),
         _to_target(row.steps_to_target, digits=0),
-        _spread(row.milliseconds_per_step),
-        _spread(row.times_adam),
+        f"{row.times_adam.median:.1f} ({row.times_adam.low:.1f}–{row.times_adam.high:.1f})",
         _to_target(row.milliseconds_to_target, digits=1),
     )
-
-
-def _spread(found: Spread) -> str:
-    return f"{found.median:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def _to_target(values: tuple[float, ...], digits: int) -> str:

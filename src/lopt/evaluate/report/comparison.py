@@ -62,7 +62,8 @@ def page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], pn
     body = f"""<ul>{summary}</ul>
 <div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
 <p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
-tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam.</p>
+tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam. Time: of a step of one training over that of
+tuned Adam, all in turns, median and quartiles.</p>
 <img alt="Training and test loss of each optimizer on each task" src="data:image/png;base64,{image}">
 {extra}"""
     return document(title, body)
