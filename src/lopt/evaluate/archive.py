@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +66,7 @@ def sorted_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+PATIENCE = 60.0  # seconds to wait for another process
 APPLICATION, VERSION = 0x6C6F7074, 2  # "lopt"; of the tables
 SCHEMA = """
 CREATE TABLE protocol (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -121,7 +123,7 @@ class Archive:
             if not create:
                 raise InputError(f"There is no archive {path}; `lopt bench` makes one.")
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=60.0)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
         try:
             with self._damage_is_an_input_error():
                 self._open()
@@ -139,13 +141,25 @@ class Archive:
         if version > VERSION:
             raise InputError(f"{self.path} was written by a newer lopt.")
         if not tables:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             with self._transaction():
                 if self._read("SELECT count(*) FROM sqlite_schema")[0][0]:
                     return  # another process was faster
                 marks = (f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {VERSION}")
                 for statement in (*marks, *SCHEMA.split(";")):
                     self._db.execute(statement)
+
+    def _use_wal(self) -> None:
+        """Switch to the write-ahead log. SQLite does not wait for another process that is at it, whatever the timeout; so this does."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     @contextlib.contextmanager
     def _damage_is_an_input_error(self) -> Iterator[None]:
