@@ -32,7 +32,7 @@ class Suite:
         optimizers: by default.
         axes: tasks by what they vary of the first one.
         reference_multiple: of a task's shortest horizon, to which Adam's grid is trained as well, where no horizon of the task is as long. Speed-up
-            over Adam is read from it, and cannot exceed it.
+            over Adam is read from all of Adam's trainings on the task, and cannot exceed the longest of them over the optimizer's own.
     """
 
     name: str
