@@ -28,6 +28,8 @@ from lopt.recipes import RECIPES, Recipe, run
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("relative_mlp", {}),
+    "without-orthogonal-step": ("relative_mlp", {"orthogonal_share": 0.0}),
+    "without-agreement": ("relative_mlp", {"agreement": False}),
     "without-progress": ("relative_mlp", {"progress": False}),
     "without-schedule": ("relative_mlp", {"scheduled": False}),
     "without-relative-steps": ("relative_mlp", {"relative": False, "nominal_step": 0.03}),

@@ -273,7 +273,7 @@ OPTIMIZERS = [
     OptimizerRow(
         "relative_mlp",
         lopt.optimizers.RelativeMLP,
-        506,
+        579,
         {"nominal_step": 0.05, "least_size": 0.2},
         prepare=without_black_box,
         learned=True,

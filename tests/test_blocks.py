@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from lopt.blocks import accumulators, features, nets, per_parameter, readout, tensors
+from lopt.blocks import accumulators, features, nets, orthogonal, per_parameter, readout, tensors
 from lopt.blocks.adafactor_mlp import COL_ROWS, DENSE_ROWS, FEATURES, ROW_ROWS, AdafactorMLP
 
 ONE_ULP = 2.0**-23
@@ -173,6 +173,27 @@ def test_mlp_starts_at_the_scale_of_its_fan_in() -> None:
 def test_direction_magnitude_by_hand() -> None:
     found = readout.direction_magnitude(jnp.asarray([1.0, -2.0]), jnp.asarray([0.0, 3.0]), 0.1, 0.5)
     np.testing.assert_allclose(found, [0.1, -0.2 * math.exp(1.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (2, 6, 3), (1, 7)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_orthogonalize_keeps_singular_vectors_and_evens_out_singular_values(
+    shape: tuple[int, ...], scale: float
+) -> None:
+    axes = accumulators.factored_axes(shape)
+    assert axes is not None
+    x = scale * draw(shape, 3)
+    found = jnp.moveaxis(orthogonal.orthogonalize(x, axes, 5), axes, (-2, -1))
+    u, s, v = np.linalg.svd(np.asarray(jnp.moveaxis(x, axes, (-2, -1)), np.float64), full_matrices=False)
+    assert s.min() / s.max() > 0.02  # well within what five iterations reach
+    of_vectors = np.einsum("...ik,...ij,...kj->...k", u, np.asarray(found, np.float64), v)
+    assert of_vectors.min() > 0.6
+    assert of_vectors.max() < 1.3
+    np.testing.assert_allclose(np.asarray(found), np.einsum("...ik,...k,...kj->...ij", u, of_vectors, v), atol=1e-4)
+
+
+def test_orthogonalize_leaves_zero_alone() -> None:
+    assert not orthogonal.orthogonalize(jnp.zeros((3, 4)), (0, 1), 5).any()
 
 
 def test_every_row_of_the_first_matrix_has_one_kind_of_feature() -> None:

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 import lopt
+from lopt.blocks.orthogonal import orthogonalize
 from lopt.errors import InputError
 from lopt.optimizers import (
     SGD,
@@ -603,6 +604,56 @@ def test_star_rejects_multipliers_that_are_not_three() -> None:
         ROWS["star"].create(exp_mult=[0.1])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("up_to", [2, 256])
+def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to: int) -> None:
+    """Three steps of a matrix and a vector by hand: the matrix, where it is not too large, partly or wholly along its orthogonal factor."""
+    decays, second_decay, horizon = np.asarray([0.8, 0.95, 0.98]), 0.99, 10
+    optimizer = ROWS["relative_mlp"].create(orthogonal_share=share, orthogonalize_up_to=up_to)
+    optimizer = without_black_box(optimizer)
+    params = {"matrix": draw((3, 5), 1), "vector": draw((4,), 2)}
+    state = optimizer.init(params, horizon=horizon)
+    m, v = ({n: np.zeros((k, *p.shape)) for n, p in params.items()} for k in (3, 1))
+    for t in range(3):
+        grads = random_like(params, t)
+        updates, state = update(optimizer, grads, state, params)
+        for name, gradient in grads.items():
+            g, w = np.asarray(gradient, np.float64), np.asarray(params[name], np.float64)
+            beta = decays.reshape(3, *[1] * g.ndim)
+            m[name] = beta * m[name] + (1 - beta) * g
+            v[name] = second_decay * v[name] + (1 - second_decay) * g**2
+            mean = (m[name] / (1 - beta ** (t + 1))).mean(0)
+            adam = mean / (np.sqrt(v[name][0] / (1 - second_decay ** (t + 1))) + 1e-8)
+            if share and name == "matrix" and up_to >= 3:
+                turned = np.asarray(orthogonalize(jnp.asarray(mean, jnp.float32), (0, 1), 5), np.float64)
+                grafted = turned * np.sqrt((adam**2).mean() / (turned**2).mean())
+                adam = (1 - share) * adam + share * grafted
+            step = 0.1 * np.sqrt((w**2).mean()) * (1 - t / horizon) * adam
+            np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
+
+
+def test_relative_mlp_sees_whether_gradients_agree() -> None:
+    """A gradient like those before it, and one against them, of the same size: the cosine is 1, and -1."""
+    params = {"matrix": draw((3, 5), 1)}
+    grads = {"matrix": draw((3, 5), 2)}
+    features = {}
+    for agreement in (False, True):
+        optimizer = ROWS["relative_mlp"].create(nominal_step=0.0, agreement=agreement)
+        # One linear path from the time features, of which these are the last, to the step.
+        weights = [jnp.zeros_like(w) for w in optimizer.rule.net.weights]  # pyright: ignore[reportAttributeAccessIssue]
+        weights[0] = weights[0].at[-8 if agreement else -1, 0].set(1.0)
+        weights[1] = weights[1].at[0, 0].set(1.0)
+        weights[2] = weights[2].at[0, 0].set(1.0)
+        optimizer = eqx.tree_at(lambda o: o.rule.net.weights, optimizer, weights)
+        _, state = update(optimizer, grads, optimizer.init(params), params)
+        for sign in (1.0, -1.0):
+            updates, _ = update(optimizer, {"matrix": sign * grads["matrix"]}, state, params)
+            features[agreement, sign] = float(jnp.abs(updates["matrix"]).max())
+    assert features[True, 1.0] > 1e-3
+    assert features[True, -1.0] == 0.0  # a rectified -1
+    assert features[False, 1.0] == features[False, -1.0]
+
+
 def test_mlp_contains_normalised_descent() -> None:
     optimizer, params = mlp_normalised_descent(ROWS["mlp"].create(step_mult=0.1)), example_params()
     grads = random_like(params, 1)
@@ -853,6 +904,14 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo2", {"hidden": (0,)}, r"hidden is \(0,\); .* each at least 1"),
         ("celo2", {"factored_decays": (0.9, 0.99, -0.1)}, r"factored_decays is .*-0.1\); .* at least 0"),
         ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
+        (
+            "celo2",
+            {"orthogonalize_coefficients": (2.0, -1.5)},
+            r"orthogonalize_coefficients is \(2.0, -1.5\); it must hold",
+        ),
+        ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
+        ("relative_mlp", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
+        ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),
         ("hierarchical_lstm", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
         ("hierarchical_lstm", {"to_mlp": 0}, "to_mlp is 0; it must be at least 1"),
         ("hierarchical_lstm", {"decays": ()}, r"decays is \(\); it must hold at least one"),

@@ -209,11 +209,11 @@ RECIPES: dict[str, Recipe] = {
         tasks=tuple(TaskSpec(name=name, tell_horizon=i % 2 == 0) for i, name in enumerate(GENERAL)),
         objective="mean_log",
         pairs=2,
-        horizon=(100, 2_000),
+        horizon=(60, 2_000),
         curriculum=4_000,
         std=0.02,
         unit_norm=True,
-        steps=12_000,
+        steps=20_000,
         average=0.999,
     ),
     "general_longer": Recipe(

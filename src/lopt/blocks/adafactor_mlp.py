@@ -51,6 +51,7 @@ class Signals(NamedTuple):
     param: Array
     momentum: tuple[Array, ...]
     second: Array
+    given: tuple[Array, ...] = ()
 
 
 Readout = Callable[[list[Array], Signals], Array]
@@ -149,6 +150,7 @@ class AdafactorMLP(eqx.Module):
         time: Float[Array, " time"],
         readout: Readout,
         average: Sequence[int] = (),
+        given: tuple[Array, ...] = (),
     ) -> tuple[Array, TensorState]:
         """One step of one tensor.
 
@@ -159,6 +161,7 @@ class AdafactorMLP(eqx.Module):
             time: `time_embedding` of the step; empty for the extended features.
             readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
+            given: arrays of the shape of the tensor, for the readout's signals.
         """
         momentum_decay, second_decay, factored_decay = self.current_decays()
         # Row and column statistics: vectors, or the diagonal below rank two.
@@ -228,10 +231,13 @@ class AdafactorMLP(eqx.Module):
             (*state.momentum, state.second),
             accumulate=accumulate,
             features=lambda g, w, seen, factors: dense_features(g, w, seen[:-1], seen[-1], factors),
-            readout=lambda out, g, w, seen: readout(out, Signals(g, w, seen[:-1], seen[-1])),
+            readout=lambda out, g, w, seen: readout(
+                out, Signals(g, w, seen[:DECAYS], seen[DECAYS], seen[DECAYS + 1 :])
+            ),
             constant=constant,
             factors=factors,
             shares=shares,
+            given=given,
             average=average,
         )
         return update, TensorState(tuple(momentum), second, row, col)

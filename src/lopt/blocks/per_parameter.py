@@ -2,6 +2,7 @@ r"""One step of a per-parameter network on one tensor: the passes that `adafacto
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -28,6 +29,7 @@ def network_step(
     constant: Float[Array, " width"],
     factors: Arrays = (),
     shares: Sequence[Units] = (),
+    given: Arrays = (),
     average: Sequence[int] = (),
 ) -> tuple[Array, Arrays]:
     r"""Accumulate, normalise, run the network, read out.
@@ -45,10 +47,11 @@ def network_step(
         accumulators: arrays of the shape of the parameter.
         accumulate: `(gradient, accumulators) -> accumulators`, elementwise.
         features: `(gradient, param, accumulators, factors) -> features`, elementwise.
-        readout: `(network outputs, gradient, param, accumulators) -> update`, elementwise.
+        readout: `(network outputs, gradient, param, (*accumulators, *given)) -> update`, elementwise.
         constant: $b$.
         factors: arrays that broadcast against the parameter, for `features`.
         shares: the $S_k$, units that broadcast against the parameter.
+        given: more arrays of the shape of the parameter, for `readout` alone.
         average: network outputs to replace by their mean over the tensor.
 
     Returns:
@@ -62,18 +65,18 @@ def network_step(
 
     accumulators, squares = chunked(first, accumulators, (gradient, param, *factors))
     scales = rms_scale(squares / gradient.size)
-    ends = (1 + len(accumulators), 1 + len(accumulators) + len(factors))
+    ends = tuple(itertools.accumulate((1, len(accumulators), len(factors), len(given))))
     share_leaves, treedef = jax.tree.flatten(list(shares))
 
     def outputs(gradient: Array, read: Arrays) -> tuple[Units, tuple[Array, Array, Arrays]]:
-        param, rest = read[0], read[ends[1] :]
-        accumulators, factors = read[1 : ends[0]], read[ends[0] : ends[1]]
+        param, rest = read[0], read[ends[3] :]
+        accumulators, factors, given = (read[begin:end] for begin, end in itertools.pairwise(ends))
         hidden = net.first_layer(rows, features(gradient, param, accumulators, factors), scales)
         for share in treedef.unflatten(rest):
             hidden = jax.tree.map(jnp.add, hidden, share)
-        return net.rest(add_biases(hidden, constant)), (gradient, param, accumulators)
+        return net.rest(add_biases(hidden, constant)), (gradient, param, (*accumulators, *given))
 
-    read = (param, *accumulators, *factors, *share_leaves)
+    read = (param, *accumulators, *factors, *given, *share_leaves)
     means: dict[int, Array] = {}
     if average:
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
 from lopt.blocks.features import rms_scale
+from lopt.blocks.orthogonal import COEFFICIENTS, check_iteration, orthogonalize
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
-from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -84,7 +84,7 @@ class Celo2(Optimizer):
         exp_mult: float = 0.0,
         normalize: bool = True,
         orthogonalize_steps: int = 0,
-        orthogonalize_coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315),
+        orthogonalize_coefficients: Sequence[float] = COEFFICIENTS,
         gradient_clip: float = 1e3,
         second_floor: float = 1e-8,
         momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
@@ -92,8 +92,7 @@ class Celo2(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
-        if orthogonalize_steps < 0:
-            raise InputError(f"orthogonalize_steps is {orthogonalize_steps}; it must not be negative.")
+        check_iteration(orthogonalize_steps, orthogonalize_coefficients)
         first, second, third = orthogonalize_coefficients
         self.hidden, self.learning_rate, self.exp_mult, self.normalize = (
             tuple(hidden),
@@ -136,7 +135,7 @@ class Celo2(Optimizer):
         direction, state = self.rule.update(gradient, state, param, jnp.zeros(0, jnp.float32), self._readout)
         axes = factored_axes(param.shape)
         if axes is not None and self.orthogonalize_steps:
-            direction = self._orthogonalize(direction, axes)
+            direction = orthogonalize(direction, axes, self.orthogonalize_steps, self.orthogonalize_coefficients)
         if self.normalize:
             direction = direction * rms_scale(jnp.mean(jnp.square(direction), axes, keepdims=True))
         return -self.learning_rate * direction, state
@@ -144,12 +143,3 @@ class Celo2(Optimizer):
     def _readout(self, outputs: list[Array], signals: Signals) -> Array:
         del signals
         return direction_magnitude(outputs[0], outputs[1], 1.0, self.exp_mult) if self.exp_mult else outputs[0]
-
-    def _orthogonalize(self, x: Array, axes: tuple[int, int]) -> Array:
-        a, b, c = self.orthogonalize_coefficients
-        x = jnp.moveaxis(x, axes, (-2, -1))  # no more rows than columns
-        x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
-        for _ in range(self.orthogonalize_steps):
-            gram = x @ jnp.swapaxes(x, -2, -1)
-            x = a * x + (b * gram + c * gram @ gram) @ x
-        return jnp.moveaxis(x, (-2, -1), axes)

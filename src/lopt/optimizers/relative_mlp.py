@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
+from lopt.blocks.accumulators import ema, factored_axes
+from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import TIME_SCALES, time_embedding
+from lopt.blocks.orthogonal import check_iteration, orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
@@ -19,6 +21,7 @@ from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the first step, at the end of the schedule
+SMALL, LOG_SIZE = 1e-3, 3.0  # logarithms of ratios are floored at the first and divided by the second
 
 
 class RelativeMLPState(NamedTuple):
@@ -32,21 +35,31 @@ class RelativeMLPState(NamedTuple):
 class RelativeMLP(Optimizer):
     r"""A nominal step and a black-box step, relative to the size of the tensor, on a schedule, and bounded.
 
-    $$u = -s\, c_t\, \mathrm{clip}\big(\alpha\, e^{\mu m_n}\, \hat n + \lambda_1\, d\, e^{\lambda_2 m},\ \pm b\big), \qquad
-      s = \max(\mathrm{RMS}(w), s_0)$$
+    $$u = -s\, c_t\, \mathrm{clip}\big(\alpha\, [(1 - \rho)\, e^{\mu m_n}\, \hat n + \rho\, e^{\mu m_o}\, \hat o] + \lambda_1\, d\, e^{\lambda_2 m},
+      \ \pm b\big), \qquad s = \max(\mathrm{RMS}(w), s_0)$$
 
-    $$\hat n = \frac13 \sum_i \frac{\hat m_i}{\sqrt{\hat v} + 10^{-8}}, \qquad
-      c_t = \begin{cases} \max(1 - t/T,\ 0.01) & \text{if the horizon } T \text{ is known} \\ 1/\sqrt{1 + t/\tau} & \text{otherwise} \end{cases}$$
+    $$\hat n = \frac{\bar m}{\sqrt{\hat v} + 10^{-8}}, \qquad \bar m = \frac13 \sum_i \hat m_i, \qquad
+      \hat o = \frac{\mathrm{RMS}(\hat n)}{\mathrm{RMS}(O)}\, O, \quad O = \mathrm{orthogonalize}(\bar m)$$
 
-    with $(d, m, m_n)$ the outputs of the MLP of `SmallFC`, which here also sees how much of the training is over (10 features, all 0 if that is not
-    known), and $\hat m_i, \hat v$ the bias-corrected moments. An untrained network leaves the nominal step almost alone, which is a usable optimizer
-    already. No step moves a parameter by more than $b\,s\,c_t$, whatever the gradient, and beyond the horizon $c_t$ stays at a hundredth.
+    $$c_t = \begin{cases} \max(1 - t/T,\ 0.01) & \text{if the horizon } T \text{ is known} \\ 1/\sqrt{1 + t/\tau} & \text{otherwise} \end{cases}$$
 
-    The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction; that steps are relative to the parameters is as in `VeLO` and `Celo`.
+    with $(d, m, m_n, m_o)$ the outputs of the MLP of `SmallFC`, and $\hat m_i, \hat v$ the bias-corrected moments. Where there is nothing to
+    orthogonalise, below rank two, or too much, $\rho = 0$. The network also sees how much of the training is over (10 features, all 0 if that is
+    not known) and, of the tensor, what tells too small steps from too large ones (8 features): the cosine of the gradient and each momentum before
+    it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and whether it is orthogonalised.
+
+    An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$,
+    whatever the gradient, and beyond the horizon $c_t$ stays at a hundredth.
+
+    The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction, and for matrices that of Muon (Jordan et al. 2024) with the size of Adam's
+    step, which is called grafting (Agarwal et al. 2020); that steps are relative to the parameters is as in `VeLO` and `Celo`.
 
     Args:
         hidden: widths of the hidden layers.
         nominal_step: $\alpha$; 0 leaves the nominal term out.
+        orthogonal_share: $\rho$ for tensors of rank two and more, whose matrices lie along the two longest axes; between 0 and 1, 0 leaves $\hat o$ out.
+        orthogonalize_steps: Newton-Schulz iterations.
+        orthogonalize_up_to: the longest shorter side of a matrix that is orthogonalised: $n$ by $n$ takes $30 n^3$ operations a step.
         step_mult: $\lambda_1$.
         exp_mult: $\lambda_2$ and $\mu$.
         relative: whether $s$ is that; if not, $s = s_0$.
@@ -54,6 +67,7 @@ class RelativeMLP(Optimizer):
         scheduled: whether $c_t$ is that; if not, $c_t = 1$.
         decay_time: $\tau$, steps.
         progress: whether the network sees how much of the training is over.
+        agreement: whether the network sees the eight features of the tensor.
         bound: $b$.
         momentum_decays: initial decays of the momenta.
         second_decay: initial decay of the second moment.
@@ -61,7 +75,8 @@ class RelativeMLP(Optimizer):
         key: draws the initial weights.
 
     Raises:
-        InputError: for no hidden layer, a width below 1, or a number that must be positive and is not.
+        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, a share outside of 0 to 1, or a negative number of
+            iterations.
 
     Source: lopt's own, of parts that are in the literature.
     """
@@ -69,6 +84,9 @@ class RelativeMLP(Optimizer):
     rule: AdafactorMLP
     hidden: tuple[int, ...] = eqx.field(static=True)
     nominal_step: float = eqx.field(static=True)
+    orthogonal_share: float = eqx.field(static=True)
+    orthogonalize_steps: int = eqx.field(static=True)
+    orthogonalize_up_to: int = eqx.field(static=True)
     step_mult: float = eqx.field(static=True)
     exp_mult: float = eqx.field(static=True)
     relative: bool = eqx.field(static=True)
@@ -76,6 +94,7 @@ class RelativeMLP(Optimizer):
     scheduled: bool = eqx.field(static=True)
     decay_time: float = eqx.field(static=True)
     progress: bool = eqx.field(static=True)
+    agreement: bool = eqx.field(static=True)
     bound: float = eqx.field(static=True)
     momentum_decays: tuple[float, ...] = eqx.field(static=True)
     second_decay: float = eqx.field(static=True)
@@ -86,13 +105,17 @@ class RelativeMLP(Optimizer):
         *,
         hidden: Sequence[int] = (8, 8),
         nominal_step: float = 0.1,
+        orthogonal_share: float = 0.7,
+        orthogonalize_steps: int = 5,
+        orthogonalize_up_to: int = 256,
         step_mult: float = 1e-2,
-        exp_mult: float = 0.1,
+        exp_mult: float = 0.5,
         relative: bool = True,
         least_size: float = 0.1,
         scheduled: bool = True,
         decay_time: float = 100.0,
         progress: bool = True,
+        agreement: bool = True,
         bound: float = 0.5,
         momentum_decays: Sequence[float] = (0.8, 0.95, 0.98),
         second_decay: float = 0.99,
@@ -103,13 +126,24 @@ class RelativeMLP(Optimizer):
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
+        if not 0 <= orthogonal_share <= 1:
+            raise InputError(f"orthogonal_share is {orthogonal_share}; it must be between 0 and 1.")
+        check_iteration(orthogonalize_steps)
+        self.orthogonal_share, self.orthogonalize_steps = orthogonal_share, orthogonalize_steps
+        self.orthogonalize_up_to = orthogonalize_up_to
         self.relative, self.least_size, self.bound = relative, least_size, bound
-        self.scheduled, self.decay_time, self.progress = scheduled, decay_time, progress
+        self.scheduled, self.decay_time, self.progress, self.agreement = scheduled, decay_time, progress, agreement
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
-        time_features = len(TIME_SCALES) + (len(FRACTIONS) + 1 if progress else 0)
+        of_progress, of_tensor = len(FRACTIONS) + 1, 2 * len(self.momentum_decays) + 2
         self.rule = AdafactorMLP(
-            hidden, 3, momentum_decays, second_decay, factored_decays, time_features=time_features, key=key
+            hidden,
+            4 if orthogonal_share else 3,
+            momentum_decays,
+            second_decay,
+            factored_decays,
+            time_features=len(TIME_SCALES) + progress * of_progress + agreement * of_tensor,
+            key=key,
         )
 
     def init(
@@ -137,28 +171,71 @@ class RelativeMLP(Optimizer):
             open_end = jax.lax.rsqrt(1.0 + state.step.astype(jnp.float32) / self.decay_time)
             left = 1.0 - state.step.astype(jnp.float32) / horizon
             schedule = jnp.where(known, jnp.maximum(left, LAST), open_end)
-        momentum_decay, second_decay, _ = self.rule.current_decays()
-        momentum_share, second_share = (
-            jnp.maximum(1.0 - jnp.power(decay, steps), 1e-8) for decay in (momentum_decay, second_decay)
-        )
+        momentum_decay, (second_decay,), _ = self.rule.current_decays()
 
-        def step(gradient: Array, tensor: Any, param: Array) -> tuple[Array, Any]:
-            size = jnp.asarray(self.least_size)
-            if self.relative:
-                size = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), self.least_size)
-            scale = size * schedule
+        def step(gradient: Array, tensor: TensorState, param: Array) -> tuple[Array, TensorState]:
+            size = jnp.sqrt(jnp.mean(jnp.square(param)))
+            scale = schedule * (jnp.maximum(size, self.least_size) if self.relative else self.least_size)
+            axes = factored_axes(param.shape)
+            if axes is not None and param.shape[axes[0]] > self.orthogonalize_up_to:
+                axes = None
+            share = 0.0 if axes is None else self.orthogonal_share
+
+            def corrected_mean(momentum: Sequence[Array]) -> Array:
+                shares = _share(momentum_decay, steps)
+                return sum((m / shares[i] for i, m in enumerate(momentum)), start=jnp.zeros(())) / len(momentum)
+
+            def adam(momentum: Sequence[Array], second: Array) -> Array:
+                return corrected_mean(momentum) / (jnp.sqrt(second / _share(second_decay, steps)) + 1e-8)
+
+            given: tuple[Array, ...] = ()
+            if share:
+                assert axes is not None
+                momentum = [ema(m, gradient, b) for m, b in zip(tensor.momentum, momentum_decay, strict=True)]
+                turned = orthogonalize(corrected_mean(momentum), axes, self.orthogonalize_steps)
+                nominal_size = jnp.mean(
+                    jnp.square(adam(momentum, ema(tensor.second, jnp.square(gradient), second_decay)))
+                )
+                given = (turned * jnp.sqrt(nominal_size / (jnp.mean(jnp.square(turned)) + 1e-12)),)
 
             def readout(outputs: list[Array], signals: Signals) -> Array:
-                direction, magnitude, nominal = outputs
+                direction, magnitude, nominal, *orthogonal = outputs
                 found = direction_magnitude(direction, magnitude, self.step_mult, self.exp_mult)
-                if self.nominal_step:
-                    root = jnp.sqrt(signals.second / second_share[0]) + 1e-8
-                    momentum = [m / share for m, share in zip(signals.momentum, momentum_share, strict=True)]
-                    mean = sum(momentum[1:], momentum[0]) / len(momentum)
-                    found = found + direction_magnitude(mean / root, nominal, self.nominal_step, self.exp_mult)
+                if self.nominal_step and share < 1:
+                    own = adam(signals.momentum, signals.second)
+                    found = found + direction_magnitude(own, nominal, (1 - share) * self.nominal_step, self.exp_mult)
+                if self.nominal_step and share:
+                    found = found + direction_magnitude(
+                        signals.given[0], orthogonal[0], share * self.nominal_step, self.exp_mult
+                    )
                 return -scale * jnp.clip(found, -self.bound, self.bound)
 
-            return self.rule.update(gradient, tensor, param, time, readout)
+            seen = [time]
+            if self.agreement:
+                # The state before this step: its momenta do not hold the gradient yet.
+                shares = _share(momentum_decay, steps - 1.0), _share(second_decay, steps - 1.0)
+                of_size = jnp.log(size / self.least_size + SMALL) / LOG_SIZE
+                seen += [_agreement(gradient, tensor, *shares), of_size[None], jnp.full(1, float(axes is not None))]
+            return self.rule.update(gradient, tensor, param, jnp.concatenate(seen), readout, given=given)
 
         updates, tensors = map_tensors(step, updates, state.tensors, params)
         return updates, RelativeMLPState(state.step + 1, state.horizon, tensors)
+
+
+def _share(decay: Float[Array, "*decays"], steps: Array) -> Float[Array, "*decays"]:
+    """What an accumulator from zero holds after so many steps, of all; 1 before the first one, where it holds nothing."""
+    return jnp.where(steps > 0, jnp.maximum(1.0 - jnp.power(decay, steps), 1e-8), 1.0)
+
+
+def _agreement(
+    gradient: Array, tensor: TensorState, momentum_share: Float[Array, " decays"], second_share: Float[Array, ""]
+) -> Float[Array, " features"]:
+    """Cosines of the gradient and each momentum, and logarithms of each momentum's length over that of the root of the second moment, both bias-corrected."""
+
+    def length(squares: Array) -> Array:
+        return jnp.sqrt(jnp.sum(squares) + 1e-30)
+
+    own, noise = length(jnp.square(gradient)), length(tensor.second / second_share)
+    lengths = jnp.stack([length(jnp.square(m)) for m in tensor.momentum])
+    cosines = jnp.stack([jnp.sum(gradient * m) for m in tensor.momentum]) / (own * lengths)
+    return jnp.concatenate([cosines, jnp.log(lengths / momentum_share / noise + SMALL) / LOG_SIZE])
