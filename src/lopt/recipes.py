@@ -210,10 +210,10 @@ RECIPES: dict[str, Recipe] = {
         objective="mean_log",
         pairs=2,
         horizon=(60, 2_000),
-        curriculum=4_000,
+        curriculum=1_000,
         std=0.02,
         unit_norm=True,
-        steps=20_000,
+        steps=16_000,
         average=0.999,
     ),
     "general_longer": Recipe(

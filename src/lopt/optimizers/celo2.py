@@ -13,9 +13,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
 from lopt.blocks.features import rms_scale
-from lopt.blocks.orthogonal import COEFFICIENTS, check_iteration, orthogonalize
+from lopt.blocks.orthogonal import JORDAN, orthogonalize
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
+from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -84,7 +85,7 @@ class Celo2(Optimizer):
         exp_mult: float = 0.0,
         normalize: bool = True,
         orthogonalize_steps: int = 0,
-        orthogonalize_coefficients: Sequence[float] = COEFFICIENTS,
+        orthogonalize_coefficients: Sequence[float] = JORDAN,
         gradient_clip: float = 1e3,
         second_floor: float = 1e-8,
         momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
@@ -92,7 +93,8 @@ class Celo2(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
-        check_iteration(orthogonalize_steps, orthogonalize_coefficients)
+        if orthogonalize_steps < 0:
+            raise InputError(f"orthogonalize_steps is {orthogonalize_steps}; it must not be negative.")
         first, second, third = orthogonalize_coefficients
         self.hidden, self.learning_rate, self.exp_mult, self.normalize = (
             tuple(hidden),
@@ -135,7 +137,7 @@ class Celo2(Optimizer):
         direction, state = self.rule.update(gradient, state, param, jnp.zeros(0, jnp.float32), self._readout)
         axes = factored_axes(param.shape)
         if axes is not None and self.orthogonalize_steps:
-            direction = orthogonalize(direction, axes, self.orthogonalize_steps, self.orthogonalize_coefficients)
+            direction = orthogonalize(direction, axes, self.orthogonalize_steps * (self.orthogonalize_coefficients,))
         if self.normalize:
             direction = direction * rms_scale(jnp.mean(jnp.square(direction), axes, keepdims=True))
         return -self.learning_rate * direction, state

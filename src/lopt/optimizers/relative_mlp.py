@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from lopt.blocks.accumulators import ema, factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import TIME_SCALES, time_embedding
-from lopt.blocks.orthogonal import check_iteration, orthogonalize
+from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
@@ -58,8 +58,7 @@ class RelativeMLP(Optimizer):
         hidden: widths of the hidden layers.
         nominal_step: $\alpha$; 0 leaves the nominal term out.
         orthogonal_share: $\rho$ for tensors of rank two and more, whose matrices lie along the two longest axes; between 0 and 1, 0 leaves $\hat o$ out.
-        orthogonalize_steps: Newton-Schulz iterations.
-        orthogonalize_up_to: the longest shorter side of a matrix that is orthogonalised: $n$ by $n$ takes $30 n^3$ operations a step.
+        orthogonalize_up_to: the longest shorter side of a matrix that is orthogonalised: $n$ by $n$ takes $18 n^3$ operations a step.
         step_mult: $\lambda_1$.
         exp_mult: $\lambda_2$ and $\mu$.
         relative: whether $s$ is that; if not, $s = s_0$.
@@ -75,8 +74,7 @@ class RelativeMLP(Optimizer):
         key: draws the initial weights.
 
     Raises:
-        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, a share outside of 0 to 1, or a negative number of
-            iterations.
+        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, or a share outside of 0 to 1.
 
     Source: lopt's own, of parts that are in the literature.
     """
@@ -85,7 +83,6 @@ class RelativeMLP(Optimizer):
     hidden: tuple[int, ...] = eqx.field(static=True)
     nominal_step: float = eqx.field(static=True)
     orthogonal_share: float = eqx.field(static=True)
-    orthogonalize_steps: int = eqx.field(static=True)
     orthogonalize_up_to: int = eqx.field(static=True)
     step_mult: float = eqx.field(static=True)
     exp_mult: float = eqx.field(static=True)
@@ -106,7 +103,6 @@ class RelativeMLP(Optimizer):
         hidden: Sequence[int] = (8, 8),
         nominal_step: float = 0.1,
         orthogonal_share: float = 0.7,
-        orthogonalize_steps: int = 5,
         orthogonalize_up_to: int = 256,
         step_mult: float = 1e-2,
         exp_mult: float = 0.5,
@@ -128,9 +124,7 @@ class RelativeMLP(Optimizer):
                 raise InputError(f"{name} is {number}; it must be positive.")
         if not 0 <= orthogonal_share <= 1:
             raise InputError(f"orthogonal_share is {orthogonal_share}; it must be between 0 and 1.")
-        check_iteration(orthogonalize_steps)
-        self.orthogonal_share, self.orthogonalize_steps = orthogonal_share, orthogonalize_steps
-        self.orthogonalize_up_to = orthogonalize_up_to
+        self.orthogonal_share, self.orthogonalize_up_to = orthogonal_share, orthogonalize_up_to
         self.relative, self.least_size, self.bound = relative, least_size, bound
         self.scheduled, self.decay_time, self.progress, self.agreement = scheduled, decay_time, progress, agreement
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
@@ -177,7 +171,7 @@ class RelativeMLP(Optimizer):
             size = jnp.sqrt(jnp.mean(jnp.square(param)))
             scale = schedule * (jnp.maximum(size, self.least_size) if self.relative else self.least_size)
             axes = factored_axes(param.shape)
-            if axes is not None and param.shape[axes[0]] > self.orthogonalize_up_to:
+            if axes is not None and not 1 < param.shape[axes[0]] <= self.orthogonalize_up_to:
                 axes = None
             share = 0.0 if axes is None else self.orthogonal_share
 
@@ -192,7 +186,7 @@ class RelativeMLP(Optimizer):
             if share:
                 assert axes is not None
                 momentum = [ema(m, gradient, b) for m, b in zip(tensor.momentum, momentum_decay, strict=True)]
-                turned = orthogonalize(corrected_mean(momentum), axes, self.orthogonalize_steps)
+                turned = orthogonalize(corrected_mean(momentum), axes)
                 nominal_size = jnp.mean(
                     jnp.square(adam(momentum, ema(tensor.second, jnp.square(gradient), second_decay)))
                 )
