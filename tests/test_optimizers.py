@@ -904,10 +904,6 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo2", {"hidden": (0,)}, r"hidden is \(0,\); .* each at least 1"),
         ("celo2", {"factored_decays": (0.9, 0.99, -0.1)}, r"factored_decays is .*-0.1\); .* at least 0"),
         ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
-        (
-            "celo2",
-            r"orthogonalize_coefficients is \(2.0, -1.5\); it must hold",
-        ),
         ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
         ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),
         ("hierarchical_lstm", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
