@@ -607,11 +607,16 @@ def test_star_rejects_multipliers_that_are_not_three() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("up_to", [2, 256])
 def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to: int) -> None:
-    """Three steps of a matrix and a vector by hand: the matrix, where it is not too large, partly or wholly along its orthogonal factor."""
+    """Three steps by hand: a matrix, where it is not too large, partly or wholly along its orthogonal factor; vectors of all sizes."""
     decays, second_decay, horizon = np.asarray([0.8, 0.95, 0.98]), 0.99, 10
     optimizer = ROWS["relative_mlp"].create(orthogonal_share=share, orthogonalize_up_to=up_to)
     optimizer = without_black_box(optimizer)
-    params = {"matrix": draw((3, 5), 1), "vector": draw((4,), 2)}
+    params = {
+        "matrix": draw((3, 5), 1),
+        "small": 0.01 * draw((4,), 2),
+        "vector": 0.3 * draw((4,), 2),
+        "large": 9.0 * draw((4,), 2),
+    }
     state = optimizer.init(params, horizon=horizon)
     m, v = ({n: np.zeros((k, *p.shape)) for n, p in params.items()} for k in (3, 1))
     for t in range(3):
@@ -628,8 +633,30 @@ def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to:
                 turned = np.asarray(orthogonalize(jnp.asarray(mean, jnp.float32), (0, 1)), np.float64)
                 grafted = turned * np.sqrt((adam**2).mean() / (turned**2).mean())
                 adam = (1 - share) * adam + share * grafted
-            step = 0.1 * np.sqrt((w**2).mean()) * (1 - t / horizon) * adam
+            size = np.clip(np.sqrt((w**2).mean()), 0.1, 1.0)
+            step = 0.1 * size * (1 - t / horizon) * adam
             np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("greatest_size", "exponential"), [(1.0, False), (math.inf, True)])
+def test_relative_mlp_has_a_greatest_size_lest_tensors_grow_exponentially(
+    greatest_size: float, exponential: bool
+) -> None:
+    """A gradient that never changes, as of a loss without a minimum: from the greatest size on a tensor gains the same with every step."""
+    optimizer = without_black_box(ROWS["relative_mlp"].create(greatest_size=greatest_size, scheduled=False))
+    params = {"bias": jnp.full(4, 0.1)}
+
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+        params, state = carry
+        updates, state = optimizer.update({"bias": -jnp.ones(4)}, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params["bias"][0]
+
+    _, path = jax.lax.scan(step, (params, optimizer.init(params)), length=200)
+    assert path[-1] > 10.0  # it is not held back
+    gains = path[-50:] / path[-51:-1]
+    assert bool((gains > 1.05).all()) == exponential
+    assert bool((jnp.diff(path[-50:]) <= 0.5).all()) != exponential
 
 
 def test_relative_mlp_sees_whether_gradients_agree() -> None:
@@ -906,6 +933,7 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
         ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
         ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),
+        ("relative_mlp", {"greatest_size": 0.05}, "greatest_size is 0.05; it must be at least least_size, 0.1"),
         ("hierarchical_lstm", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
         ("hierarchical_lstm", {"to_mlp": 0}, "to_mlp is 0; it must be at least 1"),
         ("hierarchical_lstm", {"decays": ()}, r"decays is \(\); it must hold at least one"),

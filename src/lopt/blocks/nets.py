@@ -35,11 +35,15 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " outputs"], ...]
 
     def __init__(self, sizes: Sequence[int], *, key: PRNGKeyArray):
-        keys = jax.random.split(key, len(sizes) - 1)
-        self.weights = tuple(
-            jax.random.truncated_normal(k, -2.0, 2.0, (i, o), jnp.float32) / jnp.sqrt(jnp.float32(i))
-            for k, (i, o) in zip(keys, pairwise(sizes), strict=True)
-        )
+        shapes = tuple(pairwise(sizes))
+        most = max(i * o for i, o in shapes)
+
+        def draw(key: PRNGKeyArray, inputs: int, outputs: int) -> Array:
+            # Draws of one size are traced once; most of the time of `lopt.load` would be tracing.
+            drawn = jax.random.truncated_normal(key, -2.0, 2.0, (most,), jnp.float32)[: inputs * outputs]
+            return drawn.reshape(inputs, outputs) / math.sqrt(inputs)
+
+        self.weights = tuple(draw(k, i, o) for k, (i, o) in zip(jax.random.split(key, len(shapes)), shapes, strict=True))
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in sizes[1:])
 
     @property

@@ -36,7 +36,7 @@ class RelativeMLP(Optimizer):
     r"""A nominal step and a black-box step, relative to the size of the tensor, on a schedule, and bounded.
 
     $$u = -s\, c_t\, \mathrm{clip}\big(\alpha\, [(1 - \rho)\, e^{\mu m_n}\, \hat n + \rho\, e^{\mu m_o}\, \hat o] + \lambda_1\, d\, e^{\lambda_2 m},
-      \ \pm b\big), \qquad s = \max(\mathrm{RMS}(w), s_0)$$
+      \ \pm b\big), \qquad s = \min(\max(\mathrm{RMS}(w), s_0), s_1)$$
 
     $$\hat n = \frac{\bar m}{\sqrt{\hat v} + 10^{-8}}, \qquad \bar m = \frac13 \sum_i \hat m_i, \qquad
       \hat o = \frac{\mathrm{RMS}(\hat n)}{\mathrm{RMS}(O)}\, O, \quad O = \mathrm{orthogonalize}(\bar m)$$
@@ -63,6 +63,7 @@ class RelativeMLP(Optimizer):
         exp_mult: $\lambda_2$ and $\mu$.
         relative: whether $s$ is that; if not, $s = s_0$.
         least_size: $s_0$.
+        greatest_size: $s_1$, without which a tensor whose size the loss does not see would grow exponentially; infinity for none.
         scheduled: whether $c_t$ is that; if not, $c_t = 1$.
         decay_time: $\tau$, steps.
         progress: whether the network sees how much of the training is over.
@@ -74,7 +75,8 @@ class RelativeMLP(Optimizer):
         key: draws the initial weights.
 
     Raises:
-        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, or a share outside of 0 to 1.
+        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, a greatest size below the least, or a share
+            outside of 0 to 1.
 
     Source: lopt's own, of parts that are in the literature.
     """
@@ -88,6 +90,7 @@ class RelativeMLP(Optimizer):
     exp_mult: float = eqx.field(static=True)
     relative: bool = eqx.field(static=True)
     least_size: float = eqx.field(static=True)
+    greatest_size: float = eqx.field(static=True)
     scheduled: bool = eqx.field(static=True)
     decay_time: float = eqx.field(static=True)
     progress: bool = eqx.field(static=True)
@@ -108,6 +111,7 @@ class RelativeMLP(Optimizer):
         exp_mult: float = 0.5,
         relative: bool = True,
         least_size: float = 0.1,
+        greatest_size: float = 1.0,
         scheduled: bool = True,
         decay_time: float = 100.0,
         progress: bool = True,
@@ -122,10 +126,12 @@ class RelativeMLP(Optimizer):
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
+        if not greatest_size >= least_size:
+            raise InputError(f"greatest_size is {greatest_size}; it must be at least least_size, {least_size}.")
         if not 0 <= orthogonal_share <= 1:
             raise InputError(f"orthogonal_share is {orthogonal_share}; it must be between 0 and 1.")
         self.orthogonal_share, self.orthogonalize_up_to = orthogonal_share, orthogonalize_up_to
-        self.relative, self.least_size, self.bound = relative, least_size, bound
+        self.relative, self.least_size, self.greatest_size, self.bound = relative, least_size, greatest_size, bound
         self.scheduled, self.decay_time, self.progress, self.agreement = scheduled, decay_time, progress, agreement
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
@@ -169,7 +175,9 @@ class RelativeMLP(Optimizer):
 
         def step(gradient: Array, tensor: TensorState, param: Array) -> tuple[Array, TensorState]:
             size = jnp.sqrt(jnp.mean(jnp.square(param)))
-            scale = schedule * (jnp.maximum(size, self.least_size) if self.relative else self.least_size)
+            scale = schedule * (
+                jnp.clip(size, self.least_size, self.greatest_size) if self.relative else self.least_size
+            )
             axes = factored_axes(param.shape)
             if axes is not None and not 1 < param.shape[axes[0]] <= self.orthogonalize_up_to:
                 axes = None
