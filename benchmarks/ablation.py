@@ -90,6 +90,7 @@ def main(
     seed: int = 0,
     suite: str = "meta_valid",
     inner_steps: int | None = None,
+    multiples: tuple[int, ...] = (1,),
     processes: int = 1,
     out: Path = RESULTS / "ablation.json",
 ) -> None:
@@ -103,6 +104,7 @@ def main(
         seed: draws weights and tasks.
         suite: to compare on.
         inner_steps: of its tasks, where not its own.
+        multiples: of these steps, at which to compare.
         processes: of the comparison.
         out: JSON file for the figures.
     """
@@ -112,13 +114,19 @@ def main(
     zoo.save(runs / UNTRAINED / "optimizer.safetensors", untrained, zoo.Card(seed=seed))
     paths = [str(path) for path in (*weights.values(), runs / UNTRAINED / "optimizer.safetensors")]
     chosen = find_suite(suite).changed(steps=inner_steps)
+    longest = max((n for own in chosen.multiples.values() for n in own), default=1)
+    chosen = dataclasses.replace(
+        chosen,
+        multiples=dict.fromkeys(chosen.tasks, multiples),
+        reference_multiple=max(longest, chosen.reference_multiple),  # Adam's, for speed-ups
+    )
     with Archive(runs / "ablation.sqlite") as archive:
         failed = bench(chosen, paths, archive, processes=processes, timing=False)
         everything = archive.runs()
     adam = [r for r in everything if r.optimizer == "adam"]
     header("variant", "steps", "speed-up over tuned Adam", "normalised train loss", "test loss", "won", "diverged")
     results = []
-    for multiple in sorted({n for ns in chosen.multiples.values() for n in ns} or {1}):
+    for multiple in multiples:
         horizons = {task: multiple * chosen.steps_of.get(task, chosen.steps) for task in chosen.tasks}
         tested = select(everything, by="valid")
         found = score(
