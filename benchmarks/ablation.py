@@ -26,6 +26,7 @@ from lopt.evaluate.suites import find_suite
 from lopt.optimizers import create
 from lopt.recipes import RECIPES, Recipe, run
 
+# Steps of a fixed size, and a black-box step on its own, begin at sizes that train without a network's help.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("relative_mlp", {}),
     "without-orthogonal-step": ("relative_mlp", {"orthogonal_share": 0.0}),
@@ -108,6 +109,9 @@ def main(
         processes: of the comparison.
         out: JSON file for the figures.
     """
+    for given, known in ((variants, [*VARIANTS]), (tasks, [task.name for task in RECIPES["general"].tasks])):
+        if wrong := [name for name in given if name not in known]:
+            raise SystemExit(f"There is no {wrong[0]} among {', '.join(known)}.")
     facts = machine()
     weights = {name: run(recipe(name, steps, tasks), runs / name, seed=seed) for name in variants}
     untrained = create("relative_mlp", key=jax.random.split(jax.random.key(seed))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -591,3 +592,30 @@ def test_a_bench_that_cannot_be(
     assert stop.value.code == 2
     assert words in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- The pages of the documentation. ---
+
+
+@pytest.mark.parametrize(("name", "horizons"), [("held_out", (4, 8)), ("laptop", (4,))])
+def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], saved: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "docs" / "benches.py"
+    spec = importlib.util.spec_from_file_location("benches", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benches = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benches)
+    benches.DOCS = tmp_path
+    suite = dataclasses.replace(TINY, name=name, multiples=dict.fromkeys(TASKS, tuple(h // 4 for h in horizons)))
+    with Archive(tmp_path / "bench.sqlite") as archive:
+        run(suite, [str(saved)], archive, processes=1, timing=False)
+    benches.main(tmp_path / "bench.sqlite")
+    page, table = (tmp_path / f"{name}.md").read_text(), (tmp_path / "data" / f"{name}.csv").read_text()
+    assert len(table.splitlines()) == 1 + len(horizons) * len(TASKS) * 2
+    assert page.count("Who wins where") == (len(horizons) if name == "held_out" else 1)
+    assert f"lopt bench {name} --optimizers" in page
+    assert "runs/mine.safetensors" in page
+    assert str(tmp_path) not in page
+    for horizon in horizons:
+        assert (f"\n## {horizon} steps\n" in page) == (name == "held_out")
+        assert page.count(f"| {horizon} | `") == len(TASKS)

@@ -97,10 +97,13 @@ def test_ablation(tmp_path: Path) -> None:
 def test_long(tmp_path: Path) -> None:
     optimizer = lopt.create("relative_mlp", key=jax.random.key(0))
     saved = lopt.save(tmp_path / "it", optimizer, lopt.zoo.Card(horizon=(2, 4)))
-    arguments = ("--optimizer", str(saved), "--tasks", "quadratic", "--multiple", "3", "--evals", "2")
-    results = run("long.py", tmp_path / "long.json", *arguments)
-    assert [(r["task"], r["told"], r["steps"], r["diverged"]) for r in results] == [
+    arguments = ("--optimizer", str(saved), "--multiple", "3", "--evals", "2", "--tasks", "quadratic")
+    first = run("long.py", tmp_path / "long.json", *arguments)
+    assert [(r["task"], r["told"], r["steps"], r["diverged"]) for r in first] == [
         ("quadratic", True, 12, 0),
         ("quadratic", False, 12, 0),
     ]
-    assert all(r["lowest"] <= r["end"] for r in results)
+    assert all(r["end"] < r["start"] for r in first)
+    more = run("long.py", tmp_path / "long.json", *arguments, "bowl")
+    assert more[:2] == first, "what is done is kept"
+    assert [r["task"] for r in more[2:]] == ["bowl", "bowl"]

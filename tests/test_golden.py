@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,8 +94,10 @@ def replay(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, vali
     return jax.tree.map(lambda *xs: jnp.stack(xs), *path)
 
 
-def scanned(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, valid_losses: Any) -> Any:
-    """`replay` in one program."""
+def scanned(
+    optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, valid_losses: Any, *, told: bool = True
+) -> Any:
+    """`replay` in one program; the horizon told or not."""
 
     def step(carry: Any, given: Any) -> Any:
         params, state = carry
@@ -102,7 +106,7 @@ def scanned(optimizer: lopt.Optimizer, params: Any, grads: Any, losses: Any, val
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
-    start = params, optimizer.init(params, horizon=len(losses))
+    start = params, optimizer.init(params, horizon=len(losses) if told else None)
     return jax.lax.scan(step, start, (grads, losses, valid_losses))[1]
 
 
@@ -259,12 +263,20 @@ def test_converter_names_the_nearest_field() -> None:
 # --- Released weights: once released, a name always means the same maths. ---
 
 
+UNTOLD = ("general-1",)  # those with another maths where the horizon is not told
+
+
 def released_path(name: str) -> dict[str, np.ndarray]:
-    """Parameters after every update with the gradients of `small_fc.npz`."""
-    given = read("small_fc")
-    return jax.device_get(
-        jax.jit(scanned)(lopt.load(name), start(given), given.grads, given.losses, given.valid_losses)
-    )
+    """Parameters after every update with the gradients of `small_fc.npz`; for some also untold, from parameters 10 times as small and as large in turn."""
+    given, optimizer = read("small_fc"), lopt.load(name)
+    given_losses = given.grads, given.losses, given.valid_losses
+    found = jax.jit(scanned)(optimizer, start(given), *given_losses)
+    if name in UNTOLD:
+        sizes = itertools.cycle((0.1, 10.0))
+        resized = {tensor: next(sizes) * param for tensor, param in start(given).items()}
+        untold = jax.jit(partial(scanned, told=False))(optimizer, resized, *given_losses)
+        found |= {f"untold/{tensor}": path for tensor, path in untold.items()}
+    return jax.device_get(found)
 
 
 @pytest.mark.optimised

@@ -148,7 +148,7 @@ GENERAL = (
     "wichrowska2017/bowl_1_noisy",
 )
 
-# A second course, after `general`: half of it new, and every third in random coordinates.
+# A second course, after `general`: two thirds of it new, and every third in random coordinates.
 GENERAL_LONGER = (
     "taskset/sampled_41",  # LSTM, prose
     "taskset/sampled_14",  # GRU, source
@@ -204,7 +204,7 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=3e-3,
     ),
     "general": Recipe(
-        description="RelativeMLP on a mixture of images, tables, text and landscapes, for general use: hours on a core.",
+        description="RelativeMLP on a mixture of images, tables, text and landscapes, for general use.",
         optimizer="relative_mlp",
         tasks=tuple(TaskSpec(name=name, tell_horizon=i % 2 == 0) for i, name in enumerate(GENERAL)),
         objective="mean_log",

@@ -1,4 +1,4 @@
-r"""The per-parameter network on Adafactor-style features that `SmallFC`, `STAR`, `VeLO`, `Celo` and `Celo2` share."""
+r"""The per-parameter network on Adafactor-style features that `SmallFC`, `STAR`, `VeLO`, `Celo`, `Celo2` and `RelativeMLP` share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lopt.blocks.per_parameter import network_step
 from lopt.errors import InputError
 
 FEATURES = 28
-# The rows of the first weight matrix that each kind of feature meets; the time features follow.
+# The rows of the first weight matrix that each kind of feature meets; those that all parameters share follow.
 DENSE_ROWS = (*range(13), 25, 26, 27)
 ROW_ROWS = (13, 14, 15, 19, 20, 21)
 COL_ROWS = (16, 17, 18, 22, 23, 24)
@@ -58,13 +58,13 @@ Readout = Callable[[list[Array], Signals], Array]
 
 
 class AdafactorMLP(eqx.Module):
-    r"""Accumulators, 39 features and a per-parameter MLP (Metz et al. 2022; Harrison et al. 2022).
+    r"""Accumulators, 39 features by default and a per-parameter MLP (Metz et al. 2022; Harrison et al. 2022).
 
     Accumulators of the gradient $g$: momentum $m$ at three decays, second moment $v$ at one, Adafactor's row and column
     second moments $r, c$ at three. Features, each divided by its root mean square over the tensor:
     $g$; $w$; $m$ (3); $v$; $m/\sqrt{v}$ (3); $1/\sqrt{v}$; $g\,\rho\,\gamma$ (3); $r$ (3); $c$ (3); $1/\sqrt r$ (3); $1/\sqrt c$ (3);
-    $m\,\rho\,\gamma$ (3), with $\rho, \gamma$ of `factored_scale`; then eleven time features. The extended set of VeLO (Metz et al.
-    2022b) has $g$ clipped to $\pm 0.1$ after $g$, $g/\sqrt{v}$ after $g\,\rho\,\gamma$, and no time: 30 features.
+    $m\,\rho\,\gamma$ (3), with $\rho, \gamma$ of `factored_scale`; then those that all parameters share, by default eleven of the time.
+    The extended set of VeLO (Metz et al. 2022b) has $g$ clipped to $\pm 0.1$ after $g$, $g/\sqrt{v}$ after $g\,\rho\,\gamma$, and no time: 30 features.
 
     The seven decays are meta-learned as offsets $\theta_\beta$, $\beta = 1 - \exp(10(p_0 + \theta_\beta))$, or fixed.
 
@@ -75,7 +75,7 @@ class AdafactorMLP(eqx.Module):
         second_decay: initial decay of $v$.
         factored_decays: initial decays of $r, c$.
         extended: whether the features are the extended set.
-        time_features: how many numbers about the time there are, where the features are not the extended set.
+        shared_features: how many features all parameters of a tensor share, such as those of the time, where the features are not the extended set.
         learn_decays: whether decays are meta-learned.
         second_floor: what is added to $v$ before its root.
         diagonal_floor: what is added to the diagonal that stands in for $\rho\,\gamma$ in the features of $m$ below rank two.
@@ -103,7 +103,7 @@ class AdafactorMLP(eqx.Module):
         factored_decays: Sequence[float],
         *,
         extended: bool = False,
-        time_features: int = len(TIME_SCALES),
+        shared_features: int = len(TIME_SCALES),
         learn_decays: bool = True,
         second_floor: float = 1e-6,
         diagonal_floor: float = 1e-6,
@@ -114,7 +114,7 @@ class AdafactorMLP(eqx.Module):
         for name, given in (("momentum_decays", momentum_decays), ("factored_decays", factored_decays)):
             if len(given) != DECAYS:
                 raise InputError(f"{name} is {tuple(given)}; it must hold three.")
-        inputs = FEATURES_EXTENDED if extended else FEATURES + time_features
+        inputs = FEATURES_EXTENDED if extended else FEATURES + shared_features
         self.net = MLP([inputs, *hidden, outputs], key=key)
         self.decays = (tuple(momentum_decays), (second_decay,), tuple(factored_decays))
         self.momentum_decay, self.second_decay, self.factored_decay = (
@@ -147,10 +147,10 @@ class AdafactorMLP(eqx.Module):
         gradient: Array,
         state: TensorState,
         param: Array,
-        time: Float[Array, " time"],
+        shared: Float[Array, " shared"],
         readout: Readout,
         average: Sequence[int] = (),
-        given: tuple[Array, ...] = (),
+        given: Callable[[tuple[Array, ...], Array], tuple[Array, ...]] = lambda momentum, second: (),
     ) -> tuple[Array, TensorState]:
         """One step of one tensor.
 
@@ -158,10 +158,10 @@ class AdafactorMLP(eqx.Module):
             gradient: of the loss, float32.
             state: its accumulators.
             param: the parameter, float32.
-            time: `time_embedding` of the step; empty for the extended features.
+            shared: features that all parameters of the tensor share, such as `time_embedding` of the step; empty for the extended features.
             readout: `(network outputs, Signals) -> update`, elementwise.
             average: network outputs to replace by their mean over the tensor.
-            given: arrays of the shape of the tensor, for the readout's signals.
+            given: `(momentum, second) -> arrays` of the shape of the tensor, for the readout's signals, from the accumulators of this step.
         """
         momentum_decay, second_decay, factored_decay = self.current_decays()
         # Row and column statistics: vectors, or the diagonal below rank two.
@@ -215,7 +215,7 @@ class AdafactorMLP(eqx.Module):
             vector_share(row, row_rows),
             vector_share([r if c is None else c for r, c in zip(row, col, strict=True)], col_rows),
         ]
-        constant = time @ self.net.weights[0][FEATURES_EXTENDED if self.extended else FEATURES :] + self.net.biases[0]
+        constant = shared @ self.net.weights[0][FEATURES_EXTENDED if self.extended else FEATURES :] + self.net.biases[0]
 
         def accumulate(g: Array, old: tuple[Array, ...]) -> tuple[Array, ...]:
             *m, v = old
@@ -237,7 +237,7 @@ class AdafactorMLP(eqx.Module):
             constant=constant,
             factors=factors,
             shares=shares,
-            given=given,
+            given=lambda accumulators: given(accumulators[:DECAYS], accumulators[DECAYS]),
             average=average,
         )
         return update, TensorState(tuple(momentum), second, row, col)

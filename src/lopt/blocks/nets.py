@@ -43,7 +43,9 @@ class MLP(eqx.Module):
             drawn = jax.random.truncated_normal(key, -2.0, 2.0, (most,), jnp.float32)[: inputs * outputs]
             return drawn.reshape(inputs, outputs) / math.sqrt(inputs)
 
-        self.weights = tuple(draw(k, i, o) for k, (i, o) in zip(jax.random.split(key, len(shapes)), shapes, strict=True))
+        self.weights = tuple(
+            draw(k, i, o) for k, (i, o) in zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+        )
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in sizes[1:])
 
     @property

@@ -29,7 +29,7 @@ def network_step(
     constant: Float[Array, " width"],
     factors: Arrays = (),
     shares: Sequence[Units] = (),
-    given: Arrays = (),
+    given: Callable[[Arrays], Arrays] = lambda accumulators: (),
     average: Sequence[int] = (),
 ) -> tuple[Array, Arrays]:
     r"""Accumulate, normalise, run the network, read out.
@@ -51,7 +51,7 @@ def network_step(
         constant: $b$.
         factors: arrays that broadcast against the parameter, for `features`.
         shares: the $S_k$, units that broadcast against the parameter.
-        given: more arrays of the shape of the parameter, for `readout` alone.
+        given: `accumulators -> arrays` of the shape of the parameter, for `readout` alone; it sees whole tensors.
         average: network outputs to replace by their mean over the tensor.
 
     Returns:
@@ -64,8 +64,8 @@ def network_step(
         return new, jnp.stack([jnp.sum(jnp.square(f)) for f in found])
 
     accumulators, squares = chunked(first, accumulators, (gradient, param, *factors))
-    scales = rms_scale(squares / gradient.size)
-    ends = tuple(itertools.accumulate((1, len(accumulators), len(factors), len(given))))
+    scales, seen_whole = rms_scale(squares / gradient.size), given(accumulators)
+    ends = tuple(itertools.accumulate((1, len(accumulators), len(factors), len(seen_whole))))
     share_leaves, treedef = jax.tree.flatten(list(shares))
 
     def outputs(gradient: Array, read: Arrays) -> tuple[Units, tuple[Array, Array, Arrays]]:
@@ -76,7 +76,7 @@ def network_step(
             hidden = jax.tree.map(jnp.add, hidden, share)
         return net.rest(add_biases(hidden, constant)), (gradient, param, (*accumulators, *given))
 
-    read = (param, *accumulators, *factors, *given, *share_leaves)
+    read = (param, *accumulators, *factors, *seen_whole, *share_leaves)
     means: dict[int, Array] = {}
     if average:
 

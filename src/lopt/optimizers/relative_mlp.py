@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from lopt.blocks.accumulators import ema, factored_axes
+from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import TIME_SCALES, time_embedding
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
-from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the first step, at the end of the schedule
+GREATEST_EXPONENT = 20.0
+TINY = 1e-30  # under roots, whose slope at zero is infinite
 SMALL, LOG_SIZE = 1e-3, 3.0  # logarithms of ratios are floored at the first and divided by the second
 
 
@@ -49,10 +50,11 @@ class RelativeMLP(Optimizer):
     it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and whether it is orthogonalised.
 
     An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$,
-    whatever the gradient, and beyond the horizon $c_t$ stays at a hundredth.
+    whatever the gradient, for exponents are held to $\pm 20$; and beyond the horizon $c_t$ stays at a hundredth.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction, and for matrices that of Muon (Jordan et al. 2024) with the size of Adam's
-    step, which is called grafting (Agarwal et al. 2020); that steps are relative to the parameters is as in `VeLO` and `Celo`.
+    step, which is called grafting (Agarwal et al. 2020). Steps are relative to the size of the parameters in Adafactor (Shazeer & Stern 2018, section 8),
+    `VeLO` and `Celo` too.
 
     Args:
         hidden: widths of the hidden layers.
@@ -75,8 +77,8 @@ class RelativeMLP(Optimizer):
         key: draws the initial weights.
 
     Raises:
-        InputError: for no hidden layer, a width below 1, a number that must be positive and is not, a greatest size below the least, or a share
-            outside of 0 to 1.
+        InputError: for no hidden layer, a width below 1, a least size, decay time or bound that is not positive, a greatest size below the least,
+            or a share outside of 0 to 1.
 
     Source: lopt's own, of parts that are in the literature.
     """
@@ -142,7 +144,7 @@ class RelativeMLP(Optimizer):
             momentum_decays,
             second_decay,
             factored_decays,
-            time_features=len(TIME_SCALES) + progress * of_progress + agreement * of_tensor,
+            shared_features=len(TIME_SCALES) + progress * of_progress + agreement * of_tensor,
             key=key,
         )
 
@@ -159,85 +161,105 @@ class RelativeMLP(Optimizer):
     ) -> tuple[Updates, RelativeMLPState]:
         """One step; see the class."""
         del extra
-        steps = state.step.astype(jnp.float32) + 1.0
-        known = jnp.isfinite(state.horizon)
-        horizon = jnp.where(known, state.horizon, 1.0)
-        time = time_embedding(state.step)
-        if self.progress:
-            over = jnp.where(known, fraction_embedding(state.step, horizon), 0.0)
-            time = jnp.concatenate([time, over, known.astype(jnp.float32)[None]])
-        schedule = jnp.ones(())
-        if self.scheduled:
-            open_end = jax.lax.rsqrt(1.0 + state.step.astype(jnp.float32) / self.decay_time)
-            left = 1.0 - state.step.astype(jnp.float32) / horizon
-            schedule = jnp.where(known, jnp.maximum(left, LAST), open_end)
-        momentum_decay, (second_decay,), _ = self.rule.current_decays()
+        time, schedule = self._time(state), self._schedule(state)
+        before, now = self._corrections(state.step), self._corrections(state.step + 1)
 
         def step(gradient: Array, tensor: TensorState, param: Array) -> tuple[Array, TensorState]:
-            size = jnp.sqrt(jnp.mean(jnp.square(param)))
+            size = jnp.sqrt(jnp.mean(jnp.square(param)) + TINY)
             scale = schedule * (
                 jnp.clip(size, self.least_size, self.greatest_size) if self.relative else self.least_size
             )
             axes = factored_axes(param.shape)
             if axes is not None and not 1 < param.shape[axes[0]] <= self.orthogonalize_up_to:
                 axes = None
-            share = 0.0 if axes is None else self.orthogonal_share
-
-            def corrected_mean(momentum: Sequence[Array]) -> Array:
-                shares = _share(momentum_decay, steps)
-                return sum((m / shares[i] for i, m in enumerate(momentum)), start=jnp.zeros(())) / len(momentum)
-
-            def adam(momentum: Sequence[Array], second: Array) -> Array:
-                return corrected_mean(momentum) / (jnp.sqrt(second / _share(second_decay, steps)) + 1e-8)
-
-            given: tuple[Array, ...] = ()
-            if share:
-                assert axes is not None
-                momentum = [ema(m, gradient, b) for m, b in zip(tensor.momentum, momentum_decay, strict=True)]
-                turned = orthogonalize(corrected_mean(momentum), axes)
-                nominal_size = jnp.mean(
-                    jnp.square(adam(momentum, ema(tensor.second, jnp.square(gradient), second_decay)))
-                )
-                given = (turned * jnp.sqrt(nominal_size / (jnp.mean(jnp.square(turned)) + 1e-12)),)
-
-            def readout(outputs: list[Array], signals: Signals) -> Array:
-                direction, magnitude, nominal, *orthogonal = outputs
-                found = direction_magnitude(direction, magnitude, self.step_mult, self.exp_mult)
-                if self.nominal_step and share < 1:
-                    own = adam(signals.momentum, signals.second)
-                    found = found + direction_magnitude(own, nominal, (1 - share) * self.nominal_step, self.exp_mult)
-                if self.nominal_step and share:
-                    found = found + direction_magnitude(
-                        signals.given[0], orthogonal[0], share * self.nominal_step, self.exp_mult
-                    )
-                return -scale * jnp.clip(found, -self.bound, self.bound)
-
-            seen = [time]
+            shared = [time]
             if self.agreement:
                 # The state before this step: its momenta do not hold the gradient yet.
-                shares = _share(momentum_decay, steps - 1.0), _share(second_decay, steps - 1.0)
                 of_size = jnp.log(size / self.least_size + SMALL) / LOG_SIZE
-                seen += [_agreement(gradient, tensor, *shares), of_size[None], jnp.full(1, float(axes is not None))]
-            return self.rule.update(gradient, tensor, param, jnp.concatenate(seen), readout, given=given)
+                of_kind = jnp.full(1, float(axes is not None), jnp.float32)
+                shared += [_agreement(gradient, tensor, before), of_size[None], of_kind]
+
+            def orthogonal(momentum: Sequence[Array], second: Array) -> tuple[Array, ...]:
+                if axes is None or not self.orthogonal_share or not self.nominal_step:
+                    return ()
+                factor = orthogonalize(_mean(momentum, now), axes)
+                grafted = jnp.mean(jnp.square(_adam(momentum, second, now))) / (jnp.mean(jnp.square(factor)) + 1e-12)
+                return (factor * jnp.sqrt(grafted + TINY),)
+
+            def readout(outputs: list[Array], signals: Signals) -> Array:
+                direction, magnitude, nominal, *controllers = outputs
+                found = self._controlled(self.step_mult * direction, magnitude)
+                share = self.orthogonal_share if signals.given else 0.0
+                if self.nominal_step and share < 1:
+                    adam = _adam(signals.momentum, signals.second, now)
+                    found = found + self._controlled((1 - share) * self.nominal_step * adam, nominal)
+                for factor, controller in zip(signals.given, controllers, strict=False):
+                    found = found + self._controlled(share * self.nominal_step * factor, controller)
+                return -scale * jnp.clip(found, -self.bound, self.bound)
+
+            return self.rule.update(gradient, tensor, param, jnp.concatenate(shared), readout, given=orthogonal)
 
         updates, tensors = map_tensors(step, updates, state.tensors, params)
         return updates, RelativeMLPState(state.step + 1, state.horizon, tensors)
 
+    def _time(self, state: RelativeMLPState) -> Float[Array, " features"]:
+        """The features of `small_fc` about the time, and how much of the training is over, all 0 if that is not known."""
+        time = time_embedding(state.step)
+        if not self.progress:
+            return time
+        known = jnp.isfinite(state.horizon)
+        over = jnp.where(known, fraction_embedding(state.step, jnp.where(known, state.horizon, 1.0)), 0.0)
+        return jnp.concatenate([time, over, known.astype(jnp.float32)[None]])
 
-def _share(decay: Float[Array, "*decays"], steps: Array) -> Float[Array, "*decays"]:
-    """What an accumulator from zero holds after so many steps, of all; 1 before the first one, where it holds nothing."""
-    return jnp.where(steps > 0, jnp.maximum(1.0 - jnp.power(decay, steps), 1e-8), 1.0)
+    def _schedule(self, state: RelativeMLPState) -> Float[Array, ""]:
+        """$c_t$."""
+        if not self.scheduled:
+            return jnp.ones((), jnp.float32)
+        step, known = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
+        left = 1.0 - step / jnp.where(known, state.horizon, 1.0)
+        return jnp.where(known, jnp.maximum(left, LAST), jax.lax.rsqrt(1.0 + step / self.decay_time))
+
+    def _corrections(self, steps: Int[Array, ""]) -> Corrections:
+        """The bias corrections after so many steps."""
+        momentum, (second,), _ = self.rule.current_decays()
+        return Corrections(_correction(momentum, steps), _correction(second, steps))
+
+    def _controlled(self, direction: Array, controller: Array) -> Array:
+        r"""$e^{\mu m}$ times a direction; the exponent is held to $\pm 20$, so that no product overflows."""
+        return direction * jnp.exp(jnp.clip(self.exp_mult * controller, -GREATEST_EXPONENT, GREATEST_EXPONENT))
 
 
-def _agreement(
-    gradient: Array, tensor: TensorState, momentum_share: Float[Array, " decays"], second_share: Float[Array, ""]
-) -> Float[Array, " features"]:
-    """Cosines of the gradient and each momentum, and logarithms of each momentum's length over that of the root of the second moment, both bias-corrected."""
+class Corrections(NamedTuple):
+    """By what bias-corrected moments divide."""
 
-    def length(squares: Array) -> Array:
-        return jnp.sqrt(jnp.sum(squares) + 1e-30)
+    momentum: Float[Array, " decays"]
+    second: Float[Array, ""]
 
-    own, noise = length(jnp.square(gradient)), length(tensor.second / second_share)
-    lengths = jnp.stack([length(jnp.square(m)) for m in tensor.momentum])
-    cosines = jnp.stack([jnp.sum(gradient * m) for m in tensor.momentum]) / (own * lengths)
-    return jnp.concatenate([cosines, jnp.log(lengths / momentum_share / noise + SMALL) / LOG_SIZE])
+
+def _correction(decay: Float[Array, "*decays"], steps: Int[Array, ""]) -> Float[Array, "*decays"]:
+    r"""$1 - \beta^t$; 1 before the first step, where accumulators are zero."""
+    t = steps.astype(jnp.float32)
+    return jnp.where(t > 0, jnp.maximum(1.0 - jnp.power(decay, t), 1e-8), 1.0)
+
+
+def _mean(momentum: Sequence[Array], corrections: Corrections) -> Array:
+    r"""$\bar m$."""
+    corrected = (m / corrections.momentum[i] for i, m in enumerate(momentum))
+    return sum(corrected, start=jnp.zeros((), jnp.float32)) / len(momentum)
+
+
+def _adam(momentum: Sequence[Array], second: Array, corrections: Corrections) -> Array:
+    r"""$\hat n$."""
+    return _mean(momentum, corrections) / (jnp.sqrt(second / corrections.second + TINY) + 1e-8)
+
+
+def _agreement(gradient: Array, tensor: TensorState, corrections: Corrections) -> Float[Array, " features"]:
+    """Cosines of the gradient and each momentum, and logarithms of each momentum's norm over that of the root of the second moment, both bias-corrected."""
+
+    def norm(squares: Array) -> Array:
+        return jnp.sqrt(jnp.sum(squares) + TINY)
+
+    own, noise = norm(jnp.square(gradient)), norm(tensor.second / corrections.second)
+    norms = jnp.stack([norm(jnp.square(m)) for m in tensor.momentum])
+    cosines = jnp.stack([jnp.sum(gradient * m) for m in tensor.momentum]) / own / norms  # their product may underflow
+    return jnp.concatenate([cosines, jnp.log(norms / corrections.momentum / noise + SMALL) / LOG_SIZE])

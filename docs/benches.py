@@ -1,0 +1,133 @@
+"""Writes a bench's page and table in `docs` from its archive: `python docs/benches.py runs/bench-laptop.sqlite`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from lopt.checkpoint import write_text
+from lopt.errors import InputError
+from lopt.evaluate.archive import Archive
+from lopt.evaluate.baselines import BASELINES
+from lopt.evaluate.report import archive_report
+from lopt.evaluate.selection import scored
+
+DOCS = Path(__file__).parent
+COST = """The {units} units of work took {hours:.1f} hours of one core in all, compilation and evaluation included. Every final loss is in
+[{name}.csv](data/{name}.csv).
+
+"""
+HEADS = {
+    "laptop": """# The laptop bench
+
+{optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, in short trainings of {horizons} steps, {seeds} seeds each:
+[`laptop`](evaluation.md#suites). Every baseline is tuned on every task over its whole grid; what is meta-trained comes as it is.
+[Scores](scores.md) says what the columns mean.
+
+```bash
+{command}
+lopt report runs/laptop.sqlite
+```
+
+""",
+    "held_out": """# The held-out bench
+
+{optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, trained to {horizons} steps, {seeds} seeds each:
+[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon; what is meta-trained comes as it is, and `celo` is [Celo](optimizers.md) with
+its authors' published weights, which `lopt convert` reads. [Scores](scores.md) says what the columns mean.
+
+```bash
+{command}
+lopt report runs/held_out.sqlite --horizon 1000
+```
+
+Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so it cannot exceed 1:
+read the tasks won there.
+
+""",
+}
+WHERE = """
+##{deeper} Who wins where
+
+The lowest final training loss on each task, mean over seeds, and what others reach there, with the test loss behind it.
+
+"""
+
+
+def where(rows: Sequence[dict[str, str]], shown: Sequence[str]) -> str:
+    """A row for each task and horizon: the best optimizer, its loss, and the losses of some."""
+    lines = [
+        f"| task | steps | lowest | its loss | {' | '.join(f'`{name}`' for name in shown)} |",
+        "|---|---:|---|---:|" + "---:|" * len(shown),
+    ]
+
+    def losses(row: dict[str, str]) -> str:
+        return f"{float(row['train_loss']):.3g} / {float(row['test_loss']):.3g}"
+
+    for cell in dict.fromkeys((row["task"], row["steps"]) for row in rows):
+        here = {row["optimizer"]: row for row in rows if (row["task"], row["steps"]) == cell}
+        best = min(here.values(), key=lambda row: float(row["train_loss"]))
+        others = (losses(here[name]) if name in here else "–" for name in shown)
+        name = cell[0].partition("/")[2] or cell[0]
+        lines.append(f"| `{name}` | {cell[1]} | `{best['optimizer']}` | {losses(best)} | {' | '.join(others)} |")
+    return "\n".join(lines) + "\n"
+
+
+def listed(horizons: Sequence[int], *, range_of: bool) -> str:
+    """Horizons in words."""
+    words = [f"{horizon:,}" for horizon in horizons]
+    if range_of and len(words) > 1:
+        return f"{words[0]} to {words[-1]}"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def main(archive: tyro.conf.Positional[Path]) -> None:
+    """Write page and table.
+
+    Args:
+        archive: what `lopt bench laptop` or `lopt bench held_out` wrote.
+    """
+    with Archive(archive, create=False) as bench:
+        protocol, log, given = bench.protocol(), bench.log(), bench.given()
+        suite = protocol["suite"]
+        if suite not in HEADS:
+            raise InputError(f"The archive is of the suite {suite}; there are pages for {', '.join(HEADS)}.")
+        trained = sorted({run.horizon for run in scored(bench.runs(), protocol)})
+        several = suite == "held_out"  # a table for each horizon; elsewhere each task has its own
+        found = {h: archive_report(bench, horizon=h) for h in (trained if several else [None])}
+    first = next(iter(found.values())).scores
+    learned = [name for name in first.optimizers if name not in BASELINES]
+    baselines = ["adam"] if several else ["baselines"]
+    names = [f"runs/{name}.safetensors" if Path(given[name]).is_absolute() else given[name] for name in learned]
+    command = ["lopt", "bench", suite, "--optimizers", *baselines, *names]
+    page = HEADS[suite].format(
+        optimizers=len(first.optimizers),
+        tasks=len(first.tasks),
+        horizons=listed(trained, range_of=not several),
+        seeds=protocol["seeds"],
+        command=shlex.join([*command, "--archive", f"runs/{suite}.sqlite"]),
+    )
+    page += COST.format(units=len(log), hours=sum(done.seconds for done in log) / 3600, name=suite)
+    tables: list[str] = []
+    for horizon, report in found.items():
+        cells = report.cells.splitlines(keepends=True)
+        tables += cells if not tables else cells[1:]
+        rows = list(csv.DictReader(io.StringIO(report.cells)))
+        deeper = "" if horizon is None else "#"
+        if horizon is not None:
+            page += f"\n## {horizon:,} steps\n\n"
+        summary, *rest = report.markdown.replace("\n## ", f"\n##{deeper} ").split(f"\n##{deeper} ")
+        page += summary + WHERE.format(deeper=deeper) + where(rows, ["adam", *learned])
+        page += "".join(f"\n##{deeper} {part}" for part in rest)
+    write_text(DOCS / f"{suite}.md", page)
+    (DOCS / "data").mkdir(exist_ok=True)
+    write_text(DOCS / "data" / f"{suite}.csv", "".join(tables))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
