@@ -638,6 +638,18 @@ def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to:
             np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_float32_stays_float32_where_jax_is_allowed_more(name: str) -> None:
+    optimizer, params = ROWS[name].create(), example_params()
+    with jax.enable_x64(True):
+        state = jax.eval_shape(lambda p: optimizer.init(p, key=jax.random.key(0), horizon=3), params)
+        loss = jnp.ones((), jnp.float32)
+        step = partial(optimizer.update, value=loss, valid_value=loss)
+        updates, after = jax.eval_shape(lambda g, s, p: step(g, s, p), params, state, params)
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {np.dtype("float32")}
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+
+
 @pytest.mark.parametrize(("greatest_size", "exponential"), [(1.0, False), (math.inf, True)])
 def test_relative_mlp_has_a_greatest_size_lest_tensors_grow_exponentially(
     greatest_size: float, exponential: bool
@@ -723,7 +735,8 @@ def test_relative_mlp_sees_the_tensor() -> None:
     np.testing.assert_allclose([seen(row) for row in range(8)], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_relative_mlp_has_finite_meta_gradients_where_there_is_no_gradient() -> None:
+@pytest.mark.parametrize("name", ["small_fc", "star", "relative_mlp", "hierarchical_lstm"])
+def test_meta_gradients_are_finite_where_there_is_no_gradient(name: str) -> None:
     """Dead units, biases at zero and tensors that the loss does not see have roots of zero in many places."""
     params = {"matrix": draw((3, 4), 1), "bias": jnp.zeros(3), "unseen": draw((2, 3), 2)}
 
@@ -732,12 +745,13 @@ def test_relative_mlp_has_finite_meta_gradients_where_there_is_no_gradient() -> 
 
     def after(optimizer: Any) -> Array:
         now, state = params, optimizer.init(params)
-        for _ in range(3):
-            updates, state = optimizer.update(jax.grad(loss)(now), state, now)
+        for _ in range(2):
+            value, grads = jax.value_and_grad(loss)(now)
+            updates, state = optimizer.update(grads, state, now, value=value)
             now = optax.apply_updates(now, updates)
         return loss(now)
 
-    slopes = eqx.filter_jit(eqx.filter_grad(after))(ROWS["relative_mlp"].create())
+    slopes = eqx.filter_jit(eqx.filter_grad(after))(ROWS[name].create())
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
         assert bool(jnp.isfinite(slope).all()), path
     assert any(float(jnp.abs(slope).max()) > 0 for slope in jax.tree.leaves(slopes))

@@ -176,7 +176,7 @@ class HierarchicalRNN(Optimizer):
         del extra
         treedef = jax.tree.structure(params)
         rates = [s.log_rate for s in treedef.flatten_up_to(state.tensors)]
-        mean_rate = sum((jnp.sum(r) for r in rates), jnp.zeros(())) / max(1, sum(r.size for r in rates))
+        mean_rate = sum((jnp.sum(r) for r in rates), jnp.zeros((), jnp.float32)) / max(1, sum(r.size for r in rates))
         updates, tensors = map_tensors(
             lambda g, s, p: self._tensor(g, s, p, state.step == 0, mean_rate, state.global_hidden),
             updates,
