@@ -655,7 +655,7 @@ def test_two_devices_give_the_numbers_of_one() -> None:
         ({"std": -0.1}, ["std", "-0.1"]),
         ({"std": math.nan}, ["std", "nan"]),
         ({"split": "validation"}, ["split", "validation", "train, valid, test"]),
-        ({"objective": "best"}, ["objective", "best", "normalised, mean, last, mean_log"]),
+        ({"objective": "best"}, ["objective", "best", "normalised, mean, last, mean_log, late_log"]),
         ({"final_batches": 0}, ["final_batches", "0"]),
         ({"sign_scale": 0.0}, ["sign_scale", "0.0"]),
         ({"particles": 0}, ["particles", "0"]),

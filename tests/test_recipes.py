@@ -40,9 +40,10 @@ def test_the_conv_nets_recipe_keeps_classes_for_testing() -> None:
     assert spec.build().classes == 5  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_members_of_corpora_and_unit_norm() -> None:
+@pytest.mark.parametrize("norm", ["estimate", "average"])
+def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
     specs = (TaskSpec(name="wichrowska2017/bowl_1"), TaskSpec(name="quadratic", fields={"dim": 2}, tell_horizon=False))
-    found = Recipe(description="", optimizer="relative_mlp", tasks=specs, unit_norm=True, horizon=(20, 40), pairs=1)
+    found = Recipe(description="", optimizer="relative_mlp", tasks=specs, task_norm=norm, horizon=(20, 40), pairs=1)
     optimizer, estimators, _ = found.build(KEY, 10)
     for estimator, told in zip(estimators, (True, False), strict=True):
         assert isinstance(estimator, PerTask)
@@ -53,6 +54,11 @@ def test_members_of_corpora_and_unit_norm() -> None:
     np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
     assert str(specs[0]) == "wichrowska2017/bowl_1"
     assert str(specs[1]) == "quadratic(dim=2), horizon untold"
+
+
+def test_a_recipe_refuses_a_norm_of_tasks_that_it_does_not_know() -> None:
+    with pytest.raises(InputError, match="task_norm is 'unit'; it must be one of none, estimate, average"):
+        recipe("smoke", task_norm="unit").build(KEY, 1)
 
 
 def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:

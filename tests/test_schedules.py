@@ -31,6 +31,7 @@ from lopt.estimators import (
     Schedule,
     Unrolls,
     Widening,
+    normalize_by_average_norm,
 )
 from lopt.estimators.per_task import fingerprint
 from lopt.meta_train import MetaState
@@ -87,6 +88,17 @@ def test_widening_lengths() -> None:
     assert found.max() == schedule.longest
 
 
+def test_widening_lengths_with_as_many_steps_in_every_octave() -> None:
+    schedule = Widening(8, 16, 512, over=1_000, share="steps")
+    assert draws(schedule, 5_000).max() == 16
+    found = draws(schedule, 100_000, 1_000)
+    assert found.min() == 8
+    assert found.mean() == pytest.approx(schedule.mean, rel=0.02)
+    octaves = [found[(low <= found) & (found < 2 * low)].sum() / found.sum() for low in (8, 16, 32, 64, 128, 256)]
+    whole = [sum(1 / (n + 1) for n in range(low, 2 * low)) for low in (8, 16, 32, 64, 128, 256)]
+    np.testing.assert_allclose(octaves, np.array(whole) / (sum(whole) + 1 / 513), rtol=0.08)
+
+
 def test_heavy_tailed_lengths() -> None:
     found = draws(HeavyTailed(), 20_000)
     assert found.min() == 50
@@ -111,6 +123,7 @@ def test_heavy_tailed_lengths() -> None:
         (lambda: Widening(0, 3, 4, over=5), "low is 0"),
         (lambda: Widening(3, 9, 8, over=5), "low, first and last are 3, 9 and 8; they must not descend"),
         (lambda: Widening(3, 4, 5, over=0), "over is 0"),
+        (lambda: Widening(3, 4, 5, over=1, share="time"), "share is 'time'; it must be one of problems, steps"),  # pyright: ignore[reportArgumentType]
         (lambda: HeavyTailed(least=0), "least is 0"),
         (lambda: HeavyTailed(scale=0.0), "scale is 0.0"),
         (lambda: HeavyTailed(least=50, limit=40), "limit is 40"),
@@ -193,7 +206,7 @@ def rho(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1.0, x, 1.0 + np.log(np.maximum(x, 1.0)))
 
 
-@pytest.mark.parametrize("objective", ["normalised", "mean", "last", "mean_log"])
+@pytest.mark.parametrize("objective", ["normalised", "mean", "last", "mean_log", "late_log"])
 @pytest.mark.parametrize("truncation", [5, LogUniform(5, 5)])
 @pytest.mark.parametrize("kind", [ESSingle, Backprop])
 def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> None:
@@ -204,19 +217,23 @@ def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> N
     state = begin(estimator, SGD(learning_rate=LEARNING_RATE), jax.random.key(0))
     one = jnp.ones_like(state.inner.step)
     state = state._replace(inner=state.inner._replace(step=one, horizon=one))  # the first horizon is not shortened
+    logs = np.log(losses / (losses[0] + 1e-6) + 1e-6)
+    over = np.arange(1, 12) / 10
     for part in (slice(0, 5), slice(5, 10)):
         _, state, metrics = estimate(estimator, SGD(learning_rate=LEARNING_RATE), state, jax.random.key(0))
         expected = {
             "normalised": rho(3.0 * losses[part]).mean(),
             "mean": losses[part].mean(),
             "last": rho(3.0 * losses[part.stop]),
-            "mean_log": np.log(losses[part] / (losses[0] + 1e-6) + 1e-6).mean(),
+            "mean_log": logs[part].mean(),
+            "late_log": (2.0 * over * logs)[part].mean(),
         }[objective]
         assert metrics["meta_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("objective", "worst"), [("normalised", 10.0), ("mean", 1e4), ("last", 10.0), ("mean_log", 10.0)]
+    ("objective", "worst"),
+    [("normalised", 10.0), ("mean", 1e4), ("last", 10.0), ("mean_log", 10.0), ("late_log", 15.0)],
 )
 def test_objectives_of_losses_that_are_not_finite(objective: Any, worst: float) -> None:
     estimator = ESSingle(Splits(), pairs=1, truncation=2, horizon=2, objective=objective, split="test")
@@ -227,7 +244,7 @@ def test_objectives_of_losses_that_are_not_finite(objective: Any, worst: float) 
     assert np.isfinite(gradient.log_learning_rate)  # pyright: ignore[reportAttributeAccessIssue]
     valid = dataclasses.replace(estimator, split="valid")
     _, _, metrics = estimate(valid, optimizer, begin(valid, optimizer, key), key)
-    assert metrics["meta_loss"] == pytest.approx(0.0 if objective == "mean_log" else 0.25, abs=1e-4)
+    assert metrics["meta_loss"] == pytest.approx(0.0 if "log" in objective else 0.25, abs=1e-4)
 
 
 # --- The meta-gradient of one task. ---
@@ -246,6 +263,22 @@ def test_a_meta_gradient_is_normalised_for_its_task() -> None:
     np.testing.assert_allclose(flat, reference / np.linalg.norm(reference), rtol=1e-4)
     np.testing.assert_array_equal(state.estimator.inner.step, particles.inner.step)
     assert metrics["inner_steps"] == 20
+
+
+def test_a_meta_gradient_is_divided_by_its_usual_norm() -> None:
+    tx = normalize_by_average_norm(decay=0.9, most=3.0)
+    direction = np.array([0.6, 0.8], np.float32)
+    state, square = tx.init(jnp.zeros(2)), 0.0
+    for i, norm in enumerate((2.0, 1.0, 4.0, 1e6, 0.5, 0.0)):
+        before = square / (1.0 - 0.9**i) if i else math.inf
+        square = 0.9 * square + 0.1 * min(norm**2, 9.0 * before)
+        usual = math.sqrt(square / (1.0 - 0.9 ** (i + 1)))
+        found, state = jax.jit(tx.update)(jnp.asarray(norm * direction), state)
+        np.testing.assert_allclose(found, min(norm / usual, 3.0) * direction, rtol=1e-4, atol=1e-7)
+    assert np.isfinite(jax.jit(tx.update)(jnp.zeros(2), tx.init(jnp.zeros(2)))[0]).all()
+    for fields, words in (({"decay": 1.0}, "decay is 1.0"), ({"most": 0.5}, "most is 0.5")):
+        with pytest.raises(InputError, match=words):
+            normalize_by_average_norm(**fields)
 
 
 def test_another_transformation_of_a_task_is_another_configuration(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,18 @@ from jaxtyping import PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.errors import InputError
-from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask
+from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
 from lopt.estimators.particles import check_horizon
-from lopt.estimators.schedules import Growing, Widening
+from lopt.estimators.schedules import Growing, Share, Widening
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
 from lopt.task import Split, Task
 from lopt.tasks.augment import Level
+
+TaskNorm = Literal["none", "estimate", "average"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,12 @@ class Recipe:
     truncation: int = 20  # inner steps a meta-gradient, where it is not of whole problems
     horizon: tuple[int, int] = (100, 500)  # inner steps
     curriculum: int = 0  # meta-steps over which the greatest horizon grows, from three times the least one
+    share: Share = "problems"  # of the horizons of a curriculum, what each octave has equally many of
     std: float = 0.01  # of the perturbation
     split: Split = "train"  # whose losses make the meta-loss
     objective: Objective = "normalised"  # what makes the meta-loss of them
     estimator_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    unit_norm: bool = False  # whether each task's meta-gradient is scaled to norm one, so that none drowns the others
+    task_norm: TaskNorm = "none"  # each task's meta-gradient is divided by its norm, or by the average of its norms, so that none drowns the others
     steps: int = 5_000  # meta-steps
     learning_rate: float = 1e-3  # of the outer Adam, decayed by a cosine to a tenth
     clip: float = 0.1  # of the meta-gradient, element by element
@@ -87,6 +90,8 @@ class Recipe:
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
         if self.curriculum < 0:
             raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        if self.task_norm not in get_args(TaskNorm):
+            raise InputError(f"task_norm is {self.task_norm!r}; it must be one of {', '.join(get_args(TaskNorm))}.")
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
@@ -106,8 +111,9 @@ class Recipe:
         estimators: tuple[Estimator, ...] = tuple(
             kind(task.build(), **fields, tell_horizon=task.tell_horizon) for task in self.tasks
         )
-        if self.unit_norm:
-            estimators = tuple(PerTask(e, optax.normalize_by_update_norm()) for e in estimators)
+        if self.task_norm != "none":
+            normalize = optax.normalize_by_update_norm if self.task_norm == "estimate" else normalize_by_average_norm
+            estimators = tuple(PerTask(e, normalize()) for e in estimators)
         schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
         return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
 
@@ -115,7 +121,7 @@ class Recipe:
     def widening(self) -> Widening:
         """The curriculum of horizons; there must be one."""
         low, high = self.horizon
-        return Widening(low, min(3 * low, high), high, self.curriculum)
+        return Widening(low, min(3 * low, high), high, self.curriculum, self.share)
 
     def reached(self, steps: int) -> tuple[int, int]:
         """The least and the greatest horizon of so many meta-steps: a curriculum may not have finished."""
@@ -212,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
         horizon=(60, 2_000),
         curriculum=1_000,
         std=0.02,
-        unit_norm=True,
+        task_norm="estimate",
         steps=16_000,
         average=0.999,
     ),
@@ -225,12 +231,13 @@ RECIPES: dict[str, Recipe] = {
             )
             for i, name in enumerate(GENERAL_LONGER)
         ),
-        objective="mean_log",
+        objective="late_log",
         pairs=2,
-        horizon=(200, 5_000),
-        curriculum=4_000,
+        horizon=(100, 3_000),
+        curriculum=2_000,
+        share="steps",
         std=0.02,
-        unit_norm=True,
+        task_norm="average",
         steps=20_000,
         learning_rate=5e-4,
         average=0.999,

@@ -8,7 +8,7 @@ from lopt.estimators.evolution import PES, AntitheticES, ESSingle, FullES, Noise
 from lopt.estimators.merged import Merged
 from lopt.estimators.objectives import meta_loss
 from lopt.estimators.particles import Particles
-from lopt.estimators.per_task import PerTask
+from lopt.estimators.per_task import PerTask, normalize_by_average_norm
 from lopt.estimators.schedules import Constant, Growing, HeavyTailed, LogUniform, Schedule, Unrolls, Widening
 
 ESTIMATORS: dict[str, type[Particles]] = {
@@ -42,4 +42,5 @@ __all__ = [
     "Unrolls",
     "Widening",
     "meta_loss",
+    "normalize_by_average_norm",
 ]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from lopt.task import Task
 
-Objective = Literal["normalised", "mean", "last", "mean_log"]
+Objective = Literal["normalised", "mean", "last", "mean_log", "late_log"]
 
 WORST = 10.0  # what a loss counts that is not finite, where losses are normalised or logarithms
 LARGEST = 1e4  # the same for plain losses
@@ -38,7 +38,7 @@ def meta_loss(losses: Float[Array, " steps"]) -> tuple[Float[Array, ""], Float[A
 
 
 def score(
-    objective: Objective, task: Task, loss: Float[Array, ""], first: Float[Array, ""]
+    objective: Objective, task: Task, loss: Float[Array, ""], first: Float[Array, ""], over: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""What one loss contributes to the meta-loss, and 1 where it was not finite.
 
@@ -47,6 +47,7 @@ def score(
     | `normalised` | $\rho(\mathrm{normalize}(\ell_t))$ |
     | `mean` | $\min(\ell_t, 10^4)$, and $10^4$ for NaN |
     | `mean_log` | $\log(\ell_t / (\ell_0 + 10^{-6}) + 10^{-6})$, at most 10, for losses that are not negative |
+    | `late_log` | $2\tau_t$ times that of `mean_log`, $\tau_t$ the part of the training that is over: the end counts most |
     | `last` | as `normalised`, but of one loss alone: that at the parameters after the last step |
 
     Args:
@@ -54,18 +55,21 @@ def score(
         task: normalises.
         loss: $\ell_t$.
         first: $\ell_0$, the loss of the first minibatch of the inner problem.
+        over: $\tau_t$, above 0 and at most 1.
 
     Source: `mean_log` is the objective of Wichrowska et al. 2017 (`scale_objective` of its release), which takes $\ell_t$ over the whole data set where
-    this takes minibatches; `last` is that of Metz et al. 2022, *VeLO*.
+    this takes minibatches; `last` is that of Metz et al. 2022, *VeLO*; `late_log` is lopt's own.
     """
     if objective == "mean":
         value = jnp.minimum(jnp.where(_lost(loss), LARGEST, loss), LARGEST)
-    elif objective == "mean_log":
+    elif objective in ("mean_log", "late_log"):
         either = _lost(loss) | _lost(first)
         ratio = jnp.where(either, 1.0, jnp.maximum(loss, 0.0)) / (
             jnp.where(either, 1.0, jnp.maximum(first, 0.0)) + TINY
         )
         value = jnp.where(either, WORST, jnp.minimum(jnp.log(ratio + TINY), WORST))
+        if objective == "late_log":
+            value = 2.0 * over * value
     else:
         value = squash(task.normalize(loss))
     return value, _lost(loss).astype(jnp.float32)

@@ -226,7 +226,7 @@ def step_run(estimator: Particles, optimizer: Optimizer, run: Run, key: PRNGKeyA
     """One inner step."""
     inner, (loss,) = unroll(optimizer, estimator.task, run.inner, key, 1, split=_split_on_the_way(estimator))
     first = jnp.where(run.inner.step == 0, loss, run.first)
-    value, lost = score(estimator.objective, estimator.task, loss, first)
+    value, lost = score(estimator.objective, estimator.task, loss, first, _over(run.inner, 1))
     return Run(inner, first, run.total + value, run.lost + lost)
 
 
@@ -241,7 +241,7 @@ def finish_run(
     at = optimizer.eval_params(inner.opt_state, inner.params)
     keys = jax.random.split(jax.random.fold_in(key, length), estimator.final_batches)
     losses = jax.vmap(lambda k: estimator.task.loss(inner.problem, at, k, estimator.split))(keys)
-    return score("last", estimator.task, jnp.mean(losses), run.first)
+    return score("last", estimator.task, jnp.mean(losses), run.first, jnp.ones(()))
 
 
 def unroll_run(
@@ -252,7 +252,10 @@ def unroll_run(
         steps = estimator.schedule.longest
         inner, losses = unroll(optimizer, estimator.task, run.inner, key, steps, split=_split_on_the_way(estimator))
         first = jnp.where(run.inner.step == 0, losses[0], run.first)
-        values, lost = jax.vmap(lambda x: score(estimator.objective, estimator.task, x, first))(losses)
+        over = _over(run.inner, 1 + jnp.arange(steps))
+        values, lost = jax.vmap(lambda x, part: score(estimator.objective, estimator.task, x, first, part))(
+            losses, over
+        )
         run = Run(inner, first, jnp.sum(values), jnp.sum(lost))
     else:
         steps = length
@@ -261,6 +264,11 @@ def unroll_run(
             0, length, lambda t, r: step_run(estimator, optimizer, r, jax.random.fold_in(key, t)), run
         )
     return run, *finish_run(estimator, optimizer, run, key, steps)
+
+
+def _over(inner: Inner, taken: int | Int[Array, " steps"]) -> Float[Array, " *steps"]:
+    """The part of the problem that is over after so many more steps."""
+    return jnp.minimum((inner.step + taken) / jnp.maximum(inner.horizon, 1), 1.0).astype(jnp.float32)
 
 
 def _split_on_the_way(estimator: Particles) -> Split:

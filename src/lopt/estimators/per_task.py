@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.optimizer import Optimizer, State
+
+TINY = 1e-30  # under roots
 
 
 class PerTaskState(NamedTuple):
@@ -66,6 +69,52 @@ class PerTask(Estimator):
             update = optax.with_extra_args_support(self.transformation).update
             gradient, outer = update(gradient, state.transformation, meta_params, value=metrics["meta_loss"])
         return gradient, PerTaskState(inner, outer), metrics
+
+
+class AverageNormState(NamedTuple):
+    """How many updates there have been, and the average of their squared norms."""
+
+    updates: Int[Array, ""]
+    square: Float[Array, ""]
+
+
+def normalize_by_average_norm(decay: float = 0.98, most: float = 3.0) -> optax.GradientTransformation:
+    r"""Divide by the usual norm.
+
+    $$s \leftarrow \beta s + (1 - \beta) \min(\|g\|^2, c^2 \hat s), \qquad g \leftarrow g \min\Big(\frac{1}{\sqrt{\hat s}}, \frac{c}{\|g\|}\Big)$$
+
+    with $\hat s$ the bias-corrected average. In a `PerTask`, no task drowns the others, as with `optax.normalize_by_update_norm()`; but an estimate that says
+    little, because the meta-loss of its truncation counts little or hardly depends on the meta-parameters, still says little.
+
+    Args:
+        decay: $\beta$.
+        most: $c$, beyond which a norm counts as an outlier.
+
+    Raises:
+        InputError: for a decay outside of [0, 1) or a $c$ below 1.
+
+    Source: lopt's own.
+    """
+    if not 0.0 <= decay < 1.0:
+        raise InputError(f"decay is {decay}; it must be at least 0 and below 1.")
+    if not most >= 1.0:
+        raise InputError(f"most is {most}; it must be at least 1.")
+
+    def init(params: Any) -> AverageNormState:
+        del params
+        return AverageNormState(jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageNormState]:
+        del params
+        own = jnp.square(optax.tree.norm(updates))
+        before = state.square / jnp.maximum(1.0 - decay ** state.updates.astype(jnp.float32), 1e-8)
+        held = jnp.where(before > 0, jnp.minimum(own, most**2 * before), own)
+        state = AverageNormState(state.updates + 1, decay * state.square + (1.0 - decay) * held)
+        usual = state.square / (1.0 - decay ** state.updates.astype(jnp.float32))
+        factor = jnp.minimum(jax.lax.rsqrt(usual + TINY), most * jax.lax.rsqrt(own + TINY))
+        return jax.tree.map(lambda u: u * factor, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def fingerprint(transformation: optax.GradientTransformation, meta_params: Optimizer) -> str:

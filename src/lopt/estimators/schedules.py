@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt.errors import InputError
 
 Growth = Literal["geometric", "linear"]
+Share = Literal["problems", "steps"]
 
 
 class Schedule(abc.ABC):
@@ -154,13 +155,15 @@ class Growing(Schedule):
 class Widening(Schedule):
     r"""A curriculum: $\log K \sim U(\log \text{low}, \log(h + 1))$, where $h$ grows from `first` to `last` by a constant factor an estimate.
 
-    As a horizon, problems are short while the optimizer is young, and short ones keep coming.
+    As a horizon, problems are short while the optimizer is young, and short ones keep coming. With lengths that are log-uniform most inner steps, and so most
+    meta-gradients, belong to the longest problems; with $p(K) \propto K^{-2}$ as many belong to those from 100 to 200 steps as to those from 1,000 to 2,000.
 
     Args:
         low: the least length.
         first: the greatest length at the beginning.
         last: the greatest length after `over` estimates, and from then on.
         over: estimates that the growth takes.
+        share: what every octave of lengths has equally many of: problems, or their steps, which makes the density $K^{-2}$.
 
     Source: lopt's own; that horizons grow over meta-training is in Metz et al. 2020, appendix B.
     """
@@ -169,9 +172,12 @@ class Widening(Schedule):
     first: int
     last: int
     over: int
+    share: Share = "problems"
 
     def __post_init__(self) -> None:
         _positive(low=self.low, over=self.over)
+        if self.share not in get_args(Share):
+            raise InputError(f"share is {self.share!r}; it must be one of {', '.join(get_args(Share))}.")
         if not self.low <= self.first <= self.last:
             raise InputError(
                 f"low, first and last are {self.low}, {self.first} and {self.last}; they must not descend."
@@ -185,11 +191,15 @@ class Widening(Schedule):
     @property
     def mean(self) -> float:
         """The mean at the end, where most of a meta-training's steps are taken."""
-        return LogUniform(self.low, self.last).mean
+        if self.share == "problems":
+            return LogUniform(self.low, self.last).mean
+        whole = sum(1.0 / (n + 1) for n in range(self.low, self.last + 1))
+        return whole / (1.0 / self.low - 1.0 / (self.last + 1))
 
     def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """A length; see the class."""
-        return _log_uniform(key, self.low, self.greatest(estimates))
+        draw = _log_uniform if self.share == "problems" else _inverse_square
+        return draw(key, self.low, self.greatest(estimates))
 
     def greatest(self, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """The greatest length that may be drawn after so many estimates.
@@ -264,6 +274,12 @@ def _log_uniform(key: PRNGKeyArray, low: int, high: Int[Array, ""]) -> Int[Array
     above = high.astype(jnp.float32) + 1.0
     exponent = jax.random.uniform(key, (), minval=jnp.log(float(low)), maxval=jnp.log(above))
     return jnp.clip(jnp.floor(jnp.exp(exponent)).astype(jnp.int32), low, high)
+
+
+def _inverse_square(key: PRNGKeyArray, low: int, high: Int[Array, ""]) -> Int[Array, ""]:
+    r"""$1/K \sim U(1/(\text{high} + 1), 1/\text{low})$, rounded down."""
+    inverse = jax.random.uniform(key, (), minval=1.0 / (high.astype(jnp.float32) + 1.0), maxval=1.0 / low)
+    return jnp.clip(jnp.floor(1.0 / inverse).astype(jnp.int32), low, high)
 
 
 def _rounded_exponential(key: PRNGKeyArray, scale: float) -> Int[Array, ""]:
