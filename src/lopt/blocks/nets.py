@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import equinox as eqx
@@ -14,6 +16,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lopt.blocks.tensors import chunk_for
 
 NARROW = 8  # units of the widest layer that is written as sums
+
+_DRAWN = contextvars.ContextVar("drawn", default=True)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within it the weights of networks are zeros: of a skeleton that is loaded into, tracing the draws would be most of the work."""
+    token = _DRAWN.set(False)
+    try:
+        yield
+    finally:
+        _DRAWN.reset(token)
+
 
 Units = list[Array] | Array  # an array a unit, or all units of a wide layer along a first axis
 
@@ -39,6 +54,8 @@ class MLP(eqx.Module):
         most = max(i * o for i, o in shapes)
 
         def draw(key: PRNGKeyArray, inputs: int, outputs: int) -> Array:
+            if not _DRAWN.get():
+                return jnp.zeros((inputs, outputs), jnp.float32)
             # Draws of one size are traced once; most of the time of `lopt.load` would be tracing.
             drawn = jax.random.truncated_normal(key, -2.0, 2.0, (most,), jnp.float32)[: inputs * outputs]
             return drawn.reshape(inputs, outputs) / math.sqrt(inputs)
@@ -231,4 +248,6 @@ def lstm_gates(gates: Sequence[Array], c: Array) -> tuple[Array, Array]:
 
 def normal(key: PRNGKeyArray, inputs: int, outputs: int, scale: float) -> Float[Array, "inputs outputs"]:
     r"""Normal weights with deviation $\mathrm{scale}/\sqrt{\text{inputs}}$."""
+    if not _DRAWN.get():
+        return jnp.zeros((inputs, outputs), jnp.float32)
     return scale / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs), jnp.float32)

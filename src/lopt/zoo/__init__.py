@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 
 from lopt import checkpoint
+from lopt.blocks.nets import shapes_only
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
 from lopt.names import unknown
@@ -107,7 +108,8 @@ def load(name_or_path: str | Path) -> Optimizer:
         )
     try:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.fields.items()}
-        like = eqx.filter_eval_shape(lambda: create(card.optimizer, **fields))
+        with shapes_only():
+            like = eqx.filter_eval_shape(lambda: create(card.optimizer, **fields))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
     return checkpoint.from_bytes(content, like, str(weights))
