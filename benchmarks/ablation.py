@@ -1,13 +1,14 @@
 """What each ingredient of `general-1` is worth: every variant meta-trained by the same small recipe, then compared on tasks to choose by.
 
-The recipe is `general` on six of its tasks. A run directory each, so the same command resumes; the comparison is the suite `meta_valid`, in one archive.
-Nothing here looks at the tasks that are reported on. A variant is one meta-training from one seed: intervals are over inner seeds, and say nothing
-about another meta-training. Perturbation, learning rate and clipping are those found good for the whole.
+The recipe is `general_longer` from random weights on six tasks of `general`. A run directory each, so the same command resumes; the comparison is
+the suite `meta_valid`, in one archive. Nothing here looks at the tasks that are reported on. A variant is one meta-training from one seed: intervals are
+over inner seeds, and say nothing about another meta-training. Perturbation, learning rate and clipping are those found good for the whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,36 @@ from lopt.evaluate.scores import Summary, score
 from lopt.evaluate.selection import select
 from lopt.evaluate.suites import find_suite
 from lopt.optimizers import create
-from lopt.recipes import RECIPES, Recipe, run
+from lopt.recipes import RECIPES, Recipe, TaskSpec, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What a variant has in place of the whole's."""
+
+    optimizer: str = "relative_mlp"
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the optimizer
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # to the recipe, or to its tasks
+
 
 # Steps of a fixed size, and a black-box step on its own, begin at sizes that train without a network's help.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "whole": ("relative_mlp", {}),
-    "without-orthogonal-step": ("relative_mlp", {"orthogonal_share": 0.0}),
-    "without-agreement": ("relative_mlp", {"agreement": False}),
-    "without-progress": ("relative_mlp", {"progress": False}),
-    "without-schedule": ("relative_mlp", {"scheduled": False}),
-    "without-relative-steps": ("relative_mlp", {"relative": False, "nominal_step": 0.03}),
-    "without-nominal-term": ("relative_mlp", {"nominal_step": 0.0, "step_mult": 0.1}),
-    "star": ("star", {}),
-    "small_fc": ("small_fc", {}),
-    "mlp": ("mlp", {}),
+VARIANTS = {
+    "whole": Variant(),
+    "without-orthogonal-step": Variant(fields={"orthogonal_share": 0.0}),
+    "without-agreement": Variant(fields={"agreement": False}),
+    "without-progress": Variant(fields={"progress": False}),
+    "without-schedule": Variant(fields={"scheduled": False}),
+    "without-relative-steps": Variant(fields={"relative": False, "nominal_step": 0.03}),
+    "without-nominal-term": Variant(fields={"nominal_step": 0.0, "step_mult": 0.1}),
+    "star": Variant("star"),
+    "small_fc": Variant("small_fc"),
+    "mlp": Variant("mlp"),
+    "pes": Variant(changes={"estimator": "pes"}),
+    "every-step-counts-alike": Variant(changes={"objective": "mean_log"}),
+    "log-uniform-horizons": Variant(changes={"share": "problems"}),
+    "norm-of-each-estimate": Variant(changes={"task_norm": "estimate"}),
+    "horizon-always-told": Variant(changes={"tell_horizon": True}),
+    "in-random-coordinates": Variant(changes={"reparametrize": "tensor", "scales": (0.3, 3.0)}),
 }
 UNTRAINED = "whole-untrained"
 TASKS = (
@@ -52,11 +69,20 @@ TASKS = (
 
 def recipe(name: str, steps: int, names: tuple[str, ...]) -> Recipe:
     """The small recipe for a variant, on so many tasks of `general`; its horizons have grown after a third of the meta-steps."""
-    optimizer, fields = VARIANTS[name]
-    general = RECIPES["general"]
-    tasks = tuple(task for task in general.tasks if task.name in names)
+    variant = VARIANTS[name]
+    fields_of_tasks = {field.name for field in dataclasses.fields(TaskSpec)}
+    of_tasks = {k: v for k, v in variant.changes.items() if k in fields_of_tasks}
+    of_recipe = {k: v for k, v in variant.changes.items() if k not in fields_of_tasks}
+    kept = tuple(task for task in RECIPES["general"].tasks if task.name in names)
     return dataclasses.replace(
-        general, optimizer=optimizer, optimizer_fields=fields, tasks=tasks, steps=steps, curriculum=max(1, steps // 3)
+        RECIPES["general_longer"],
+        optimizer=variant.optimizer,
+        optimizer_fields=dict(variant.fields),
+        tasks=tuple(dataclasses.replace(task, **of_tasks) for task in kept),
+        steps=steps,
+        curriculum=max(1, steps // 3),
+        learning_rate=RECIPES["general"].learning_rate,
+        **of_recipe,
     )
 
 
@@ -87,7 +113,7 @@ def main(
     runs: Path,
     variants: tuple[str, ...] = tuple(VARIANTS),
     tasks: tuple[str, ...] = TASKS,
-    steps: int = 3_000,
+    steps: int = 1_500,
     seed: int = 0,
     suite: str = "meta_valid",
     inner_steps: int | None = None,
