@@ -354,3 +354,30 @@ def test_weighted_sums_have_the_derivatives_of_sums() -> None:
     for mode in (jax.jacrev, jax.jacfwd):
         for found, right in zip(jax.tree.leaves(mode(squares, argnums=(0, 1))(inputs, weight)), expected, strict=True):
             np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
+
+
+def test_map_tensors_compiles_a_rule_once_for_small_tensors_of_one_shape() -> None:
+    """And gives what the rule gives of each alone, in its place, whatever its neighbours are."""
+    calls = []
+
+    def rule(g: Array, s: tuple[Array, Array], p: Array) -> tuple[Array, tuple[Array, Array]]:
+        calls.append(g.shape)
+        return g * s[0] + jnp.sum(p), (jnp.sin(s[0] + g), s[1] + 1)
+
+    sizes: list[tuple[int, ...]] = [(3, 2), (4,), (3, 2), (0, 2), (), (2, 3), (4,), (300, 200), (300, 200), (), (0, 2)]
+    grads = [draw(shape, i) for i, shape in enumerate(sizes)]
+    params = [draw(shape, 50 + i) for i, shape in enumerate(sizes)]
+    params[6] = params[6].astype(jnp.bfloat16)  # of the same shape as another, and not alike
+    states = [(draw(shape, 100 + i), jnp.asarray(i)) for i, shape in enumerate(sizes)]
+    updates, new = jax.jit(partial(tensors.map_tensors, rule))(grads, states, params)
+    large = [(300, 200), (300, 200)]
+    assert sorted(calls) == sorted([(3, 2), (4,), (), (2, 3), (4,), *large])
+    for i, (g, s, p) in enumerate(zip(grads, states, params, strict=True)):
+        assert updates[i].dtype == p.dtype
+        if p.size == 0:
+            assert new[i][1] == s[1]
+            continue
+        update, (state, count) = rule(g, s, p.astype(jnp.float32))
+        np.testing.assert_allclose(updates[i], update.astype(p.dtype), rtol=1e-2 if p.dtype == jnp.bfloat16 else 1e-5)
+        np.testing.assert_allclose(new[i][0], state, rtol=1e-5, atol=1e-6)
+        assert new[i][1] == count

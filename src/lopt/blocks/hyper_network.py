@@ -135,7 +135,10 @@ def steered_update(
     leaves, treedef = jax.tree.flatten(params)
     rows = iter(range(len(steps)))
     numbered = treedef.unflatten(
-        [(s, next(rows) if p.size else -1) for s, p in zip(treedef.flatten_up_to(states), leaves, strict=True)]
+        [
+            (s, jnp.asarray(next(rows) if p.size else -1, jnp.int32))
+            for s, p in zip(treedef.flatten_up_to(states), leaves, strict=True)
+        ]
     )
 
     def one(gradient: Array, state: PyTree, param: Array) -> tuple[Array, PyTree]:

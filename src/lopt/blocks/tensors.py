@@ -22,7 +22,8 @@ def map_tensors(
     """`fn(gradient, tensor_state, parameter) -> (update, tensor_state)` on every tensor of a tree.
 
     Gradients and parameters are handed over in float32 and the update is cast back to the dtype of the parameter.
-    Empty tensors pass through; `None` leaves are no tensors.
+    Empty tensors pass through; `None` leaves are no tensors. Small tensors of one shape are stacked and take turns in one loop: the rule is compiled
+    once for all of them, and compilation is most of what a short training takes. Large ones are not, for stacking copies them.
 
     Args:
         fn: the per-tensor rule.
@@ -32,15 +33,35 @@ def map_tensors(
     """
     param_leaves, treedef = jax.tree.flatten(params)
     gradients, tensor_states = treedef.flatten_up_to(updates), treedef.flatten_up_to(states)
-    new_updates, new_states = [], []
-    for g, s, p in zip(gradients, tensor_states, param_leaves, strict=True):
-        if p.size == 0:
-            update, state = jnp.zeros_like(p), s
+    leaves = list(zip(gradients, tensor_states, param_leaves, strict=True))
+
+    def step(leaf: tuple[Array, Any, Array]) -> tuple[Array, Any]:
+        g, s, p = leaf
+        update, state = fn(g.astype(jnp.float32), s, p.astype(jnp.float32))
+        return update.astype(p.dtype), state
+
+    found: dict[int, tuple[Array, Any]] = {}
+    for alike in _alike(leaves):
+        first = leaves[alike[0]]
+        if first[2].size == 0:
+            found |= {i: (jnp.zeros_like(leaves[i][2]), leaves[i][1]) for i in alike}
+        elif len(alike) == 1 or first[2].size > CHUNK:
+            found |= {i: step(leaves[i]) for i in alike}
         else:
-            update, state = fn(g.astype(jnp.float32), s, p.astype(jnp.float32))
-        new_updates.append(update.astype(p.dtype))
-        new_states.append(state)
+            stacked = jax.lax.map(step, jax.tree.map(lambda *xs: jnp.stack(xs), *(leaves[i] for i in alike)))
+            found |= {i: jax.tree.map(lambda x, k=k: x[k], stacked) for k, i in enumerate(alike)}
+    new_updates, new_states = zip(*(found[i] for i in range(len(leaves))), strict=True) if leaves else ((), ())
     return treedef.unflatten(new_updates), treedef.unflatten(new_states)
+
+
+def _alike(leaves: Sequence[PyTree]) -> list[list[int]]:
+    """Indices of trees that have the same structure, shapes and dtypes. One with a leaf that is no array is like no other."""
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        arrays, treedef = jax.tree.flatten(leaf)
+        kinds = ((x.shape, x.dtype) if isinstance(x, Array) else i for x in arrays)
+        groups.setdefault((treedef, *kinds), []).append(i)
+    return list(groups.values())
 
 
 def tile(vector: Float[Array, " units"], param: Array) -> Float[Array, "units ..."]:
