@@ -42,18 +42,20 @@ def test_the_conv_nets_recipe_keeps_classes_for_testing() -> None:
 
 @pytest.mark.parametrize("norm", ["estimate", "average"])
 def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
-    specs = (TaskSpec(name="wichrowska2017/bowl_1"), TaskSpec(name="quadratic", fields={"dim": 2}, tell_horizon=False))
+    untold = TaskSpec(name="quadratic", fields={"dim": 2}, tell_horizon=False, split="valid")
+    specs = (TaskSpec(name="wichrowska2017/bowl_1"), untold)
     found = Recipe(description="", optimizer="relative_mlp", tasks=specs, task_norm=norm, horizon=(20, 40), pairs=1)
     optimizer, estimators, _ = found.build(KEY, 10)
-    for estimator, told in zip(estimators, (True, False), strict=True):
+    for estimator, told, split in zip(estimators, (True, False), ("train", "valid"), strict=True):
         assert isinstance(estimator, PerTask)
         assert isinstance(estimator.estimator, ESSingle)
         assert estimator.estimator.tell_horizon is told
+        assert estimator.estimator.split == split
     estimator = estimators[1]
     gradient, *_ = jax.jit(estimator.estimate)(optimizer, jax.jit(estimator.init)(optimizer, KEY), KEY)
     np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
     assert str(specs[0]) == "wichrowska2017/bowl_1"
-    assert str(specs[1]) == "quadratic(dim=2), horizon untold"
+    assert str(specs[1]) == "quadratic(dim=2), valid loss, horizon untold"
 
 
 def test_a_recipe_refuses_a_norm_of_tasks_that_it_does_not_know() -> None:
