@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from lopt.checkpoint import write_text
@@ -15,6 +16,7 @@ from lopt.errors import InputError
 from lopt.evaluate.archive import Archive
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.report import archive_report
+from lopt.evaluate.scores import Scores
 from lopt.evaluate.selection import scored
 
 DOCS = Path(__file__).parent
@@ -46,11 +48,14 @@ its authors' published weights, which `lopt convert` reads. [Scores](scores.md) 
 lopt report runs/held_out.sqlite --horizon 1000
 ```
 
-Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so it cannot exceed 1:
-read the tasks won there.
+Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so it cannot exceed 1: read the tasks won
+there, and the first passage.
 
 """,
 }
+PASSAGE = """
+First passage, the step by which an optimizer has reached the loss at which tuned Adam ends, over the horizon, median over tasks: {medians}.
+"""
 WHERE = """
 ##{deeper} Who wins where
 
@@ -76,6 +81,17 @@ def where(rows: Sequence[dict[str, str]], shown: Sequence[str]) -> str:
         name = cell[0].partition("/")[2] or cell[0]
         lines.append(f"| `{name}` | {cell[1]} | `{best['optimizer']}` | {losses(best)} | {' | '.join(others)} |")
     return "\n".join(lines) + "\n"
+
+
+def passage(scores: Scores, shown: Sequence[str]) -> str:
+    """How early some optimizers pass Adam's final loss, and on how many tasks they do."""
+    said = []
+    for name in shown:
+        cells = [scores.table[name][task] for task in scores.common]
+        shares = np.array([cell.steps_to_target / cell.horizon for cell in cells])
+        reached = f"{np.isfinite(shares).sum()} of {len(shares)} tasks"
+        said.append(f"`{name}` {np.median(shares):.2f} (on {reached})")
+    return PASSAGE.format(medians=", ".join(said).replace("inf ", "never "))
 
 
 def listed(horizons: Sequence[int], *, range_of: bool) -> str:
@@ -122,7 +138,12 @@ def main(archive: tyro.conf.Positional[Path]) -> None:
         if horizon is not None:
             page += f"\n## {horizon:,} steps\n\n"
         summary, *rest = report.markdown.replace("\n## ", f"\n##{deeper} ").split(f"\n##{deeper} ")
-        page += summary + WHERE.format(deeper=deeper) + where(rows, ["adam", *learned])
+        page += (
+            summary
+            + (passage(report.scores, learned) if several else "")
+            + WHERE.format(deeper=deeper)
+            + where(rows, ["adam", *learned])
+        )
         page += "".join(f"\n##{deeper} {part}" for part in rest)
     write_text(DOCS / f"{suite}.md", page)
     (DOCS / "data").mkdir(exist_ok=True)

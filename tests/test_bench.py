@@ -613,6 +613,7 @@ def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], saved: Path,
     page, table = (tmp_path / f"{name}.md").read_text(), (tmp_path / "data" / f"{name}.csv").read_text()
     assert len(table.splitlines()) == 1 + len(horizons) * len(TASKS) * 2
     assert page.count("Who wins where") == (len(horizons) if name == "held_out" else 1)
+    assert page.count("First passage, the step") == (len(horizons) if name == "held_out" else 0)
     assert f"lopt bench {name} --optimizers" in page
     assert "runs/mine.safetensors" in page
     assert str(tmp_path) not in page
