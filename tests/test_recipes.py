@@ -58,6 +58,7 @@ def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
     assert str(specs[1]) == "quadratic(dim=2), valid loss, horizon untold"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_recipe_refuses_a_norm_of_tasks_that_it_does_not_know() -> None:
     with pytest.raises(InputError, match="task_norm is 'unit'; it must be one of none, estimate, average"):
         recipe("smoke", task_norm="unit").build(KEY, 1)
