@@ -1,8 +1,9 @@
 """What each ingredient of `general-1` is worth: every variant meta-trained by the same small recipe, then compared on tasks to choose by.
 
-The recipe is `general_longer` from random weights on six tasks of `general`. A run directory each, so the same command resumes; the comparison is
-the suite `meta_valid`, in one archive. Nothing here looks at the tasks that are reported on. A variant is one meta-training from one seed: intervals are
-over inner seeds, and say nothing about another meta-training. Perturbation, learning rate and clipping are those found good for the whole.
+The recipe is `general_longer` from random weights on six tasks of `general`, with their training losses. A run directory each, so the same command
+resumes; the comparison is the suite `meta_valid`, in one archive. Nothing here looks at the tasks that are reported on. A variant is one meta-training from
+one seed: intervals are over inner seeds, and say nothing about another meta-training. Perturbation, learning rate and clipping are those found good for the
+whole.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ VARIANTS = {
     "mlp": Variant("mlp"),
     "pes": Variant(changes={"estimator": "pes"}),
     "every-step-counts-alike": Variant(changes={"objective": "mean_log"}),
-    "log-uniform-horizons": Variant(changes={"share": "problems"}),
+    "log-uniform-horizons": Variant(changes={"even": "problems"}),
     "norm-of-each-estimate": Variant(changes={"task_norm": "estimate"}),
     "horizon-always-told": Variant(changes={"tell_horizon": True}),
+    "validation-losses": Variant(changes={"split": "valid"}),
     "in-random-coordinates": Variant(changes={"reparametrize": "tensor", "scales": (0.3, 3.0)}),
 }
 UNTRAINED = "whole-untrained"
@@ -148,7 +150,7 @@ def main(
     chosen = dataclasses.replace(
         chosen,
         multiples=dict.fromkeys(chosen.tasks, multiples),
-        reference_multiple=max(longest, chosen.reference_multiple),  # Adam's, for speed-ups
+        reference_multiple=max(longest // min(multiples), chosen.reference_multiple),  # Adam's, for speed-ups
     )
     with Archive(runs / "ablation.sqlite") as archive:
         failed = bench(chosen, paths, archive, processes=processes, timing=False)

@@ -40,8 +40,8 @@ lopt report runs/laptop.sqlite
     "held_out": """# The held-out bench
 
 {optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, trained to {horizons} steps, {seeds} seeds each:
-[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon; what is meta-trained comes as it is, and `celo` is [Celo](optimizers.md) with
-its authors' published weights, which `lopt convert` reads. [Scores](scores.md) says what the columns mean.
+[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon; what is meta-trained comes as it is. Where there is a `celo`, it is
+[Celo](optimizers.md) with its authors' published weights, which `lopt convert` reads. [Scores](scores.md) says what the columns mean.
 
 ```bash
 {command}
@@ -54,7 +54,7 @@ there, and the first passage.
 """,
 }
 PASSAGE = """
-First passage, the step by which an optimizer has reached the loss at which tuned Adam ends, over the horizon, median over tasks: {medians}.
+First passage, the part of the training after which an optimizer first reaches the loss at which tuned Adam ends, median over tasks: {medians}.
 """
 WHERE = """
 ##{deeper} Who wins where
@@ -87,11 +87,12 @@ def passage(scores: Scores, shown: Sequence[str]) -> str:
     """How early some optimizers pass Adam's final loss, and on how many tasks they do."""
     said = []
     for name in shown:
-        cells = [scores.table[name][task] for task in scores.common]
-        shares = np.array([cell.steps_to_target / cell.horizon for cell in cells])
-        reached = f"{np.isfinite(shares).sum()} of {len(shares)} tasks"
-        said.append(f"`{name}` {np.median(shares):.2f} (on {reached})")
-    return PASSAGE.format(medians=", ".join(said).replace("inf ", "never "))
+        cells = [cell for cell in scores.table.get(name, {}).values() if not np.isnan(cell.target)]
+        parts = np.array([cell.steps_to_target / cell.horizon for cell in cells])
+        if len(parts):
+            median = f"{np.median(parts):.2f}" if np.isfinite(np.median(parts)) else "never"
+            said.append(f"`{name}` {median} (on {np.isfinite(parts).sum()} of {len(parts)} tasks)")
+    return PASSAGE.format(medians=", ".join(said)) if said else ""
 
 
 def listed(horizons: Sequence[int], *, range_of: bool) -> str:

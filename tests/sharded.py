@@ -18,7 +18,7 @@ import lopt
 from registry import OPTIMIZERS
 
 # Chunks with a remainder, cut along the second axis, as the first does not divide; then small tensors of every rank.
-SHAPES = {"w": (401, 170), "b": (170,), "conv": (4, 3, 2, 2), "scalar": ()}
+SHAPES = {"w": (401, 170), "b": (170,), "conv": (4, 3, 2, 2), "scalar": (), "twin": (4, 3, 2, 2)}
 
 
 def random(seed: int) -> dict[str, jax.Array]:

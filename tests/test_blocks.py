@@ -364,13 +364,13 @@ def test_map_tensors_compiles_a_rule_once_for_small_tensors_of_one_shape() -> No
         calls.append(g.shape)
         return g * s[0] + jnp.sum(p), (jnp.sin(s[0] + g), s[1] + 1)
 
-    sizes: list[tuple[int, ...]] = [(3, 2), (4,), (3, 2), (0, 2), (), (2, 3), (4,), (300, 200), (300, 200), (), (0, 2)]
+    sizes: list[tuple[int, ...]] = [(3, 2), (4,), (3, 2), (0, 2), (), (2, 3), (4,), (600, 200), (600, 200), (), (0, 2)]
     grads = [draw(shape, i) for i, shape in enumerate(sizes)]
     params = [draw(shape, 50 + i) for i, shape in enumerate(sizes)]
     params[6] = params[6].astype(jnp.bfloat16)  # of the same shape as another, and not alike
     states = [(draw(shape, 100 + i), jnp.asarray(i)) for i, shape in enumerate(sizes)]
     updates, new = jax.jit(partial(tensors.map_tensors, rule))(grads, states, params)
-    large = [(300, 200), (300, 200)]
+    large = [(600, 200), (600, 200)]
     assert sorted(calls) == sorted([(3, 2), (4,), (), (2, 3), (4,), *large])
     for i, (g, s, p) in enumerate(zip(grads, states, params, strict=True)):
         assert updates[i].dtype == p.dtype

@@ -650,6 +650,33 @@ def test_float32_stays_float32_where_jax_is_allowed_more(name: str) -> None:
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `jit` they share a loop, in which every tensor must meet its own gradient, state and features."""
+    optimizer, shapes = (
+        ROWS[name].create(),
+        {"a": (3, 4), "b": (3, 4), "c": (2,), "d": (2,), "e": (), "f": (), "g": (3, 4)},
+    )
+    optimizer = perturbed(optimizer, 7, 0.02)
+    params = {name: draw(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+
+    def run() -> Any:
+        @jax.jit
+        def three_steps(optimizer: lopt.Optimizer, params: PyTree) -> Any:
+            state = optimizer.init(params, key=jax.random.key(0), horizon=5)
+            for seed in (11, 12, 13):
+                grads = {name: draw(shape, 100 * seed + i) for i, (name, shape) in enumerate(shapes.items())}
+                updates, state = optimizer.update(grads, state, params, value=LOSS, valid_value=LOSS)
+                params = optax.apply_updates(params, updates)
+            return params, state
+
+        return three_steps(optimizer, params)
+
+    together = run()
+    monkeypatch.setattr(lopt.blocks.tensors, "STACKED", 0)
+    assert_close(together, run(), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("greatest_size", "exponential"), [(1.0, False), (math.inf, True)])
 def test_relative_mlp_has_a_greatest_size_lest_tensors_grow_exponentially(
     greatest_size: float, exponential: bool

@@ -59,9 +59,11 @@ def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_recipe_refuses_a_norm_of_tasks_that_it_does_not_know() -> None:
+def test_a_recipe_refuses_what_it_does_not_know_or_would_ignore() -> None:
     with pytest.raises(InputError, match="task_norm is 'unit'; it must be one of none, estimate, average"):
         recipe("smoke", task_norm="unit").build(KEY, 1)
+    with pytest.raises(InputError, match="even is 'steps' and curriculum is 0"):
+        recipe("smoke", even="steps").build(KEY, 1)
 
 
 def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_widening_lengths() -> None:
 
 
 def test_widening_lengths_with_as_many_steps_in_every_octave() -> None:
-    schedule = Widening(8, 16, 512, over=1_000, share="steps")
+    schedule = Widening(8, 16, 512, over=1_000, even="steps")
     assert draws(schedule, 5_000).max() == 16
     found = draws(schedule, 100_000, 1_000)
     assert found.min() == 8
@@ -123,7 +123,7 @@ def test_heavy_tailed_lengths() -> None:
         (lambda: Widening(0, 3, 4, over=5), "low is 0"),
         (lambda: Widening(3, 9, 8, over=5), "low, first and last are 3, 9 and 8; they must not descend"),
         (lambda: Widening(3, 4, 5, over=0), "over is 0"),
-        (lambda: Widening(3, 4, 5, over=1, share="time"), "share is 'time'; it must be one of problems, steps"),  # pyright: ignore[reportArgumentType]
+        (lambda: Widening(3, 4, 5, over=1, even="time"), "even is 'time'; it must be one of problems, steps"),  # pyright: ignore[reportArgumentType]
         (lambda: HeavyTailed(least=0), "least is 0"),
         (lambda: HeavyTailed(scale=0.0), "scale is 0.0"),
         (lambda: HeavyTailed(least=50, limit=40), "limit is 40"),
@@ -276,6 +276,21 @@ def test_a_meta_gradient_is_divided_by_its_usual_norm() -> None:
         found, state = jax.jit(tx.update)(jnp.asarray(norm * direction), state)
         np.testing.assert_allclose(found, min(norm / usual, 3.0) * direction, rtol=1e-4, atol=1e-7)
     assert np.isfinite(jax.jit(tx.update)(jnp.zeros(2), tx.init(jnp.zeros(2)))[0]).all()
+    direction, like = jnp.asarray([3.0, 4.0]), jnp.zeros(2)
+    for wrong in (jnp.asarray([jnp.nan, 1.0]), jnp.asarray([jnp.inf, 1.0]), jnp.full(2, 1e30)):
+        for before in (0, 3):  # first, and later
+            state = tx.init(like)
+            for _ in range(before):
+                _, state = jax.jit(tx.update)(direction, state)
+            nothing, after = jax.jit(tx.update)(wrong, state)
+            assert nothing.tolist() == [0.0, 0.0]
+            found, _ = jax.jit(tx.update)(direction, after)
+            np.testing.assert_allclose(found, [0.6, 0.8], rtol=1e-4)
+    with jax.enable_x64(True):
+        update, state = jax.eval_shape(
+            tx.update, jax.ShapeDtypeStruct((2,), jnp.float32), jax.eval_shape(tx.init, like)
+        )
+    assert (update.dtype, state.square.dtype, state.updates.dtype) == (jnp.float32, jnp.float32, jnp.int32)
     for fields, words in (({"decay": 1.0}, "decay is 1.0"), ({"most": 0.5}, "most is 0.5")):
         with pytest.raises(InputError, match=words):
             normalize_by_average_norm(**fields)

@@ -19,7 +19,7 @@ from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
 from lopt.estimators.particles import check_horizon
-from lopt.estimators.schedules import Growing, Share, Widening
+from lopt.estimators.schedules import Even, Growing, Widening
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
@@ -71,7 +71,7 @@ class Recipe:
     truncation: int = 20  # inner steps a meta-gradient, where it is not of whole problems
     horizon: tuple[int, int] = (100, 500)  # inner steps
     curriculum: int = 0  # meta-steps over which the greatest horizon grows, from three times the least one
-    share: Share = "problems"  # of the horizons of a curriculum, what each octave has equally many of
+    even: Even = "problems"  # of the horizons of a curriculum, what each octave has equally many of
     std: float = 0.01  # of the perturbation
     split: Split = "train"  # whose losses make the meta-loss
     objective: Objective = "normalised"  # what makes the meta-loss of them
@@ -93,6 +93,10 @@ class Recipe:
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
         if self.curriculum < 0:
             raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        if self.even != "problems" and not self.curriculum:
+            raise InputError(
+                f"even is {self.even!r} and curriculum is 0; horizons are drawn so in a curriculum alone, if only of 1."
+            )
         if self.task_norm not in get_args(TaskNorm):
             raise InputError(f"task_norm is {self.task_norm!r}; it must be one of {', '.join(get_args(TaskNorm))}.")
         kind = ESTIMATORS[self.estimator]
@@ -112,7 +116,7 @@ class Recipe:
             check_horizon(self.horizon, fields.get("truncation"))
             fields["horizon"] = self.widening
         estimators: tuple[Estimator, ...] = tuple(
-            kind(task.build(), **fields | {"split": task.split or fields["split"]}, tell_horizon=task.tell_horizon)
+            kind(task.build(), **_with(fields, split=task.split or fields["split"]), tell_horizon=task.tell_horizon)
             for task in self.tasks
         )
         if self.task_norm != "none":
@@ -125,7 +129,7 @@ class Recipe:
     def widening(self) -> Widening:
         """The curriculum of horizons; there must be one."""
         low, high = self.horizon
-        return Widening(low, min(3 * low, high), high, self.curriculum, self.share)
+        return Widening(low, min(3 * low, high), high, self.curriculum, self.even)
 
     def reached(self, steps: int) -> tuple[int, int]:
         """The least and the greatest horizon of so many meta-steps: a curriculum may not have finished."""
@@ -249,7 +253,7 @@ RECIPES: dict[str, Recipe] = {
         pairs=2,
         horizon=(100, 3_000),
         curriculum=2_000,
-        share="steps",
+        even="steps",
         std=0.02,
         task_norm="average",
         steps=20_000,
@@ -343,6 +347,10 @@ def run(
     if init is not None:
         card = _in_all(zoo.read_card(init), card)
     return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
+
+
+def _with(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return fields | more
 
 
 def _in_all(before: zoo.Card, card: zoo.Card) -> zoo.Card:

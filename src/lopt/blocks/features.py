@@ -14,6 +14,11 @@ def time_embedding(count: Int[Array, ""]) -> Float[Array, 11]:
     return jnp.tanh(count.astype(jnp.float32) / jnp.asarray(TIME_SCALES, jnp.float32) - 1.0)
 
 
+def root(x: Array) -> Array:
+    """The square root, with a finite slope at zero."""
+    return jnp.sqrt(x + 1e-30)
+
+
 def rms_scale(mean_square: Array) -> Array:
     r"""$1/\sqrt{10^{-5} + \overline{x^2}}$: what normalises a feature over its tensor."""
     return jax.lax.rsqrt(mean_square + 1e-5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import equinox as eqx
@@ -17,7 +18,7 @@ from lopt.blocks.tensors import chunk_for
 
 NARROW = 8  # units of the widest layer that is written as sums
 
-_DRAWN = contextvars.ContextVar("drawn", default=True)
+_DRAWN = contextvars.ContextVar("_DRAWN", default=True)
 
 
 @contextlib.contextmanager
@@ -28,6 +29,16 @@ def shapes_only() -> Iterator[None]:
         yield
     finally:
         _DRAWN.reset(token)
+
+
+def drawn(sample: Callable[[PRNGKeyArray, tuple[int, ...]], Array], key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """`sample(key, shape)`; zeros within `shapes_only`."""
+    return sample(key, shape) if _DRAWN.get() else jnp.zeros(shape, jnp.float32)
+
+
+def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """Normal numbers within two standard deviations."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
 Units = list[Array] | Array  # an array a unit, or all units of a wide layer along a first axis
@@ -50,18 +61,10 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " outputs"], ...]
 
     def __init__(self, sizes: Sequence[int], *, key: PRNGKeyArray):
-        shapes = tuple(pairwise(sizes))
-        most = max(i * o for i, o in shapes)
-
-        def draw(key: PRNGKeyArray, inputs: int, outputs: int) -> Array:
-            if not _DRAWN.get():
-                return jnp.zeros((inputs, outputs), jnp.float32)
-            # Draws of one size are traced once; most of the time of `lopt.load` would be tracing.
-            drawn = jax.random.truncated_normal(key, -2.0, 2.0, (most,), jnp.float32)[: inputs * outputs]
-            return drawn.reshape(inputs, outputs) / math.sqrt(inputs)
-
+        keys = jax.random.split(key, len(sizes) - 1)
         self.weights = tuple(
-            draw(k, i, o) for k, (i, o) in zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+            drawn(truncated_normal, k, shape) / math.sqrt(shape[0])
+            for k, shape in zip(keys, pairwise(sizes), strict=True)
         )
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in sizes[1:])
 
@@ -248,6 +251,4 @@ def lstm_gates(gates: Sequence[Array], c: Array) -> tuple[Array, Array]:
 
 def normal(key: PRNGKeyArray, inputs: int, outputs: int, scale: float) -> Float[Array, "inputs outputs"]:
     r"""Normal weights with deviation $\mathrm{scale}/\sqrt{\text{inputs}}$."""
-    if not _DRAWN.get():
-        return jnp.zeros((inputs, outputs), jnp.float32)
-    return scale / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs), jnp.float32)
+    return scale / math.sqrt(inputs) * drawn(partial(jax.random.normal, dtype=jnp.float32), key, (inputs, outputs))

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 cache
+STACKED = 8 * CHUNK  # numbers of a tensor, its gradient and its state, up to which a copy costs little
 
 Chunks = tuple[Array, ...]
 Sums = TypeVar("Sums")  # a tree of arrays
@@ -22,8 +24,8 @@ def map_tensors(
     """`fn(gradient, tensor_state, parameter) -> (update, tensor_state)` on every tensor of a tree.
 
     Gradients and parameters are handed over in float32 and the update is cast back to the dtype of the parameter.
-    Empty tensors pass through; `None` leaves are no tensors. Small tensors of one shape are stacked and take turns in one loop: the rule is compiled
-    once for all of them, and compilation is most of what a short training takes. Large ones are not, for stacking copies them.
+    Empty tensors pass through; `None` leaves are no tensors. Under `jit`, small tensors of one shape are stacked and take turns in one loop: the rule is
+    compiled once for all of them, and compilation is most of what a short training takes. Large ones are not, for stacking copies them.
 
     Args:
         fn: the per-tensor rule.
@@ -45,7 +47,7 @@ def map_tensors(
         first = leaves[alike[0]]
         if first[2].size == 0:
             found |= {i: (jnp.zeros_like(leaves[i][2]), leaves[i][1]) for i in alike}
-        elif len(alike) == 1 or first[2].size > CHUNK:
+        elif len(alike) == 1 or not isinstance(first[2], Tracer) or _numbers(first) > STACKED:
             found |= {i: step(leaves[i]) for i in alike}
         else:
             stacked = jax.lax.map(step, jax.tree.map(lambda *xs: jnp.stack(xs), *(leaves[i] for i in alike)))
@@ -55,13 +57,17 @@ def map_tensors(
 
 
 def _alike(leaves: Sequence[PyTree]) -> list[list[int]]:
-    """Indices of trees that have the same structure, shapes and dtypes. One with a leaf that is no array is like no other."""
+    """Indices of trees that have the same structure, shapes, dtypes and shardings. One with a leaf that is no array is like no other."""
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
         arrays, treedef = jax.tree.flatten(leaf)
-        kinds = ((x.shape, x.dtype) if isinstance(x, Array) else i for x in arrays)
+        kinds = (jax.typeof(x) if isinstance(x, Array) else i for x in arrays)
         groups.setdefault((treedef, *kinds), []).append(i)
     return list(groups.values())
+
+
+def _numbers(leaf: PyTree) -> int:
+    return sum(x.size for x in jax.tree.leaves(leaf))
 
 
 def tile(vector: Float[Array, " units"], param: Array) -> Float[Array, "units ..."]:

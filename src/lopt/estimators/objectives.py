@@ -38,7 +38,7 @@ def meta_loss(losses: Float[Array, " steps"]) -> tuple[Float[Array, ""], Float[A
 
 
 def score(
-    objective: Objective, task: Task, loss: Float[Array, ""], first: Float[Array, ""], over: Float[Array, ""]
+    objective: Objective, task: Task, loss: Float[Array, ""], first: Float[Array, ""], progress: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""What one loss contributes to the meta-loss, and 1 where it was not finite.
 
@@ -55,7 +55,7 @@ def score(
         task: normalises.
         loss: $\ell_t$.
         first: $\ell_0$, the loss of the first minibatch of the inner problem.
-        over: $\tau_t$, above 0 and at most 1.
+        progress: $\tau_t$, above 0 and at most 1.
 
     Source: `mean_log` is the objective of Wichrowska et al. 2017 (`scale_objective` of its release), which takes $\ell_t$ over the whole data set where
     this takes minibatches; `last` is that of Metz et al. 2022, *VeLO*; `late_log` is lopt's own.
@@ -69,7 +69,7 @@ def score(
         )
         value = jnp.where(either, WORST, jnp.minimum(jnp.log(ratio + TINY), WORST))
         if objective == "late_log":
-            value = 2.0 * over * value
+            value = 2.0 * progress * value
     else:
         value = squash(task.normalize(loss))
     return value, _lost(loss).astype(jnp.float32)

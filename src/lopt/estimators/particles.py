@@ -252,7 +252,7 @@ def unroll_run(
         steps = estimator.schedule.longest
         inner, losses = unroll(optimizer, estimator.task, run.inner, key, steps, split=_split_on_the_way(estimator))
         first = jnp.where(run.inner.step == 0, losses[0], run.first)
-        over = _over(run.inner, 1 + jnp.arange(steps))
+        over = _over(run.inner, 1 + jnp.arange(steps, dtype=jnp.int32))
         values, lost = jax.vmap(lambda x, part: score(estimator.objective, estimator.task, x, first, part))(
             losses, over
         )

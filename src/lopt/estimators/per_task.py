@@ -81,10 +81,11 @@ class AverageNormState(NamedTuple):
 def normalize_by_average_norm(decay: float = 0.98, most: float = 3.0) -> optax.GradientTransformation:
     r"""Divide by the usual norm.
 
-    $$s \leftarrow \beta s + (1 - \beta) \min(\|g\|^2, c^2 \hat s), \qquad g \leftarrow g \min\Big(\frac{1}{\sqrt{\hat s}}, \frac{c}{\|g\|}\Big)$$
+    $$s_t = \beta s_{t-1} + (1 - \beta) \min(\|g\|^2, c^2 \hat s_{t-1}), \qquad g \leftarrow g \min\Big(\frac{1}{\sqrt{\hat s_t}}, \frac{c}{\|g\|}\Big)$$
 
-    with $\hat s$ the bias-corrected average. In a `PerTask`, no task drowns the others, as with `optax.normalize_by_update_norm()`; but an estimate that says
-    little, because the meta-loss of its truncation counts little or hardly depends on the meta-parameters, still says little.
+    with $\hat s = s_t / (1 - \beta^t)$; the first estimate is not held. One whose norm is not finite becomes zeros and leaves the average as it is. In a
+    `PerTask`, no task drowns the others, as with `optax.normalize_by_update_norm()`; but an estimate that says little, because the meta-loss of its
+    truncation counts little or hardly depends on the meta-parameters, still says little.
 
     Args:
         decay: $\beta$.
@@ -102,17 +103,19 @@ def normalize_by_average_norm(decay: float = 0.98, most: float = 3.0) -> optax.G
 
     def init(params: Any) -> AverageNormState:
         del params
-        return AverageNormState(jnp.zeros((), jnp.int32), jnp.zeros(()))
+        return AverageNormState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageNormState]:
         del params
-        own = jnp.square(optax.tree.norm(updates))
+        own = jnp.square(optax.tree.norm(updates)).astype(jnp.float32)
+        usable = jnp.isfinite(own)
         before = state.square / jnp.maximum(1.0 - decay ** state.updates.astype(jnp.float32), 1e-8)
         held = jnp.where(before > 0, jnp.minimum(own, most**2 * before), own)
-        state = AverageNormState(state.updates + 1, decay * state.square + (1.0 - decay) * held)
-        usual = state.square / (1.0 - decay ** state.updates.astype(jnp.float32))
+        new = AverageNormState(state.updates + 1, decay * state.square + (1.0 - decay) * held)
+        usual = new.square / (1.0 - decay ** new.updates.astype(jnp.float32))
         factor = jnp.minimum(jax.lax.rsqrt(usual + TINY), most * jax.lax.rsqrt(own + TINY))
-        return jax.tree.map(lambda u: u * factor, updates), state
+        state = jax.tree.map(lambda n, o: jnp.where(usable, n, o), new, state)
+        return jax.tree.map(lambda u: jnp.where(usable, u * factor, 0.0).astype(u.dtype), updates), state
 
     return optax.GradientTransformation(init, update)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt.errors import InputError
 
 Growth = Literal["geometric", "linear"]
-Share = Literal["problems", "steps"]
+Even = Literal["problems", "steps"]
 
 
 class Schedule(abc.ABC):
@@ -163,7 +163,7 @@ class Widening(Schedule):
         first: the greatest length at the beginning.
         last: the greatest length after `over` estimates, and from then on.
         over: estimates that the growth takes.
-        share: what every octave of lengths has equally many of: problems, or their steps, which makes the density $K^{-2}$.
+        even: what every octave of lengths has equally many of: problems, or their steps, which makes the density $K^{-2}$.
 
     Source: lopt's own; that horizons grow over meta-training is in Metz et al. 2020, appendix B.
     """
@@ -172,12 +172,12 @@ class Widening(Schedule):
     first: int
     last: int
     over: int
-    share: Share = "problems"
+    even: Even = "problems"
 
     def __post_init__(self) -> None:
         _positive(low=self.low, over=self.over)
-        if self.share not in get_args(Share):
-            raise InputError(f"share is {self.share!r}; it must be one of {', '.join(get_args(Share))}.")
+        if self.even not in get_args(Even):
+            raise InputError(f"even is {self.even!r}; it must be one of {', '.join(get_args(Even))}.")
         if not self.low <= self.first <= self.last:
             raise InputError(
                 f"low, first and last are {self.low}, {self.first} and {self.last}; they must not descend."
@@ -191,14 +191,14 @@ class Widening(Schedule):
     @property
     def mean(self) -> float:
         """The mean at the end, where most of a meta-training's steps are taken."""
-        if self.share == "problems":
+        if self.even == "problems":
             return LogUniform(self.low, self.last).mean
         whole = sum(1.0 / (n + 1) for n in range(self.low, self.last + 1))
         return whole / (1.0 / self.low - 1.0 / (self.last + 1))
 
     def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """A length; see the class."""
-        draw = _log_uniform if self.share == "problems" else _inverse_square
+        draw = _log_uniform if self.even == "problems" else _inverse_square
         return draw(key, self.low, self.greatest(estimates))
 
     def greatest(self, estimates: Int[Array, ""]) -> Int[Array, ""]:

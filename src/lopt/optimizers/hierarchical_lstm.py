@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
 from lopt.blocks.checks import check_decays, check_sizes, check_widths
-from lopt.blocks.features import TIME_SCALES, rms_scale
-from lopt.blocks.nets import MLP
+from lopt.blocks.features import TIME_SCALES, rms_scale, root
+from lopt.blocks.nets import MLP, drawn, truncated_normal
 from lopt.blocks.progress import LossMoments, require_loss
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensor_lstm import Linear, LSTMState, TensorLSTM
@@ -163,8 +163,7 @@ class HierarchicalLSTM(Optimizer):
         self.lstm_to_mlp = Linear(lstm_hidden, to_mlp, key=keys[2])
         self.lstm_to_lstm = Linear(lstm_hidden, from_lstm, key=keys[3])
         self.initial_from_mlp, self.initial_from_lstm = (
-            jax.random.truncated_normal(k, -2.0, 2.0, (n,), jnp.float32) / math.sqrt(n)
-            for k, n in ((keys[4], from_mlp), (keys[5], from_lstm))
+            drawn(truncated_normal, k, (n,)) / math.sqrt(n) for k, n in ((keys[4], from_mlp), (keys[5], from_lstm))
         )
 
     @property
@@ -241,7 +240,7 @@ class HierarchicalLSTM(Optimizer):
         # Second pass: the network.
         time = jnp.sin(step.astype(jnp.float32) / (math.pi * jnp.asarray(TIME_SCALES, jnp.float32)))
         for row, i in enumerate(full):
-            logs = [math.log(len(full)) - 1.0, jnp.log(_root(sums[i].squares[1]) + 1e-8), math.log(leaves[i].size)]
+            logs = [math.log(len(full)) - 1.0, jnp.log(root(sums[i].squares[1]) + 1e-8), math.log(leaves[i].size)]
             constant = jnp.concatenate([time, jnp.stack([jnp.asarray(x, jnp.float32) for x in logs]), told[row]])
             gradients[i], states[i] = self._apply(
                 gradients[i], states[i], leaves[i].astype(jnp.float32), sums[i], constant
@@ -286,7 +285,7 @@ class HierarchicalLSTM(Optimizer):
         var_w = square[1] - jnp.square(mean_w)
         sides = [*shape[:SHAPE_AXES], *[1] * (SHAPE_AXES - len(shape))]
         found = [
-            _clipped_log(_root(sums.squares[0])),
+            _clipped_log(root(sums.squares[0])),
             1.0 if len(shape) == 0 else -1.0,
             _clipped_log(mean_m),
             jnp.sign(mean_m),
@@ -294,7 +293,7 @@ class HierarchicalLSTM(Optimizer):
             jnp.sign(mean_v),
             _clipped_log(mean_w),
             jnp.sign(mean_w),
-            _clipped_log(_root(sums.squares[1])),
+            _clipped_log(root(sums.squares[1])),
             *(math.log(n) - 1.0 for n in sides),
             *losses,
             *(_clipped_log(jnp.maximum(x, 0.0)) for x in (var_m, var_v, var_w)),
@@ -329,11 +328,6 @@ class HierarchicalLSTM(Optimizer):
 def _features(g: Array, w: Array, m: Sequence[Array], v: Sequence[Array]) -> list[Array]:
     rsqrt = [jax.lax.rsqrt(x + 1e-6) for x in v]
     return [g, w, jnp.log(jnp.abs(w) + 1e-8), *m, *v, *(x * r for x, r in zip(m, rsqrt, strict=True)), *rsqrt]
-
-
-def _root(x: Array) -> Array:
-    """The square root, with a finite slope at zero."""
-    return jnp.sqrt(x + 1e-30)
 
 
 def _clipped_log(x: Array) -> Array:

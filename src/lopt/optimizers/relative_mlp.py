@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
-from lopt.blocks.features import TIME_SCALES, time_embedding
+from lopt.blocks.features import TIME_SCALES, root, time_embedding
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
 from lopt.blocks.tensors import map_tensors
@@ -21,7 +21,6 @@ from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the first step, at the end of the schedule
 GREATEST_EXPONENT = 20.0
-TINY = 1e-30  # under roots, whose slope at zero is infinite
 SMALL, LOG_SIZE = 1e-3, 3.0  # logarithms of ratios are floored at the first and divided by the second
 
 
@@ -47,10 +46,12 @@ class RelativeMLP(Optimizer):
     with $(d, m, m_n, m_o)$ the outputs of the MLP of `SmallFC`, and $\hat m_i, \hat v$ the bias-corrected moments. Where there is nothing to
     orthogonalise, below rank two, or too much, $\rho = 0$. The network also sees how much of the training is over (10 features, all 0 if that is
     not known) and, of the tensor, what tells too small steps from too large ones (8 features): the cosine of the gradient and each momentum before
-    it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and whether it is orthogonalised.
+    it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and whether it is a matrix that
+    could be orthogonalised.
 
-    An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$,
-    whatever the gradient, for exponents are held to $\pm 20$; and beyond the horizon $c_t$ stays at a hundredth.
+    An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$;
+    exponents are held to $\pm 20$, so that no gradient up to 1e15, beyond which `to_optax` skips the step, overflows; and beyond the horizon $c_t$ stays at a
+    hundredth.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction, and for matrices that of Muon (Jordan et al. 2024) with the size of Adam's
     step, which is called grafting (Agarwal et al. 2020). Steps are relative to the size of the parameters in Adafactor (Shazeer & Stern 2018, section 8),
@@ -128,7 +129,7 @@ class RelativeMLP(Optimizer):
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
-        if not greatest_size >= least_size:
+        if relative and not greatest_size >= least_size:
             raise InputError(f"greatest_size is {greatest_size}; it must be at least least_size, {least_size}.")
         if not 0 <= orthogonal_share <= 1:
             raise InputError(f"orthogonal_share is {orthogonal_share}; it must be between 0 and 1.")
@@ -165,7 +166,7 @@ class RelativeMLP(Optimizer):
         before, now = self._corrections(state.step), self._corrections(state.step + 1)
 
         def step(gradient: Array, tensor: TensorState, param: Array) -> tuple[Array, TensorState]:
-            size = jnp.sqrt(jnp.mean(jnp.square(param)) + TINY)
+            size = root(jnp.mean(jnp.square(param)))
             scale = schedule * (
                 jnp.clip(size, self.least_size, self.greatest_size) if self.relative else self.least_size
             )
@@ -184,7 +185,7 @@ class RelativeMLP(Optimizer):
                     return ()
                 factor = orthogonalize(_mean(momentum, now), axes)
                 grafted = jnp.mean(jnp.square(_adam(momentum, second, now))) / (jnp.mean(jnp.square(factor)) + 1e-12)
-                return (factor * jnp.sqrt(grafted + TINY),)
+                return (factor * root(grafted),)
 
             def readout(outputs: list[Array], signals: Signals) -> Array:
                 direction, magnitude, nominal, *controllers = outputs
@@ -250,14 +251,14 @@ def _mean(momentum: Sequence[Array], corrections: Corrections) -> Array:
 
 def _adam(momentum: Sequence[Array], second: Array, corrections: Corrections) -> Array:
     r"""$\hat n$."""
-    return _mean(momentum, corrections) / (jnp.sqrt(second / corrections.second + TINY) + 1e-8)
+    return _mean(momentum, corrections) / (root(second / corrections.second) + 1e-8)
 
 
 def _agreement(gradient: Array, tensor: TensorState, corrections: Corrections) -> Float[Array, " features"]:
     """Cosines of the gradient and each momentum, and logarithms of each momentum's norm over that of the root of the second moment, both bias-corrected."""
 
     def norm(squares: Array) -> Array:
-        return jnp.sqrt(jnp.sum(squares) + TINY)
+        return root(jnp.sum(squares))
 
     own, noise = norm(jnp.square(gradient)), norm(tensor.second / corrections.second)
     norms = jnp.stack([norm(jnp.square(m)) for m in tensor.momentum])
