@@ -604,12 +604,14 @@ def test_star_rejects_multipliers_that_are_not_three() -> None:
         ROWS["star"].create(exp_mult=[0.1])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("share", "inverse_root"), [(0.0, True), (0.3, False), (1.0, True)])
 @pytest.mark.parametrize("up_to", [2, 256])
-def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to: int) -> None:
+def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, inverse_root: bool, up_to: int) -> None:
     """Three steps by hand: a matrix, where it is not too large, partly or wholly along its orthogonal factor; vectors of all sizes."""
     decays, second_decay, horizon = np.asarray([0.8, 0.95, 0.98]), 0.99, 10
-    optimizer = ROWS["relative_mlp"].create(orthogonal_share=share, orthogonalize_up_to=up_to)
+    optimizer = ROWS["relative_mlp"].create(
+        orthogonal_share=share, orthogonalize_up_to=up_to, inverse_root=inverse_root
+    )
     optimizer = without_black_box(optimizer)
     params = {
         "matrix": draw((3, 5), 1),
@@ -634,7 +636,8 @@ def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, up_to:
                 grafted = turned * np.sqrt((adam**2).mean() / (turned**2).mean())
                 adam = (1 - share) * adam + share * grafted
             size = np.clip(np.sqrt((w**2).mean()), 0.1, 1.0)
-            step = 0.1 * size * (1 - t / horizon) * adam
+            schedule = (1 - t / horizon) / (math.sqrt(1 + t / 100) if inverse_root else 1.0)
+            step = 0.1 * size * schedule * adam
             np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
 
 
@@ -712,7 +715,7 @@ def test_relative_mlp_is_bounded_and_descends(told: bool, steps: int) -> None:
         "large": 1e3 * draw((4,), 3),
         "scalar": draw((), 4),
     }
-    schedule = max(1 - steps / 10, 0.01) if told else 1 / math.sqrt(1 + steps / 100)
+    schedule = (max(1 - steps / 10, 0.01) if told else 1.0) / math.sqrt(1 + steps / 100)
     sparse = jax.tree.map(lambda p: jnp.zeros_like(p).at[(0,) * p.ndim].set(1.0), params)
     largest = 0.0
     for optimizer, scale in itertools.product((plain, wild), (1e-8, 1.0, 1e12)):
