@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
@@ -597,14 +598,35 @@ def test_a_bench_that_cannot_be(
 # --- The pages of the documentation. ---
 
 
-@pytest.mark.parametrize(("name", "horizons"), [("held_out", (4, 8)), ("laptop", (4,))])
-def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], saved: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def benches() -> Any:
+    """The script that writes the pages."""
     path = Path(__file__).parents[1] / "docs" / "benches.py"
     spec = importlib.util.spec_from_file_location("benches", path)
     assert spec is not None
     assert spec.loader is not None
-    benches = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benches)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_first_passage_is_the_median_over_tasks_that_have_a_target(benches: Any) -> None:
+    def cells(*found: tuple[float, float]) -> dict[str, Any]:
+        named = (SimpleNamespace(steps_to_target=steps, target=target, horizon=100) for steps, target in found)
+        return {f"task {i}": cell for i, cell in enumerate(named)}
+
+    table = {
+        "early": cells((20, 1.0), (math.inf, 1.0), (40, 1.0), (10, math.nan)),
+        "late": cells((math.inf, 1.0), (math.inf, 1.0), (40, 1.0)),
+        "no target": cells((10, math.nan)),
+    }
+    said = benches.passage(SimpleNamespace(table=table), ["early", "late", "no target", "absent"])
+    assert said.endswith("median over tasks: `early` 0.40 (on 2 of 3 tasks), `late` never (on 1 of 3 tasks).\n")
+    assert benches.passage(SimpleNamespace(table=table), ["absent"]) == ""
+
+
+@pytest.mark.parametrize(("name", "horizons"), [("held_out", (4, 8)), ("laptop", (4,))])
+def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], benches: Any, saved: Path, tmp_path: Path) -> None:
     benches.DOCS = tmp_path
     suite = dataclasses.replace(TINY, name=name, multiples=dict.fromkeys(TASKS, tuple(h // 4 for h in horizons)))
     with Archive(tmp_path / "bench.sqlite") as archive:
@@ -613,7 +635,7 @@ def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], saved: Path,
     page, table = (tmp_path / f"{name}.md").read_text(), (tmp_path / "data" / f"{name}.csv").read_text()
     assert len(table.splitlines()) == 1 + len(horizons) * len(TASKS) * 2
     assert page.count("Who wins where") == (len(horizons) if name == "held_out" else 1)
-    assert page.count("First passage, the step") == (len(horizons) if name == "held_out" else 0)
+    assert page.count("First passage, the part") == (len(horizons) if name == "held_out" else 0)
     assert f"lopt bench {name} --optimizers" in page
     assert "runs/mine.safetensors" in page
     assert str(tmp_path) not in page

@@ -226,17 +226,17 @@ class RelativeMLP(Optimizer):
         inverse_root = jax.lax.rsqrt(1.0 + step / self.decay_time)
         return jnp.where(known, left * inverse_root if self.inverse_root else left, inverse_root)
 
-    def _corrections(self, steps: Int[Array, ""]) -> Corrections:
+    def _corrections(self, steps: Int[Array, ""]) -> _Corrections:
         """The bias corrections after so many steps."""
         momentum, (second,), _ = self.rule.current_decays()
-        return Corrections(_correction(momentum, steps), _correction(second, steps))
+        return _Corrections(_correction(momentum, steps), _correction(second, steps))
 
     def _controlled(self, direction: Array, controller: Array) -> Array:
         r"""$e^{\mu m}$ times a direction; the exponent is held to $\pm 20$, so that no product overflows."""
         return direction * jnp.exp(jnp.clip(self.exp_mult * controller, -GREATEST_EXPONENT, GREATEST_EXPONENT))
 
 
-class Corrections(NamedTuple):
+class _Corrections(NamedTuple):
     """By what bias-corrected moments divide."""
 
     momentum: Float[Array, " decays"]
@@ -249,18 +249,18 @@ def _correction(decay: Float[Array, "*decays"], steps: Int[Array, ""]) -> Float[
     return jnp.where(t > 0, jnp.maximum(1.0 - jnp.power(decay, t), 1e-8), 1.0)
 
 
-def _mean(momentum: Sequence[Array], corrections: Corrections) -> Array:
+def _mean(momentum: Sequence[Array], corrections: _Corrections) -> Array:
     r"""$\bar m$."""
     corrected = (m / corrections.momentum[i] for i, m in enumerate(momentum))
     return sum(corrected, start=jnp.zeros((), jnp.float32)) / len(momentum)
 
 
-def _adam(momentum: Sequence[Array], second: Array, corrections: Corrections) -> Array:
+def _adam(momentum: Sequence[Array], second: Array, corrections: _Corrections) -> Array:
     r"""$\hat n$."""
     return _mean(momentum, corrections) / (root(second / corrections.second) + 1e-8)
 
 
-def _agreement(gradient: Array, tensor: TensorState, corrections: Corrections) -> Float[Array, " features"]:
+def _agreement(gradient: Array, tensor: TensorState, corrections: _Corrections) -> Float[Array, " features"]:
     """Cosines of the gradient and each momentum, and logarithms of each momentum's norm over that of the root of the second moment, both bias-corrected."""
 
     def norm(squares: Array) -> Array:
