@@ -38,9 +38,10 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # to the recipe, or to its tasks
 
 
+WHOLE, UNTRAINED = "whole", "whole-untrained"
 # Steps of a fixed size, and a black-box step on its own, begin at sizes that train without a network's help.
 VARIANTS = {
-    "whole": Variant(),
+    WHOLE: Variant(),
     "without-orthogonal-step": Variant(fields={"orthogonal_share": 0.0}),
     "without-agreement": Variant(fields={"agreement": False}),
     "without-progress": Variant(fields={"progress": False}),
@@ -59,7 +60,6 @@ VARIANTS = {
     "validation-losses": Variant(changes={"split": "valid"}),
     "in-random-coordinates": Variant(changes={"reparametrize": "tensor", "scales": (0.3, 3.0)}),
 }
-UNTRAINED = "whole-untrained"
 TASKS = (
     "small_images/digits_32",
     "small_images/fashion_8_32",
@@ -94,9 +94,10 @@ def shown(found: Estimate, *, at_least: bool = False) -> str:
     return f"{'at least ' if at_least else ''}{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def row(summary: Summary, horizon: int, meta: zoo.Card | None) -> dict[str, Any]:
-    """What is kept of a variant at a horizon."""
+def row(summary: Summary, beside: Summary | None, horizon: int, meta: zoo.Card | None) -> dict[str, Any]:
+    """What is kept of a variant at a horizon; `beside` is the same scored against the whole in place of Adam."""
     assert summary.wins is not None
+    wins = beside.wins if beside else None
     return {
         "variant": summary.optimizer,
         "horizon": horizon,
@@ -106,6 +107,9 @@ def row(summary: Summary, horizon: int, meta: zoo.Card | None) -> dict[str, Any]
         "normalized_test": summary.normalized_test._asdict(),
         "won": summary.wins.fraction.value,
         "tasks": summary.wins.tasks,
+        "lower_than_whole": beside.improvement._asdict() if beside and wins else None,
+        "tasks_lower_than_whole": wins.clear if wins else None,
+        "tasks_higher_than_whole": wins.clear_losses if wins else None,
         "diverged": summary.diverged,
         "meta_steps": meta.meta_steps if meta else 0,
         "seconds": meta.seconds if meta else 0.0,
@@ -157,7 +161,17 @@ def main(
         failed = bench(chosen, paths, archive, processes=processes, timing=False)
         everything = archive.runs()
     adam = [r for r in everything if r.optimizer == "adam"]
-    header("variant", "steps", "speed-up over tuned Adam", "normalised train loss", "test loss", "won", "diverged")
+    header(
+        "variant",
+        "steps",
+        "speed-up over tuned Adam",
+        "normalised train loss",
+        "test loss",
+        "won",
+        "diverged",
+        "lower than the whole's",
+        "tasks lower, higher",
+    )
     results = []
     for multiple in multiples:
         horizons = {task: multiple * chosen.steps_of.get(task, chosen.steps) for task in chosen.tasks}
@@ -165,16 +179,23 @@ def main(
         found = score(
             select(everything), baselines=BASELINES, sweep=adam, tested=tested, failed=failed, horizons=horizons
         )
+        beside = {}
+        if WHOLE in weights:
+            compared = score(select(everything), baselines=BASELINES, reference=WHOLE, horizons=horizons)
+            beside = {summary.optimizer: summary for summary in compared.summaries}
         for summary in found.summaries:
             if summary.optimizer == "adam":
                 continue
             name, horizon = summary.optimizer, max(horizons.values())
             card = zoo.read_card(weights[name]) if name in weights else None
-            results.append(row(summary, horizon, card))
-            assert summary.wins is not None
+            kept = row(summary, beside.get(name), horizon, card)
+            results.append(kept)
             speedup = shown(summary.speedup, at_least=summary.speedup_censored)
             scores = (speedup, shown(summary.normalized), shown(summary.normalized_test))
-            show(name, horizon, *scores, f"{summary.wins.fraction.value:.0%}", f"{summary.diverged:.0%}")
+            lower = kept["lower_than_whole"]
+            ends = f"{kept['tasks_lower_than_whole']}, {kept['tasks_higher_than_whole']}" if lower else "–"
+            paired = (shown(Estimate(**lower)) if lower else "–", ends)
+            show(name, horizon, *scores, f"{kept['won']:.0%}", f"{summary.diverged:.0%}", *paired)
     write(out, facts, results)
 
 

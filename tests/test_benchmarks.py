@@ -91,6 +91,10 @@ def test_ablation(tmp_path: Path) -> None:
         assert r["horizon"] == 4
         assert r["tasks"] == 3
         assert r["speedup"].keys() == r["normalized"].keys() == {"value", "low", "high"}
+    whole, untrained = results
+    assert whole["lower_than_whole"] is None
+    assert 0 <= untrained["lower_than_whole"]["value"] <= 1
+    assert untrained["tasks_lower_than_whole"] + untrained["tasks_higher_than_whole"] <= 3
 
 
 @pytest.mark.slow
