@@ -16,7 +16,7 @@ SPREAD = {"median", "q1", "q3"}
 
 def run(script: str, out: Path, *arguments: str) -> list[dict]:
     command = [sys.executable, str(BENCHMARKS / script), *arguments, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert record.keys() == {"command", "machine", "results"}
