@@ -18,6 +18,7 @@ from lopt.errors import InputError
 from lopt.evaluate import LEARNING_RATES, Interval, Row, TrainRecord, interval, train, train_batch, tune_adam
 from lopt.evaluate.cells import Spread
 from lopt.evaluate.compare import COLUMNS, TUNED, cells, compare, default_key, steps_to, summarise
+from lopt.evaluate.training import BLOCK
 from lopt.optimizers import SGD, Adam, Momentum
 from lopt.task import Split, Task
 
@@ -84,6 +85,32 @@ def test_minibatches_do_not_depend_on_evaluations(evals: int) -> None:
 def test_a_longer_training_begins_like_a_shorter_one() -> None:
     short, long = (train(SGD(learning_rate=0.1), TASK, steps=n, key=KEY, evals=1) for n in (5, 9))
     np.testing.assert_allclose(long.minibatch_loss[:, :5], short.minibatch_loss, rtol=1e-5)
+
+
+def test_stretches_longer_than_one_call_of_the_program_go_on_in_the_next() -> None:
+    few, many = (train(SGD(learning_rate=0.1), TASK, steps=2 * BLOCK + 3, key=KEY, seeds=2, evals=n) for n in (1, 10))
+    assert few.minibatch_loss.shape == (2, 2 * BLOCK + 3)
+    np.testing.assert_allclose(few.minibatch_loss, many.minibatch_loss, rtol=1e-5)
+    np.testing.assert_allclose(few.params, many.params, rtol=1e-5)
+
+
+def test_trainings_to_any_horizon_share_their_programs() -> None:
+    traced: list[str] = []
+
+    class Traced(Stumble):
+        """Notes when its loss is traced."""
+
+        def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+            traced.append(split)
+            return super().loss(problem, params, key, split)
+
+    task = Traced()
+    train(SGD(learning_rate=0.1), task, steps=10, key=KEY, seeds=2, evals=4)
+    once = len(traced)
+    assert once > 0
+    for steps, evals in ((7, 3), (40, 4)):
+        train(SGD(learning_rate=0.1), task, steps=steps, key=KEY, seeds=2, evals=evals)
+    assert len(traced) == once
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
@@ -19,6 +20,7 @@ from lopt.task import Problem, Task
 from lopt.unroll import Inner, start, validation_loss
 
 SPLITS = ("train", "valid", "test")
+BLOCK = 1024  # inner steps that one call of a compiled program takes, at most
 
 
 class TrainRecord(NamedTuple):
@@ -122,20 +124,20 @@ def train_batch(
         params = _eval_params(optimizers, inner, batch)
         return jax.device_get(_evaluate(task, inner.problem, params, keys))
 
+    began = time.perf_counter()
+    program = _advance.lower(optimizers, task, inner, keys, 1, batch).compile()
+    compile_seconds = time.perf_counter() - began
     every = max(1, steps // evals)
-    programs: dict[int, Callable[..., tuple[Inner, Array]]] = {}
-    compile_seconds = 0.0
     at, curves, minibatch, seconds = [0], [evaluate(inner)], [], []
     while at[-1] < steps:
         length = min(every, steps - at[-1])
-        if length not in programs:
-            began = time.perf_counter()
-            programs[length] = _advance.lower(optimizers, task, inner, keys, length, batch).compile()
-            compile_seconds += time.perf_counter() - began
         began = time.perf_counter()
-        inner, losses = jax.block_until_ready(programs[length](optimizers, task, inner, keys))
+        for taken in range(0, length, BLOCK):
+            block = min(BLOCK, length - taken)
+            inner, losses = program(optimizers, task, inner, keys, block)
+            minibatch.append(np.asarray(losses)[..., :block])
+        jax.block_until_ready(inner)
         seconds.append(time.perf_counter() - began)
-        minibatch.append(np.asarray(losses))
         at.append(at[-1] + length)
         curves.append(evaluate(inner))
         if on_eval is not None:
@@ -167,9 +169,14 @@ def _cross(fn: Callable[..., PyTree], batch: int) -> Callable[..., PyTree]:
     return jax.vmap(jax.vmap(fn, in_axes=(None, 0, 0)), in_axes=(0, 0, None), axis_size=batch)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(4, 5))
 def _begin(
-    optimizers: Optimizer, task: Task, keys: Key[Array, " seeds"], steps: int, batch: int, tell_horizon: bool
+    optimizers: Optimizer,
+    task: Task,
+    keys: Key[Array, " seeds"],
+    steps: int | Int[Array, ""],
+    batch: int,
+    tell_horizon: bool,
 ) -> Inner:
     def begin(optimizer: Optimizer, _: None, key: PRNGKeyArray) -> Inner:
         return start(optimizer, task, jax.random.fold_in(key, 0), steps, tell_horizon=tell_horizon)
@@ -192,16 +199,20 @@ def _evaluate(task: Task, problems: Problem, params: Params, keys: Key[Array, " 
     return jax.vmap(jax.vmap(evaluate), in_axes=(0, 0, None))(problems, params, keys)
 
 
-@partial(jax.jit, static_argnums=(4, 5), donate_argnums=2)
+@partial(jax.jit, static_argnums=5, donate_argnums=2)
 def _advance(
-    optimizers: Optimizer, task: Task, inner: Inner, keys: Key[Array, " seeds"], length: int, batch: int
-) -> tuple[Inner, Float[Array, "batch seeds length"]]:
-    """`unroll` with the guard against non-finite gradients; the minibatch of a step depends on its number alone."""
+    optimizers: Optimizer, task: Task, inner: Inner, keys: Key[Array, " seeds"], length: Int[Array, ""], batch: int
+) -> tuple[Inner, Float[Array, "batch seeds block"]]:
+    """`unroll` with the guard against non-finite gradients; the minibatch of a step depends on its number alone.
 
-    def advance(optimizer: Optimizer, inner: Inner, key: PRNGKeyArray) -> tuple[Inner, Float[Array, " length"]]:
+    The length, at most `BLOCK`, is an argument, so that trainings to any horizon share a program; losses from it on are zero.
+    """
+
+    def advance(optimizer: Optimizer, inner: Inner, key: PRNGKeyArray) -> tuple[Inner, Float[Array, " block"]]:
         stream = jax.random.fold_in(key, 1)
 
-        def step(inner: Inner, _: None) -> tuple[Inner, Float[Array, ""]]:
+        def step(i: Int[Array, ""], carry: tuple[Inner, Array]) -> tuple[Inner, Array]:
+            inner, losses = carry
             batch_key = jax.random.fold_in(stream, inner.step)
             loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, batch_key)
             at = optimizer.eval_params(inner.opt_state, inner.params)
@@ -210,9 +221,10 @@ def _advance(
                 optimizer, grads, inner.opt_state, inner.params, value=loss, valid_value=valid_loss
             )
             params = optax.apply_updates(inner.params, updates)
-            return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory), loss
+            inner = inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory)
+            return inner, losses.at[i].set(loss)
 
-        return jax.lax.scan(step, inner, length=length)
+        return jax.lax.fori_loop(0, length, step, (inner, jnp.zeros(BLOCK)))
 
     return _cross(advance, batch)(optimizers, inner, keys)
 
