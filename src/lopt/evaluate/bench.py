@@ -91,7 +91,7 @@ def run(
     protocols = {cell: suite.protocol_of(cell[0]) for cell in (*suite.cells(), *longer)}
     for cell in longer:  # evaluated as densely as the others: speed-up is read between evaluations
         protocols[cell] = protocols[cell]._replace(evals=suite.reference_multiple * suite.protocol.evals)
-    jobs = [Job(cell := (u.task, u.horizon), u, train_unit, (u, who[u.optimizer], protocols[cell])) for u in missing]
+    jobs = [Job(u.task, u, train_unit, (u, who[u.optimizer], protocols[u.task, u.horizon])) for u in missing]
     finished = len(units) - len(missing)
 
     def starts(unit: Unit) -> None:
@@ -133,7 +133,7 @@ def _time(
     here: Mapping[str, Any],
 ) -> dict[Unit, str]:
     """Time all optimizers that the archive has on a task, named in this call or not, one task after the other, with nothing beside; tasks where
-    all that were named are timed are left alone.
+    all that were named are timed are left alone. What a step takes does not depend on the horizon: those of a task share their times.
 
     Times compare within one session, so all that were measured before make room. A saved optimizer whose file is gone is left without.
     """
@@ -142,19 +142,26 @@ def _time(
     timed = {Unit(*t[:3]) for t in archive.timings()}
     jobs, session = [], secrets.token_hex(6)
     failed: dict[Unit, str] = {}
+    horizons: dict[str, list[int]] = {}
     for task, horizon in suite.cells():
-        pairs = [(c, chosen[unit]) for c in everyone.values() if (unit := Unit(task, c.label, horizon)) in chosen]
-        if any(Unit(task, c.label, horizon) not in timed for c, _ in pairs if c.label in who):
-            unit = Unit(task, "all", horizon)
-            jobs.append(Job(task, unit, time_task, (task, horizon, pairs, suite.protocol)))
-            absent = {Unit(task, label, horizon): f"not timed: {why}" for label, why in gone.items()}
+        horizons.setdefault(task, []).append(horizon)
+    for task, known in horizons.items():
+        missing = [u for u in chosen if u.task == task and u.horizon in known and u.optimizer in who and u not in timed]
+        if missing:
+            settings = {u.optimizer: config for u, config in chosen.items() if u.task == task and u.horizon in known}
+            pairs = [(it, settings[label]) for label, it in everyone.items() if label in settings]
+            jobs.append(Job(task, task, time_task, (task, known[0], pairs, suite.protocol)))
+            absent = {
+                Unit(task, label, horizon): f"not timed: {why}" for label, why in gone.items() for horizon in known
+            }
             failed |= {unit: why for unit, why in absent.items() if unit in chosen}
-    for i, (unit, timings, error) in enumerate(work(jobs, 1)):
+    for i, (task, timings, error) in enumerate(work(jobs, 1)):
         if error is None:
-            archive.add_timings([t._replace(session=session) for t in timings], machine=here)
+            same = [t._replace(session=session, horizon=horizon) for horizon in horizons[task] for t in timings]
+            archive.add_timings((t for t in same if Unit(*t[:3]) in chosen), machine=here)
         else:
-            failed[unit] = f"not timed: {error}"
-        tell(Progress("timing", i + 1, len(jobs), f"{unit.task}, {unit.horizon} steps"))
+            failed |= {Unit(task, "all", horizon): f"not timed: {error}" for horizon in horizons[task]}
+        tell(Progress("timing", i + 1, len(jobs), task))
     return failed
 
 

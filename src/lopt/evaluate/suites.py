@@ -48,7 +48,7 @@ class Suite:
     reference_multiple: int = 1
 
     def cells(self) -> list[tuple[str, int]]:
-        """Every task with every horizon that it is trained to: the first horizon of all tasks, then the second, so that the long trainings come last."""
+        """Every task with every horizon that it is trained to: the first horizon of all tasks, then the second."""
         multiples = {task: self.multiples.get(task, (1,)) for task in self.tasks}
         return [
             (task, multiples[task][i] * self.steps_of.get(task, self.steps))
