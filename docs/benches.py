@@ -53,6 +53,9 @@ there, and the first passage.
 
 """,
 }
+MISSING = """Not trained yet, and in no figure here: {tasks}.
+
+"""
 PASSAGE = """
 First passage, the part of the training after which an optimizer first reaches the loss at which tuned Adam ends, median over tasks: {medians}.
 """
@@ -129,6 +132,9 @@ def main(archive: tyro.conf.Positional[Path]) -> None:
         seeds=protocol["seeds"],
         command=shlex.join([*command, "--archive", f"runs/{suite}.sqlite"]),
     )
+    left = [task for task in dict.fromkeys(task for task, _ in protocol["cells"]) if task not in first.tasks]
+    if left:
+        page += MISSING.format(tasks=", ".join(f"`{task}`" for task in left))
     page += COST.format(units=len(log), hours=sum(done.seconds for done in log) / 3600, name=suite)
     tables: list[str] = []
     for horizon, report in found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -642,3 +644,8 @@ def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], benches: Any
     for horizon in horizons:
         assert (f"\n## {horizon} steps\n" in page) == (name == "held_out")
         assert page.count(f"| {horizon} | `") == len(TASKS)
+    assert "Not trained yet" not in page
+    with contextlib.closing(sqlite3.connect(tmp_path / "bench.sqlite")) as db, db:
+        db.execute("DELETE FROM runs WHERE task = ?", (TASKS[-1],))
+    benches.main(tmp_path / "bench.sqlite")
+    assert f"Not trained yet, and in no figure here: `{TASKS[-1]}`." in (tmp_path / f"{name}.md").read_text()
