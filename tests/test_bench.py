@@ -402,6 +402,27 @@ def test_a_new_optimizer_is_timed_with_all_that_the_archive_has(monkeypatch: pyt
         assert len({t.session for t in archive.timings()} - {"", "old"}) == 1
 
 
+def test_a_task_is_timed_once_for_all_its_horizons(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def by_hand(jobs: list[Job], _: int) -> Iterator[Outcome]:
+        for job in jobs:
+            task, horizon, pairs, _ = job.arguments
+            asked.append((task, horizon))
+            yield Outcome(job.name, [Timing(task, c.label, horizon, 0, 1.0) for c, _ in pairs], None)
+
+    monkeypatch.setattr(bench, "work", by_hand)
+    suite = dataclasses.replace(TINY, tasks=("bowl",), steps=10, multiples={"bowl": (1, 3)})
+    there = {Unit("bowl", "adam", 10), Unit("bowl", "adam", 30), Unit("bowl", "sgd", 30)}
+    with Archive(":memory:") as archive:
+        for unit in there:
+            archive.add(unit, [run_of("bowl", unit.optimizer, 1.0)._replace(horizon=unit.horizon)])
+        who = {c.label: c for c in contenders(["sgd"])}
+        assert bench._time(suite, who, archive, lambda _: None, {}) == {}
+        assert asked == [("bowl", 10)]
+        assert {Unit(*t[:3]) for t in archive.timings()} == there, "where it was trained, and nowhere else"
+
+
 def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[Unit, int] = {}
 
