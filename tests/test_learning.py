@@ -129,8 +129,36 @@ def test_missing_text_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, name: 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 2), st.integers(5, 8))
 def test_convolve_is_the_convolution(ins: int, height: int, width: int, stride: int, side: int) -> None:
     layer = eqx.nn.Conv2d(ins, 2, (height, width), stride=stride, padding="SAME", key=KEY)
-    x = jax.random.normal(KEY, (ins, side, side + 1))
-    np.testing.assert_allclose(convolve(layer, x), layer(x), rtol=1e-4, atol=1e-5)
+    x = jax.random.normal(KEY, (ins, side, side + 1, 3))
+    theirs = jax.vmap(layer, in_axes=-1, out_axes=-1)(x)
+    np.testing.assert_allclose(convolve(layer, x), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_networks_on_a_batch_are_equinoxes_layers_on_each_image(norm: networks.Norm, blocks: int) -> None:
+    fields: dict[str, Any] = {"channels": 4, "blocks": 1} if blocks else {"filters": ((3, 2, 4), (2, 3, 3))}
+    task = (lopt.tasks.residual_net if blocks else lopt.tasks.conv_net)(norm=norm, **fields)
+    network = task.assemble(task.init((), KEY))
+    # Scales and offsets that are not all the same.
+    noisy = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), network.norms)
+    network = eqx.tree_at(lambda n: n.norms, network, noisy)
+    images, _ = task._draw(KEY, "train", 5)
+
+    def one(x: jax.Array) -> jax.Array:
+        layers = zip(network.layers, network.norms, strict=True)
+        if not blocks:
+            for layer, norm in layers:
+                x = jax.nn.relu(norm(layer(x)))
+            return network.head(x.reshape(-1))
+        x = y = network.stem(x)
+        for layer, norm in layers:
+            y = layer(jax.nn.relu(norm(y)))
+        return network.head(jnp.mean(jax.nn.relu(x + y), axis=(1, 2)))
+
+    single = images.reshape(-1, 1, task.side, task.side) / task.brightest
+    theirs = jax.vmap(one, axis_name=networks.BATCH)(single)
+    np.testing.assert_allclose(task.logits(network, images, KEY, True), theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_normalises_over_batch_and_space() -> None:
