@@ -46,7 +46,7 @@ VARIANTS = {
     "without-agreement": Variant(fields={"agreement": False}),
     "without-progress": Variant(fields={"progress": False}),
     "without-schedule": Variant(fields={"scheduled": False}),
-    "without-inverse-root": Variant(fields={"inverse_root": False}),
+    "without-inverse-root": Variant(fields={"told_power": 0.0}),
     "without-relative-steps": Variant(fields={"relative": False, "nominal_step": 0.03}),
     "without-nominal-term": Variant(fields={"nominal_step": 0.0, "step_mult": 0.1}),
     "star": Variant("star"),

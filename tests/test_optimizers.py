@@ -604,13 +604,15 @@ def test_star_rejects_multipliers_that_are_not_three() -> None:
         ROWS["star"].create(exp_mult=[0.1])
 
 
-@pytest.mark.parametrize(("share", "inverse_root"), [(0.0, True), (0.3, False), (1.0, True)])
-@pytest.mark.parametrize("up_to", [2, 256])
-def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, inverse_root: bool, up_to: int) -> None:
-    """Three steps by hand: a matrix, where it is not too large, partly or wholly along its orthogonal factor; vectors of all sizes."""
-    decays, second_decay, horizon = np.asarray([0.8, 0.95, 0.98]), 0.99, 10
+@pytest.mark.parametrize(("share", "told_power"), [(0.0, 0.5), (0.3, 0.0), (1.0, 0.75)])
+@pytest.mark.parametrize(("up_to", "horizon"), [(2, 10), (256, 10), (256, None)])
+def test_relative_mlp_without_black_box_is_its_nominal_term(
+    share: float, told_power: float, up_to: int, horizon: int | None
+) -> None:
+    """Three steps by hand: a matrix, where it is not too large, partly or wholly along its orthogonal factor; vectors of all sizes; horizon told or not."""
+    decays, second_decay = np.asarray([0.8, 0.95, 0.98]), 0.99
     optimizer = ROWS["relative_mlp"].create(
-        orthogonal_share=share, orthogonalize_up_to=up_to, inverse_root=inverse_root
+        orthogonal_share=share, orthogonalize_up_to=up_to, told_power=told_power, untold_power=0.9, decay_time=10.0
     )
     optimizer = without_black_box(optimizer)
     params = {
@@ -636,7 +638,7 @@ def test_relative_mlp_without_black_box_is_its_nominal_term(share: float, invers
                 grafted = turned * np.sqrt((adam**2).mean() / (turned**2).mean())
                 adam = (1 - share) * adam + share * grafted
             size = np.clip(np.sqrt((w**2).mean()), 0.1, 1.0)
-            schedule = (1 - t / horizon) / (math.sqrt(1 + t / 100) if inverse_root else 1.0)
+            schedule = (1 + t / 10) ** -0.9 if horizon is None else (1 - t / horizon) * (1 + t / 10) ** -told_power
             step = 0.1 * size * schedule * adam
             np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
 
@@ -1039,6 +1041,7 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
         ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
         ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),
+        ("relative_mlp", {"untold_power": -0.5}, "untold_power is -0.5; it must not be negative"),
         ("relative_mlp", {"greatest_size": 0.05}, "greatest_size is 0.05; it must be at least least_size, 0.1"),
         ("hierarchical_lstm", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
         ("hierarchical_lstm", {"to_mlp": 0}, "to_mlp is 0; it must be at least 1"),

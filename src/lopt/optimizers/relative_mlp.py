@@ -41,8 +41,8 @@ class RelativeMLP(Optimizer):
     $$\hat n = \frac{\bar m}{\sqrt{\hat v} + 10^{-8}}, \qquad \bar m = \frac13 \sum_i \hat m_i, \qquad
       \hat o = \frac{\mathrm{RMS}(\hat n)}{\mathrm{RMS}(O)}\, O, \quad O = \mathrm{orthogonalize}(\bar m)$$
 
-    $$c_t = \frac{\ell_t}{\sqrt{1 + t/\tau}}, \qquad
-      \ell_t = \begin{cases} \max(1 - t/T,\ 0.01) & \text{if the horizon } T \text{ is known} \\ 1 & \text{otherwise} \end{cases}$$
+    $$c_t = \begin{cases} \max(1 - t/T,\ 0.01)\ (1 + t/\tau)^{-p} & \text{if the horizon } T \text{ is known} \\
+      (1 + t/\tau)^{-q} & \text{otherwise} \end{cases}$$
 
     with $(d, m, m_n, m_o)$ the outputs of the MLP of `SmallFC`, and $\hat m_i, \hat v$ the bias-corrected moments. Where there is nothing to
     orthogonalise, below rank two, or too much, $\rho = 0$. The network also sees how much of the training is over (10 features, all 0 if that is
@@ -51,8 +51,8 @@ class RelativeMLP(Optimizer):
     could be orthogonalised.
 
     An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$;
-    exponents are held to $\pm 20$, so that no gradient up to 1e15, beyond which `to_optax` skips the step, overflows; and beyond the horizon $\ell_t$ stays
-    at a hundredth. The root keeps steps from staying large for most of a training that is longer than any in meta-training.
+    exponents are held to $\pm 20$, so that no gradient up to 1e15, beyond which `to_optax` skips the step, overflows; and beyond the horizon the first
+    factor of $c_t$ stays at a hundredth. The power keeps steps from staying large for most of a training that is longer than any in meta-training.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction, and for matrices that of Muon (Jordan et al. 2024) with the size of Adam's
     step, which is called grafting (Agarwal et al. 2020). Steps are relative to the size of the parameters in Adafactor (Shazeer & Stern 2018, section 8),
@@ -69,8 +69,9 @@ class RelativeMLP(Optimizer):
         least_size: $s_0$.
         greatest_size: $s_1$, without which a tensor whose size the loss does not see would grow exponentially; infinity for none.
         scheduled: whether $c_t$ is that; if not, $c_t = 1$.
-        inverse_root: whether the root is there if the horizon is known, too.
         decay_time: $\tau$, steps.
+        told_power: $p$; 0 leaves that factor out.
+        untold_power: $q$.
         progress: whether the network sees how much of the training is over.
         agreement: whether the network sees the eight features of the tensor.
         bound: $b$.
@@ -80,8 +81,8 @@ class RelativeMLP(Optimizer):
         key: draws the initial weights.
 
     Raises:
-        InputError: for no hidden layer, a width below 1, a least size, decay time or bound that is not positive, a greatest size below the least,
-            or a share outside of 0 to 1.
+        InputError: for no hidden layer, a width below 1, a least size, decay time or bound that is not positive, a negative power, a greatest size below the
+            least, or a share outside of 0 to 1.
 
     Source: lopt's own, of parts that are in the literature.
     """
@@ -97,8 +98,9 @@ class RelativeMLP(Optimizer):
     least_size: float = eqx.field(static=True)
     greatest_size: float = eqx.field(static=True)
     scheduled: bool = eqx.field(static=True)
-    inverse_root: bool = eqx.field(static=True)
     decay_time: float = eqx.field(static=True)
+    told_power: float = eqx.field(static=True)
+    untold_power: float = eqx.field(static=True)
     progress: bool = eqx.field(static=True)
     agreement: bool = eqx.field(static=True)
     bound: float = eqx.field(static=True)
@@ -119,8 +121,9 @@ class RelativeMLP(Optimizer):
         least_size: float = 0.1,
         greatest_size: float = 1.0,
         scheduled: bool = True,
-        inverse_root: bool = True,
         decay_time: float = 100.0,
+        told_power: float = 0.5,
+        untold_power: float = 0.75,
         progress: bool = True,
         agreement: bool = True,
         bound: float = 0.5,
@@ -133,13 +136,17 @@ class RelativeMLP(Optimizer):
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
+        for name, number in (("told_power", told_power), ("untold_power", untold_power)):
+            if not number >= 0:
+                raise InputError(f"{name} is {number}; it must not be negative.")
         if relative and not greatest_size >= least_size:
             raise InputError(f"greatest_size is {greatest_size}; it must be at least least_size, {least_size}.")
         if not 0 <= orthogonal_share <= 1:
             raise InputError(f"orthogonal_share is {orthogonal_share}; it must be between 0 and 1.")
         self.orthogonal_share, self.orthogonalize_up_to = orthogonal_share, orthogonalize_up_to
         self.relative, self.least_size, self.greatest_size, self.bound = relative, least_size, greatest_size, bound
-        self.scheduled, self.inverse_root, self.decay_time = scheduled, inverse_root, decay_time
+        self.scheduled, self.decay_time = scheduled, decay_time
+        self.told_power, self.untold_power = told_power, untold_power
         self.progress, self.agreement = progress, agreement
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
@@ -223,8 +230,8 @@ class RelativeMLP(Optimizer):
             return jnp.ones((), jnp.float32)
         step, known = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         left = jnp.maximum(1.0 - step / jnp.where(known, state.horizon, 1.0), LAST)
-        inverse_root = jax.lax.rsqrt(1.0 + step / self.decay_time)
-        return jnp.where(known, left * inverse_root if self.inverse_root else left, inverse_root)
+        power = jnp.where(known, self.told_power, self.untold_power)
+        return jnp.where(known, left, 1.0) * jnp.power(1.0 + step / self.decay_time, -power)
 
     def _corrections(self, steps: Int[Array, ""]) -> _Corrections:
         """The bias corrections after so many steps."""
