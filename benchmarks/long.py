@@ -1,7 +1,8 @@
 """Trainings ten times as long as any in an optimizer's meta-training: does any diverge, and where does the loss end?
 
 Every task of the suite, the horizon told and untold. A training has diverged if any loss is not finite, of a minibatch or evaluated, or the last one is
-not below the first. The file is written after every task, and the same command goes on with those that are missing.
+not below the first, or has risen from the lowest by more than half of the fall to it. The file is written after every task, and the same command goes on
+with those that are missing.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def main(
             record = train(saved, task, steps=steps, key=default_key(0), seeds=seeds, evals=evals, tell_horizon=told)
             loss = record.train_loss
             finite = np.isfinite(loss).all(axis=1) & np.isfinite(record.minibatch_loss).all(axis=1)
-            diverged = ~(finite & (loss[:, -1] < loss[:, 0]))
+            first, lowest, last = loss[:, 0], loss.min(axis=1), loss[:, -1]
+            diverged = ~(finite & (last < first) & (last - lowest <= (first - lowest) / 2))
             curve = np.where(np.isfinite(loss).all(axis=0), loss.mean(axis=0), np.inf)
             numbers = {"start": curve[0], "lowest": curve.min(), "end": curve[-1]}
             losses = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}

@@ -605,14 +605,19 @@ def test_star_rejects_multipliers_that_are_not_three() -> None:
 
 
 @pytest.mark.parametrize(("share", "told_power"), [(0.0, 0.5), (0.3, 0.0), (1.0, 0.75)])
-@pytest.mark.parametrize(("up_to", "horizon"), [(2, 10), (256, 10), (256, None)])
+@pytest.mark.parametrize(("up_to", "horizon"), [(2, 10), (256, 10), (256, 30), (256, None)])
 def test_relative_mlp_without_black_box_is_its_nominal_term(
     share: float, told_power: float, up_to: int, horizon: int | None
 ) -> None:
     """Three steps by hand: a matrix, where it is not too large, partly or wholly along its orthogonal factor; vectors of all sizes; horizon told or not."""
     decays, second_decay = np.asarray([0.8, 0.95, 0.98]), 0.99
     optimizer = ROWS["relative_mlp"].create(
-        orthogonal_share=share, orthogonalize_up_to=up_to, told_power=told_power, untold_power=0.9, decay_time=10.0
+        orthogonal_share=share,
+        orthogonalize_up_to=up_to,
+        told_power=told_power,
+        told_up_to=20.0,
+        untold_power=0.9,
+        decay_time=10.0,
     )
     optimizer = without_black_box(optimizer)
     params = {
@@ -638,7 +643,8 @@ def test_relative_mlp_without_black_box_is_its_nominal_term(
                 grafted = turned * np.sqrt((adam**2).mean() / (turned**2).mean())
                 adam = (1 - share) * adam + share * grafted
             size = np.clip(np.sqrt((w**2).mean()), 0.1, 1.0)
-            schedule = (1 + t / 10) ** -0.9 if horizon is None else (1 - t / horizon) * (1 + t / 10) ** -told_power
+            schedule = (1 + t / 10) ** -(told_power if horizon == 10 else 0.9)
+            schedule *= 1.0 if horizon is None else 1 - t / horizon
             step = 0.1 * size * schedule * adam
             np.testing.assert_allclose(-np.asarray(updates[name]), step, rtol=1e-3, atol=1e-6)
 
@@ -703,6 +709,20 @@ def test_relative_mlp_has_a_greatest_size_lest_tensors_grow_exponentially(
     assert bool((jnp.diff(path[-50:]) <= 0.5).all()) != exponential
 
 
+def test_relative_mlp_told_of_too_long_a_training_is_as_untold_but_for_its_end() -> None:
+    """Its network sees nothing of a horizon that is longer than it may be; the linear part of the schedule is all that is left of it."""
+    optimizer = perturbed(ROWS["relative_mlp"].create(), 3, 0.1)
+    params, step = small_params(), 40
+    found = {}
+    for horizon in (5_000, 5_001, None):
+        state = optimizer.init(params, horizon=horizon)._replace(step=jnp.asarray(step, jnp.int32))
+        found[horizon], _ = update(optimizer, random_like(params, 1), state, params)
+    linear = 1 - step / 5_001
+    for name, untold in found[None].items():
+        np.testing.assert_allclose(found[5_001][name], linear * untold, rtol=1e-5)
+        assert float(jnp.abs(found[5_000][name] / untold - 1).max()) > 0.05
+
+
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("steps", [0, 9, 10, 100])
 def test_relative_mlp_is_bounded_and_descends(told: bool, steps: int) -> None:
@@ -717,7 +737,7 @@ def test_relative_mlp_is_bounded_and_descends(told: bool, steps: int) -> None:
         "large": 1e3 * draw((4,), 3),
         "scalar": draw((), 4),
     }
-    schedule = (max(1 - steps / 10, 0.01) if told else 1.0) / math.sqrt(1 + steps / 100)
+    schedule = max(1 - steps / 10, 0.01) * (1 + steps / 100) ** -0.5 if told else (1 + steps / 100) ** -0.75
     sparse = jax.tree.map(lambda p: jnp.zeros_like(p).at[(0,) * p.ndim].set(1.0), params)
     largest = 0.0
     for optimizer, scale in itertools.product((plain, wild), (1e-8, 1.0, 1e12)):

@@ -41,18 +41,19 @@ class RelativeMLP(Optimizer):
     $$\hat n = \frac{\bar m}{\sqrt{\hat v} + 10^{-8}}, \qquad \bar m = \frac13 \sum_i \hat m_i, \qquad
       \hat o = \frac{\mathrm{RMS}(\hat n)}{\mathrm{RMS}(O)}\, O, \quad O = \mathrm{orthogonalize}(\bar m)$$
 
-    $$c_t = \begin{cases} \max(1 - t/T,\ 0.01)\ (1 + t/\tau)^{-p} & \text{if the horizon } T \text{ is known} \\
-      (1 + t/\tau)^{-q} & \text{otherwise} \end{cases}$$
+    $$c_t = \ell_t\, (1 + t/\tau)^{-\pi}, \qquad
+      \ell_t = \begin{cases} \max(1 - t/T,\ 0.01) & \text{if the horizon } T \text{ is known} \\ 1 & \text{otherwise} \end{cases} \qquad
+      \pi = \begin{cases} p & \text{if } T \leq T_1 \\ q & \text{if it is longer or not known} \end{cases}$$
 
     with $(d, m, m_n, m_o)$ the outputs of the MLP of `SmallFC`, and $\hat m_i, \hat v$ the bias-corrected moments. Where there is nothing to
-    orthogonalise, below rank two, or too much, $\rho = 0$. The network also sees how much of the training is over (10 features, all 0 if that is
-    not known) and, of the tensor, what tells too small steps from too large ones (8 features): the cosine of the gradient and each momentum before
-    it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and whether it is a matrix that
-    could be orthogonalised.
+    orthogonalise, below rank two, or too much, $\rho = 0$. The network also sees how much of the training is over (10 features, all 0 if $T$ is
+    longer than $T_1$ or not known) and, of the tensor, what tells too small steps from too large ones (8 features): the cosine of the gradient and
+    each momentum before it, the logarithm of each momentum's length over that of $\sqrt{\hat v}$, the logarithm of $\mathrm{RMS}(w) / s_0$, and
+    whether it is a matrix that could be orthogonalised.
 
     An untrained network leaves the nominal step almost alone, which is a usable optimizer already. No step moves a parameter by more than $b\,s\,c_t$;
-    exponents are held to $\pm 20$, so that no gradient up to 1e15, beyond which `to_optax` skips the step, overflows; and beyond the horizon the first
-    factor of $c_t$ stays at a hundredth. The power keeps steps from staying large for most of a training that is longer than any in meta-training.
+    exponents are held to $\pm 20$, so that no gradient up to 1e15, beyond which `to_optax` skips the step, overflows; and beyond the horizon $\ell_t$ stays
+    at a hundredth. The power keeps steps from staying large for most of a training that is longer than any in meta-training.
 
     The nominal term is that of `STAR` (Harrison et al. 2022), with bias correction, and for matrices that of Muon (Jordan et al. 2024) with the size of Adam's
     step, which is called grafting (Agarwal et al. 2020). Steps are relative to the size of the parameters in Adafactor (Shazeer & Stern 2018, section 8),
@@ -71,6 +72,8 @@ class RelativeMLP(Optimizer):
         scheduled: whether $c_t$ is that; if not, $c_t = 1$.
         decay_time: $\tau$, steps.
         told_power: $p$; 0 leaves that factor out.
+        told_up_to: $T_1$, steps, not much longer than the longest horizon of meta-training. Told of 30,000 steps, weights that had seen 3,000 undid what a deep
+            network had learned by then.
         untold_power: $q$.
         progress: whether the network sees how much of the training is over.
         agreement: whether the network sees the eight features of the tensor.
@@ -100,6 +103,7 @@ class RelativeMLP(Optimizer):
     scheduled: bool = eqx.field(static=True)
     decay_time: float = eqx.field(static=True)
     told_power: float = eqx.field(static=True)
+    told_up_to: float = eqx.field(static=True)
     untold_power: float = eqx.field(static=True)
     progress: bool = eqx.field(static=True)
     agreement: bool = eqx.field(static=True)
@@ -123,6 +127,7 @@ class RelativeMLP(Optimizer):
         scheduled: bool = True,
         decay_time: float = 100.0,
         told_power: float = 0.5,
+        told_up_to: float = 5_000.0,
         untold_power: float = 0.75,
         progress: bool = True,
         agreement: bool = True,
@@ -146,7 +151,7 @@ class RelativeMLP(Optimizer):
         self.orthogonal_share, self.orthogonalize_up_to = orthogonal_share, orthogonalize_up_to
         self.relative, self.least_size, self.greatest_size, self.bound = relative, least_size, greatest_size, bound
         self.scheduled, self.decay_time = scheduled, decay_time
-        self.told_power, self.untold_power = told_power, untold_power
+        self.told_power, self.told_up_to, self.untold_power = told_power, told_up_to, untold_power
         self.progress, self.agreement = progress, agreement
         self.momentum_decays, self.second_decay = tuple(momentum_decays), second_decay
         self.factored_decays = tuple(factored_decays)
@@ -216,11 +221,11 @@ class RelativeMLP(Optimizer):
         return updates, RelativeMLPState(state.step + 1, state.horizon, tensors)
 
     def _time(self, state: RelativeMLPState) -> Float[Array, " features"]:
-        """The features of `small_fc` about the time, and how much of the training is over, all 0 if that is not known."""
+        """The features of `small_fc` about the time, and how much of the training is over, all 0 if its horizon is too long or not known."""
         time = time_embedding(state.step)
         if not self.progress:
             return time
-        known = jnp.isfinite(state.horizon)
+        known = state.horizon <= self.told_up_to
         over = jnp.where(known, fraction_embedding(state.step, jnp.where(known, state.horizon, 1.0)), 0.0)
         return jnp.concatenate([time, over, known.astype(jnp.float32)[None]])
 
@@ -230,7 +235,7 @@ class RelativeMLP(Optimizer):
             return jnp.ones((), jnp.float32)
         step, known = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         left = jnp.maximum(1.0 - step / jnp.where(known, state.horizon, 1.0), LAST)
-        power = jnp.where(known, self.told_power, self.untold_power)
+        power = jnp.where(state.horizon <= self.told_up_to, self.told_power, self.untold_power)
         return jnp.where(known, left, 1.0) * jnp.power(1.0 + step / self.decay_time, -power)
 
     def _corrections(self, steps: Int[Array, ""]) -> _Corrections:
