@@ -43,7 +43,7 @@ def convolve(layer: eqx.nn.Conv2d, x: Float[Array, "ins rows columns batch"]) ->
 
 
 def _normalise(norm: Any, x: Float[Array, "channels r c batch"]) -> Float[Array, "channels r c batch"]:
-    """`norm`, written for one image, on a batch that is the last axis; mapped over it, its gradient takes two to four times as long."""
+    """`norm`, written for one image, on a batch that is the last axis; mapped over it, a step of a residual net takes two to three times as long."""
     if isinstance(norm, BatchNorm):  # to which the batch is only more space
         return jax.vmap(norm, axis_name=BATCH)(x[None])[0]
     if isinstance(norm, eqx.nn.GroupNorm):  # of one group
