@@ -529,6 +529,28 @@ def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_pat
             run(TINY.changed(seeds=3), who, two)
 
 
+def test_the_same_weights_with_other_fields_are_another_optimizer(tmp_path: Path) -> None:
+    """The checksum is of the weights; what a field changes is in the card alone."""
+    fast, slow = (lopt.create("small_fc", key=jax.random.key(0), step_mult=s) for s in (0.001, 0.002))
+    path = zoo.save(tmp_path / "mine", fast)
+    label, weights = "mine", zoo.read_card(path).sha256
+    with Archive(tmp_path / "b.sqlite") as archive:
+        bench._keep_cards(archive, {label: contender(str(path))})
+        zoo.save(path, slow)
+        assert zoo.read_card(path).sha256 == weights
+        bench._keep_cards(archive, {label: contender(str(path))})  # nothing was trained with the other
+        losses = np.zeros(2, np.float32)
+        trained = Run("bowl", label, {}, weights, 4, 0, np.array([0, 4]), losses, losses, losses, {})
+        archive.add(Unit("bowl", label, 4), [trained])
+        bench._keep_cards(archive, {label: contender(str(path))})
+        zoo.save(path, fast)
+        for name in (label, "renamed"):
+            with pytest.raises(InputError, match=f"runs of the weights of {name} with other fields on their card"):
+                bench._keep_cards(archive, {name: contender(str(path))})
+        archive.add_given({label: str(path)})
+        assert bench._everyone({}, archive)[1] == {label: f"{path} is another optimizer now."}
+
+
 @pytest.mark.slow
 def test_a_bad_task_does_not_lose_the_rest(tmp_path: Path) -> None:
     bad = Suite("bad", "", ("bowl", 'quadratic{"dim":0}'), steps=2, protocol=TINY.protocol)
