@@ -1,8 +1,6 @@
 """Trainings ten times as long as any in an optimizer's meta-training: does any diverge, and where does the loss end?
 
-Every task of the suite, the horizon told and untold. A training has diverged if any loss is not finite, of a minibatch or evaluated, or the last one is
-not below the first, or has risen from the lowest by more than half of the fall to it. The file is written after every task, and the same command goes on
-with those that are missing.
+Every task of the suite, the horizon told and untold. The file is written after every task, and the same command goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from jaxtyping import Bool, Float
 
 from common import RESULTS, header, machine, show, write
 from lopt import zoo
@@ -19,6 +18,15 @@ from lopt.evaluate.contenders import task_named
 from lopt.evaluate.suites import find_suite
 from lopt.evaluate.training import default_key, train
 from lopt.evaluate.units import fewer_examples
+
+
+def diverged(
+    train_loss: Float[np.ndarray, "seeds evals"], minibatch_loss: Float[np.ndarray, "seeds steps"]
+) -> Bool[np.ndarray, " seeds"]:
+    """Whether a loss is not finite, or the last evaluation is not below the first, or has risen from the lowest by more than half of the fall to it."""
+    finite = np.isfinite(train_loss).all(axis=1) & np.isfinite(minibatch_loss).all(axis=1)
+    first, lowest, last = train_loss[:, 0], train_loss.min(axis=1), train_loss[:, -1]
+    return ~(finite & (last < first) & (last - lowest <= (first - lowest) / 2))
 
 
 def main(
@@ -45,10 +53,9 @@ def main(
     if card.horizon is None:
         raise SystemExit(f"The card of {optimizer} names no horizon.")
     steps, facts = multiple * card.horizon[1], machine()
-    same = {"sha256": card.sha256, "steps": steps, "seeds": seeds, "evals": evals}
-    before = json.loads(out.read_text())["results"] if out.exists() else []
-    results = [r for r in before if same.items() <= r.items()]
-    done = {(r["task"], r["told"]) for r in results}
+    same = {"fingerprint": card.fingerprint, "steps": steps, "seeds": seeds, "evals": evals}
+    results = json.loads(out.read_text())["results"] if out.exists() else []
+    done = {(r["task"], r["told"]) for r in results if same.items() <= r.items()}
     header("task", "horizon", "loss at the start", "lowest", "at the end", "diverged")
     for name in tasks or chosen.tasks:
         task = fewer_examples(task_named(name), chosen.protocol_of(name).eval_size)
@@ -56,17 +63,13 @@ def main(
             if (name, told) in done:
                 continue
             record = train(saved, task, steps=steps, key=default_key(0), seeds=seeds, evals=evals, tell_horizon=told)
-            loss = record.train_loss
-            finite = np.isfinite(loss).all(axis=1) & np.isfinite(record.minibatch_loss).all(axis=1)
-            first, lowest, last = loss[:, 0], loss.min(axis=1), loss[:, -1]
-            diverged = ~(finite & (last < first) & (last - lowest <= (first - lowest) / 2))
+            loss, bad = record.train_loss, diverged(record.train_loss, record.minibatch_loss)
             curve = np.where(np.isfinite(loss).all(axis=0), loss.mean(axis=0), np.inf)
             numbers = {"start": curve[0], "lowest": curve.min(), "end": curve[-1]}
             losses = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
-            found = {"task": name, "told": told, **same, **losses, "diverged": int(diverged.sum())}
-            results.append(found)
+            results.append({"task": name, "told": told, **same, **losses, "diverged": int(bad.sum())})
             shown = ("–" if v is None else f"{v:.4g}" for v in losses.values())
-            show(name, "told" if told else "untold", *shown, f"{found['diverged']} of {seeds}")
+            show(name, "told" if told else "untold", *shown, f"{bad.sum()} of {seeds}")
             write(out, facts, results)
 
 

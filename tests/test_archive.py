@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import sqlite3
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from lopt.errors import InputError
 from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
+from lopt.zoo import Card
 
 UNIT = Unit('digits_mlp{"widths":[8]}', "adam", 20)
 
@@ -29,7 +31,7 @@ def run_of(seed: int = 0, rate: float = 0.1, **changes: Any) -> Run:
         "task": UNIT.task,
         "optimizer": UNIT.optimizer,
         "config": {"learning_rate": rate},
-        "weights": None,
+        "fingerprint": None,
         "horizon": UNIT.horizon,
         "seed": seed,
         "steps": np.asarray([0, 10, 20]),
@@ -151,6 +153,28 @@ def test_an_archive_of_the_first_version_is_read_and_added_to(path: Path) -> Non
         assert archive.given() == {"adam": "adam"}, "of what has runs"
 
 
+def test_an_archive_of_the_second_version_knew_saved_optimizers_by_their_weights(path: Path) -> None:
+    """What is written to it first gives their runs and cards the fingerprints that a bench looks for."""
+    saved = Card(optimizer="small_fc", fields={"hidden": (4, 4)}, sha256="abc")
+    unit = Unit("bowl", "mine", 20)
+    with Archive(path) as archive:
+        archive.settle({"seeds": 1})
+        archive.add(unit, [run_of(task="bowl", optimizer="mine", fingerprint="abc", config={})])
+        archive.add(UNIT, [run_of()])
+        archive.add_card("abc", dataclasses.asdict(saved))
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    with Archive(path, create=False) as archive:
+        assert archive.fingerprints() == {"adam": None, "mine": "abc"}
+        for _ in range(2):
+            archive.settle({"seeds": 1})
+            assert archive.fingerprints() == {"adam": None, "mine": saved.fingerprint}
+            assert list(archive.cards()) == [saved.fingerprint]
+        assert archive._read("SELECT weights FROM units WHERE optimizer = 'mine'") == [(saved.fingerprint,)]
+        assert archive.units() == {UNIT, unit}
+
+
 def test_another_protocol_is_refused(path: Path) -> None:
     with Archive(path) as archive:
         archive.settle({"seeds": 3, "rates": [0.1]})
@@ -254,7 +278,7 @@ def filled(path: Path) -> Archive:
     archive = Archive(path)
     archive.add(UNIT, [run_of(0), run_of(1)])
     other = UNIT._replace(task="quadratic", optimizer="mine")
-    archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, weights="f00", metrics={})])
+    archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
     archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
     return archive
 
@@ -288,12 +312,12 @@ def test_export_to_parquet(filled: Archive, tmp_path: Path) -> None:
     runs, timings = filled.export(tmp_path / "all.parquet")
     with duckdb.connect() as db:
         found = db.execute(
-            f"SELECT task, config, weights, seed, step, train_loss, test_loss, test_accuracy FROM '{runs}'"
+            f"SELECT task, config, fingerprint, seed, step, train_loss, test_loss, test_accuracy FROM '{runs}'"
         ).fetchall()
         assert db.execute(f"SELECT * FROM '{timings}'").fetchall() == [(*UNIT, 0, 0.25, "now")]
     assert len(found) == 9
     for row, (run, i) in zip(found, [(r, i) for r in filled.runs() for i in range(3)], strict=True):
-        assert row[:5] == (run.task, json.dumps(run.config), run.weights, run.seed, run.steps[i])
+        assert row[:5] == (run.task, json.dumps(run.config), run.fingerprint, run.seed, run.steps[i])
         np.testing.assert_array_equal(np.asarray(row[5:7], np.float32), [run.train_loss[i], run.test_loss[i]])
         assert row[7] == (run.metrics["test_accuracy"][i] if run.metrics else None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["all-timings.parquet", "all.parquet", "deep"]

@@ -98,7 +98,7 @@ def test_who_takes_part(saved: Path) -> None:
     found = contenders(["nadamw", str(saved), 'adam{"learning_rate":0.5}', "nadamw"])
     assert [c.label for c in found] == ["adam", "nadamw", "mine", 'adam{"learning_rate":0.5}']
     assert [len(c.settings()) for c in found] == [15, 30, 1, 1]
-    assert [c.weights for c in found] == [None, None, zoo.read_card(saved).sha256, None]
+    assert [c.fingerprint for c in found] == [None, None, zoo.read_card(saved).fingerprint, None]
     assert [c.label for c in contenders(["baselines"])] == ["adam", *(b for b in BASELINES if b != "adam")]
 
 
@@ -386,8 +386,8 @@ def test_a_new_optimizer_is_timed_with_all_that_the_archive_has(monkeypatch: pyt
     monkeypatch.setattr(bench, "work", by_hand)
     tiny = dataclasses.replace(TINY, tasks=("bowl",), steps=10)
     with Archive(":memory:") as archive:
-        for label, weights in (("adam", None), ("sgd", None), ("gone", "f00"), ("nadamw", None)):
-            archive.add(Unit("bowl", label, 10), [run_of("bowl", label, 1.0)._replace(weights=weights)])
+        for label, fingerprint in (("adam", None), ("sgd", None), ("gone", "f00"), ("nadamw", None)):
+            archive.add(Unit("bowl", label, 10), [run_of("bowl", label, 1.0)._replace(fingerprint=fingerprint)])
         archive.add_given({"gone": "no/such.safetensors"})
         before = ("adam", "sgd", "gone")
         archive.add_timings([Timing("bowl", label, 10, 0, 1.0, "old") for label in before])
@@ -511,8 +511,8 @@ def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_pat
         assert run(TINY, who, two, processes=2, on_progress=told.append) == {}
         assert differences(one, two) == []
         assert len(two.runs()) == 2 * 2 * (9 + 9 + 18 + 1)
-        assert two.cards() == {zoo.read_card(saved).sha256: two.cards()[zoo.read_card(saved).sha256]}
-        assert two.cards()[zoo.read_card(saved).sha256]["seed"] == 7
+        assert two.cards().keys() == {zoo.read_card(saved).fingerprint}
+        assert two.cards()[zoo.read_card(saved).fingerprint]["seed"] == 7
         assert {p.total for p in told if p.stage == "training"} == {8}
         assert told[-1].done == told[-1].total == 2
         timings = two.timings()
@@ -530,25 +530,20 @@ def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_pat
 
 
 def test_the_same_weights_with_other_fields_are_another_optimizer(tmp_path: Path) -> None:
-    """The checksum is of the weights; what a field changes is in the card alone."""
+    """Both can take part in one bench, and neither goes on under the name of the other."""
     fast, slow = (lopt.create("small_fc", key=jax.random.key(0), step_mult=s) for s in (0.001, 0.002))
-    path = zoo.save(tmp_path / "mine", fast)
-    label, weights = "mine", zoo.read_card(path).sha256
+    path, other = zoo.save(tmp_path / "mine", fast), zoo.save(tmp_path / "other", slow)
+    assert zoo.read_card(path).sha256 == zoo.read_card(other).sha256
+    suite = dataclasses.replace(TINY.changed(seeds=1), tasks=TASKS[:1])
     with Archive(tmp_path / "b.sqlite") as archive:
-        bench._keep_cards(archive, {label: contender(str(path))})
+        run(suite, [str(path), str(other)], archive, timing=False, processes=1)
+        assert sorted(card["fields"]["step_mult"] for card in archive.cards().values()) == [0.001, 0.002]
+        before = archive.log()
         zoo.save(path, slow)
-        assert zoo.read_card(path).sha256 == weights
-        bench._keep_cards(archive, {label: contender(str(path))})  # nothing was trained with the other
-        losses = np.zeros(2, np.float32)
-        trained = Run("bowl", label, {}, weights, 4, 0, np.array([0, 4]), losses, losses, losses, {})
-        archive.add(Unit("bowl", label, 4), [trained])
-        bench._keep_cards(archive, {label: contender(str(path))})
-        zoo.save(path, fast)
-        for name in (label, "renamed"):
-            with pytest.raises(InputError, match=f"runs of the weights of {name} with other fields on their card"):
-                bench._keep_cards(archive, {name: contender(str(path))})
-        archive.add_given({label: str(path)})
-        assert bench._everyone({}, archive)[1] == {label: f"{path} is another optimizer now."}
+        with pytest.raises(InputError, match="runs of another optimizer that is called mine"):
+            run(suite, [str(path)], archive, timing=False, processes=1)
+        assert archive.log() == before
+        assert bench._everyone({}, archive)[1] == {"mine": f"{path} is another optimizer now."}
 
 
 @pytest.mark.slow

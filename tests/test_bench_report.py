@@ -397,7 +397,9 @@ def test_a_report_says_which_of_several_horizons_it_scores(tmp_path: Path) -> No
 def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, timings = synthetic(("star", "adam", "sgd"), tasks=2)
     worse = [
-        run._replace(config={"learning_rate": 9.0}, train_loss=run.train_loss + 1) for run in runs if not run.weights
+        run._replace(config={"learning_rate": 9.0}, train_loss=run.train_loss + 1)
+        for run in runs
+        if not run.fingerprint
     ]
     with Archive(tmp_path / "bench.sqlite") as archive:
         archive.settle({"suite": "smoke", "seeds": 4, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
@@ -483,7 +485,7 @@ def test_the_page_carries_every_curve() -> None:
 def test_names_are_text() -> None:
     evil = "</script><script>window.hacked=1</script><img src=x onerror=hacked=1>\"'&amp; %{x}"
     runs, timings = synthetic((evil, "adam"), tasks=1)
-    runs = [run._replace(task=evil, config={evil: evil}, weights=None) for run in [diverged(runs[0]), *runs[1:]]]
+    runs = [run._replace(task=evil, config={evil: evil}, fingerprint=None) for run in [diverged(runs[0]), *runs[1:]]]
     timings = [timing._replace(task=evil) for timing in timings]
     provenance = Provenance([evil], {evil: evil}, {evil: {evil: evil}}, [evil], [evil])
     scores = scored(runs, timings)._replace(notes=(evil,))

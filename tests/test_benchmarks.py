@@ -1,11 +1,14 @@
 """The benchmarks run, at a tiny size, and write what their README promises."""
 
+import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import lopt
@@ -115,3 +118,27 @@ def test_long(tmp_path: Path) -> None:
     more = run("long.py", file, *arguments, "bowl")
     assert more[:2] == marked["results"], "what is done is kept, not done again"
     assert [r["task"] for r in more[2:]] == ["bowl", "bowl"]
+    other = run("long.py", file, *arguments, "--seeds", "2")
+    assert other[:4] == more, "what was done with other settings stays"
+    assert [r["seeds"] for r in other[4:]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("train_loss", "minibatch_loss", "bad"),
+    [
+        ([2.0, 0.5, 0.6], [1.0], False),
+        ([2.0, 0.5, 1.25], [1.0], False),
+        ([2.0, 0.5, 1.3], [1.0], True),  # it lost more than half of what it had learned
+        ([2.0, 1.9, 2.0], [1.0], True),
+        ([2.0, 2.5, 1.9], [1.0], False),
+        ([2.0, math.nan, 0.5], [1.0], True),
+        ([2.0, 0.6, 0.5], [1.0, math.inf], True),
+    ],
+)
+def test_what_has_diverged(
+    train_loss: list[float], minibatch_loss: list[float], bad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    diverged = importlib.import_module("long").diverged
+    fine = np.array([[2.0, 1.0, 0.5], train_loss]), np.array([[1.0] * len(minibatch_loss), minibatch_loss])
+    assert diverged(*fine).tolist() == [False, bad]

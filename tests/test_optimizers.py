@@ -711,16 +711,30 @@ def test_relative_mlp_has_a_greatest_size_lest_tensors_grow_exponentially(
 
 def test_relative_mlp_told_of_too_long_a_training_is_as_untold_but_for_its_end() -> None:
     """Its network sees nothing of a horizon that is longer than it may be; the linear part of the schedule is all that is left of it."""
-    optimizer = perturbed(ROWS["relative_mlp"].create(), 3, 0.1)
+    optimizer = perturbed(ROWS["relative_mlp"].create(told_power=0.75), 3, 0.1)  # the power is the same, told or not
     params, step = small_params(), 40
     found = {}
     for horizon in (5_000, 5_001, None):
         state = optimizer.init(params, horizon=horizon)._replace(step=jnp.asarray(step, jnp.int32))
         found[horizon], _ = update(optimizer, random_like(params, 1), state, params)
-    linear = 1 - step / 5_001
     for name, untold in found[None].items():
-        np.testing.assert_allclose(found[5_001][name], linear * untold, rtol=1e-5)
-        assert float(jnp.abs(found[5_000][name] / untold - 1).max()) > 0.05
+        np.testing.assert_allclose(found[5_001][name], (1 - step / 5_001) * untold, rtol=1e-5)
+        assert float(jnp.abs(found[5_000][name] / ((1 - step / 5_000) * untold) - 1).max()) > 0.05
+
+
+def test_relative_mlp_may_be_told_of_any_training_and_knows_one_that_is_untold() -> None:
+    """Infinity is no limit, and no horizon."""
+    optimizers = [perturbed(ROWS["relative_mlp"].create(told_up_to=most), 3, 0.1) for most in (5_000.0, math.inf)]
+    params, step = small_params(), jnp.asarray(300, jnp.int32)
+
+    def steps(optimizer: Any, horizon: int | None) -> Any:
+        return update(
+            optimizer, random_like(params, 1), optimizer.init(params, horizon=horizon)._replace(step=step), params
+        )
+
+    for horizon, same in ((None, True), (5_000, True), (5_001, False)):
+        limited, free = (steps(optimizer, horizon) for optimizer in optimizers)
+        assert eqx.tree_equal(limited, free).item() == same
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -1100,8 +1114,20 @@ def test_says_that_it_needs_the_horizon(name: str) -> None:
     optimizer, params = ROWS[name].create(lstm_hidden=4), small_params()
     with pytest.raises(InputError, match=rf"^{ROWS[name].kind.__name__} needs the length of the training .*horizon=st"):
         optimizer.to_optax().init(params)
-    with pytest.raises(InputError, match=r"^horizon is 0; it must be at least 1\."):
-        optimizer.init(params, horizon=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["velo", "celo", "relative_mlp"])
+def test_takes_a_horizon_of_any_numeric_type_from_one_step_on(name: str) -> None:
+    """At 0 the first step would be NaN, and below it steps would grow."""
+    optimizer, params = ROWS[name].create(), small_params()
+    expected = optimizer.init(params, horizon=100)
+    for good in (100.0, np.int64(100), np.float32(100), jnp.asarray(100)):
+        assert eqx.tree_equal(optimizer.init(params, horizon=good), expected)
+    assert eqx.tree_equal(jax.jit(lambda h: optimizer.init(params, horizon=h))(100), expected)
+    for bad in (0, -5.0, 0.5, math.nan, np.int64(0), jnp.asarray(0), "100", True, (100,), np.ones(1)):
+        with pytest.raises(InputError, match=r"^horizon is .*; it must be a number of steps, at least 1\.$"):
+            optimizer.to_optax(horizon=bad).init(params)
 
 
 @pytest.mark.parametrize("name", ["hierarchical_lstm", "velo", "celo"])

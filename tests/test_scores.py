@@ -41,7 +41,7 @@ def run(
         task=task,
         optimizer=optimizer,
         config={} if rate is None else {"learning_rate": rate},
-        weights=None,
+        fingerprint=None,
         horizon=horizon,
         seed=seed,
         steps=np.linspace(0, horizon, len(train)).round().astype(int),

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -22,14 +24,16 @@ def require_loss(name: str, value: ArrayLike | None) -> Float[Array, ""]:
     return jnp.asarray(value).astype(jnp.float32)
 
 
-def require_horizon(name: str, horizon: int | Array | None) -> Float[Array, ""]:
-    """The horizon as float32, or one sentence about the optimizer called `name` that lacks it."""
+def require_horizon(name: str, horizon: ArrayLike | None) -> Float[Array, ""]:
+    """The horizon as float32, or one sentence about the optimizer called `name` that lacks it. What is traced is not looked at."""
     if horizon is None:
         raise InputError(
             f"{name} needs the length of the training in steps: call init(params, horizon=steps) or to_optax(horizon=steps)."
         )
-    if isinstance(horizon, int) and horizon < 1:
-        raise InputError(f"horizon is {horizon}; it must be at least 1.")
+    if not isinstance(horizon, Tracer):
+        number = np.asarray(horizon)
+        if number.ndim or number.dtype.kind not in "iuf" or not number >= 1:  # nor NaN
+            raise InputError(f"horizon is {horizon!r}; it must be a number of steps, at least 1.")
     return jnp.array(horizon, jnp.float32)
 
 

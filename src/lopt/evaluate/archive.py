@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lopt.errors import InputError
+from lopt.zoo import Card
 
 
 class Run(NamedTuple):
@@ -23,7 +24,7 @@ class Run(NamedTuple):
     task: str  # a name that `lopt tasks` prints, its fields after it where they are not the default: `digits_mlp{"widths":[64]}`
     optimizer: str  # the name under which it is reported; all settings of a tuned one share it
     config: dict[str, Any]  # hyper-parameters, as JSON has them: learning_rate, ...
-    weights: str | None  # sha256 of a saved optimizer's weights, None where there are none
+    fingerprint: str | None  # of a saved optimizer, `Card.fingerprint`
     horizon: int  # inner steps of the whole training, and what the optimizer was told
     seed: int  # runs of one task and horizon with the same seed share problem, start and minibatches
     steps: Int[np.ndarray, " evals"]  # at which the curves were evaluated; the first is 0, the last the horizon
@@ -67,7 +68,8 @@ def sorted_json(value: Any) -> str:
 
 
 PATIENCE = 60.0  # seconds to wait for another process
-APPLICATION, VERSION = 0x6C6F7074, 2  # "lopt"; of the tables
+APPLICATION, VERSION = 0x6C6F7074, 3  # "lopt"; of the tables
+# `weights` and the key of `cards` are fingerprints.
 SCHEMA = """
 CREATE TABLE protocol (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE machine (id INTEGER PRIMARY KEY, facts TEXT NOT NULL UNIQUE);
@@ -88,7 +90,7 @@ CREATE TABLE timings (
   session TEXT NOT NULL DEFAULT '', machine INTEGER REFERENCES machine,
   PRIMARY KEY (task, optimizer, horizon, turn));
 """
-# What version 1 lacks. It is added when it is first written, never by reading: an older lopt may still be at work on the file.
+# What version 1 lacks. It is added by writing, never by reading: an older lopt may still be at work on the file.
 FROM_1 = (
     "CREATE TABLE optimizers (label TEXT PRIMARY KEY, given TEXT NOT NULL)",
     "ALTER TABLE timings ADD COLUMN session TEXT NOT NULL DEFAULT ''",
@@ -218,10 +220,10 @@ class Archive:
             raise InputError(f"A run of {strange.optimizer} on {strange.task} does not belong to {unit}.")
         if unit in self.units():
             raise InputError(f"{self.path} has {unit.optimizer} on {unit.task} with {unit.horizon} steps already.")
-        weights = next((run.weights for run in runs), None)
+        fingerprint = next((run.fingerprint for run in runs), None)
         with self._transaction() as db:
             where = _machine_id(db, machine)
-            row = (*unit, weights, where, _now(), seconds, compile_seconds, None)
+            row = (*unit, fingerprint, where, _now(), seconds, compile_seconds, None)
             db.execute("INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_row, runs))
 
@@ -247,18 +249,25 @@ class Archive:
             db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?, ?)", [(*t, where) for t in timings])
 
     def _update(self, db: sqlite3.Connection) -> None:
-        """Give an archive of version 1 what it lacks."""
-        if self._version() < VERSION:
-            for statement in (*FROM_1, f"PRAGMA user_version = {VERSION}"):
+        """Give an archive of an older version what it lacks."""
+        if self._version() == VERSION:
+            return
+        if self._version() < 2:
+            for statement in FROM_1:
                 db.execute(statement)
+        for sha256, card in self.cards().items():  # to version 2 the checksum of the weights stood for the optimizer
+            fingerprint = Card(optimizer=card["optimizer"], fields=card["fields"], sha256=sha256).fingerprint
+            for table, column in (("cards", "sha256"), ("units", "weights"), ("runs", "weights")):
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (fingerprint, sha256))
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
         return self._read("PRAGMA user_version")[0][0]
 
-    def add_card(self, sha256: str, card: Mapping[str, Any]) -> None:
-        """Write the card of saved weights."""
+    def add_card(self, fingerprint: str, card: Mapping[str, Any]) -> None:
+        """Write the card of a saved optimizer."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (sha256, sorted_json(card)))
+            db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (fingerprint, sorted_json(card)))
 
     def add_given(self, given: Mapping[str, str]) -> None:
         """Write how optimizers were named to the bench, by the label under which they are reported: of saved ones the path."""
@@ -269,7 +278,7 @@ class Archive:
     def given(self) -> dict[str, str]:
         """What `add_given` was given; the label itself where nothing was written, as in archives of an older lopt."""
         written = dict(self._read("SELECT label, given FROM optimizers")) if self._version() > 1 else {}
-        return {label: written.get(label, label) for label in self.weights()}
+        return {label: written.get(label, label) for label in self.fingerprints()}
 
     def settle(self, protocol: Mapping[str, Any]) -> None:
         """Say by what protocol all runs of this archive are made, once; the same again is fine.
@@ -288,6 +297,7 @@ class Archive:
                     f"{self.path} holds a bench with {name} = {old_value}, and this one has {new_value}; name another archive."
                 )
         with self._transaction() as db:
+            self._update(db)
             rows = [(name, json.dumps(value)) for name, value in new.items()]
             db.executemany("INSERT OR REPLACE INTO protocol VALUES (?, ?)", rows)
 
@@ -322,11 +332,11 @@ class Archive:
         ]
 
     def cards(self) -> dict[str, dict[str, Any]]:
-        """The cards of saved weights, by their sha256."""
+        """The cards of saved optimizers, by their fingerprints."""
         return {sha: json.loads(card) for sha, card in self._read("SELECT * FROM cards ORDER BY sha256")}
 
-    def weights(self) -> dict[str, str | None]:
-        """The sha256 of the weights of every optimizer that has runs, by the name under which it is reported."""
+    def fingerprints(self) -> dict[str, str | None]:
+        """Of every optimizer that has runs, by the name under which it is reported; None where it is no saved one."""
         return dict(self._read("SELECT DISTINCT optimizer, weights FROM runs"))
 
     def machines(self) -> list[dict[str, Any]]:
@@ -404,16 +414,16 @@ def _row(run: Run) -> tuple[Any, ...]:
     names = sorted(run.metrics)
     metrics = _bytes([run.metrics[name] for name in names], "<f4")
     key = (run.task, run.optimizer, run.horizon, sorted_json(run.config), run.seed)
-    return (*key, run.weights, _bytes(run.steps, "<i4"), *curves, json.dumps(names), metrics)
+    return (*key, run.fingerprint, _bytes(run.steps, "<i4"), *curves, json.dumps(names), metrics)
 
 
 def _run(row: tuple[Any, ...]) -> Run:
-    task, optimizer, horizon, config, seed, weights, steps, *curves, names, metrics = row
+    task, optimizer, horizon, config, seed, fingerprint, steps, *curves, names, metrics = row
     at = np.frombuffer(steps, "<i4")
     train, valid, test = (np.frombuffer(curve, "<f4") for curve in curves)
     values = np.frombuffer(metrics, "<f4").reshape(-1, len(at))
     return Run(
-        task, optimizer, json.loads(config), weights, horizon, seed, at, train, valid, test,
+        task, optimizer, json.loads(config), fingerprint, horizon, seed, at, train, valid, test,
         dict(zip(json.loads(names), values, strict=True)),
     )  # fmt: skip
 

@@ -71,7 +71,7 @@ def run(
         What failed, and why.
 
     Raises:
-        InputError: for unknown names, and for an archive of another protocol or with other weights under one of the names.
+        InputError: for unknown names, and for an archive of another protocol or with another saved optimizer under one of the names.
     """
     suite = find_suite(suite) if isinstance(suite, str) else suite
     tell = on_progress or (lambda _: None)
@@ -114,27 +114,15 @@ def run(
 
 
 def _keep_cards(archive: Archive, who: Mapping[str, Contender]) -> None:
-    """Write the cards of saved optimizers; refuse one that is not that under whose name, or with whose weights, the archive has runs."""
-    known = archive.weights()
-    cards = {sha256: card for sha256, card in archive.cards().items() if sha256 in known.values()}
+    """Write the cards of saved optimizers; refuse one that is not that under whose name the archive has runs."""
+    known = archive.fingerprints()
     for label, it in who.items():
-        if label in known and known[label] != it.weights:
+        if label in known and known[label] != it.fingerprint:
             raise InputError(
                 f"{archive.path} has runs of another optimizer that is called {label}; rename this one or name another archive."
             )
-        if it.weights is None:
-            continue
-        card = card_of(it)
-        if _rule(cards.setdefault(it.weights, card)) != _rule(card):
-            raise InputError(
-                f"{archive.path} has runs of the weights of {label} with other fields on their card; name another archive."
-            )
-        archive.add_card(it.weights, card)
-
-
-def _rule(card: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What decides, beside its weights, what a saved optimizer does."""
-    return card["optimizer"], card["fields"]
+        if it.fingerprint is not None:
+            archive.add_card(it.fingerprint, card_of(it))
 
 
 def _time(
@@ -180,7 +168,7 @@ def _time(
 def _everyone(who: Mapping[str, Contender], archive: Archive) -> tuple[dict[str, Contender], dict[str, str]]:
     """Those named in this call and all others of the archive; and of the latter those that cannot be had any more, with the reason."""
     found, gone = dict(who), {}
-    known, cards = archive.weights(), archive.cards()
+    known = archive.fingerprints()
     for label, given in archive.given().items():
         if label in found:
             continue
@@ -189,8 +177,7 @@ def _everyone(who: Mapping[str, Contender], archive: Archive) -> tuple[dict[str,
         except InputError as error:
             gone[label] = str(error)
             continue
-        same_rule = it.weights not in cards or _rule(cards[it.weights]) == _rule(card_of(it))
-        if (it.label, it.weights) == (label, known[label]) and same_rule:
+        if (it.label, it.fingerprint) == (label, known[label]):
             found[label] = it
         else:
             gone[label] = f"{given} is another optimizer now."

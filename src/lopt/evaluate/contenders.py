@@ -79,14 +79,14 @@ class Contender(NamedTuple):
     label: str  # under which it is reported
     name: str  # of a baseline, of `lopt list`, of a saved optimizer, or a path
     fields: Fields | None  # arguments; None: a baseline that is tuned, or a saved optimizer
-    weights: str | None  # sha256 of a saved optimizer
+    fingerprint: str | None  # of a saved optimizer
     given: str = ""  # what it was called by; empty: the label
     tell_horizon: bool = True  # whether it is told how long a training lasts
 
     @property
     def is_tuned(self) -> bool:
         """Whether it is a baseline with a grid."""
-        return self.fields is None and self.weights is None
+        return self.fields is None and self.fingerprint is None
 
     def settings(self, learning_rates: Sequence[float] = LEARNING_RATES) -> list[Fields]:
         """What is tried: the grid of a baseline, else one setting."""
@@ -100,7 +100,7 @@ class Contender(NamedTuple):
 
     def optimizer(self, setting: Fields) -> Optimizer:
         """It at one setting."""
-        if self.weights is not None:
+        if self.fingerprint is not None:
             return zoo.load(self.name)
         if self.name in BASELINES and (self.name not in OPTIMIZERS or setting.keys() == self._tuned_fields()):
             return Baseline(self.name, dict.fromkeys(self._tuned_fields() - {"learning_rate"}, 0.0) | setting)
@@ -144,7 +144,7 @@ def contender(text: str) -> Contender:
     label = name if not is_path else (path.resolve().parent.name if path.stem == "optimizer" else path.stem)
     label = with_fields(label, {} if tell_horizon else {"tell_horizon": False})
     where = str(path.resolve()) if is_path else name
-    return Contender(label, where, None, zoo.read_card(name).sha256, text, tell_horizon)
+    return Contender(label, where, None, zoo.read_card(name).fingerprint, text, tell_horizon)
 
 
 def one_setting(text: str, fields: Fields | None = None) -> Optimizer:
@@ -185,7 +185,7 @@ def contenders(texts: Sequence[str]) -> list[Contender]:
     found = {text: contender(text) for text in dict.fromkeys(["adam", *expanded])}
     labels: dict[str, str] = {}
     for text, it in found.items():
-        if it.weights is None and is_random(it.name):
+        if it.fingerprint is None and is_random(it.name):
             raise InputError(f"{text} has random weights; name a saved optimizer or the path of one.")
         if it.label in labels:
             raise InputError(f"{labels[it.label]} and {text} would both be reported as {it.label}; rename a file.")

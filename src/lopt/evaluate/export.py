@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from lopt.evaluate.archive import Archive
     from lopt.evaluate.scores import Scores
 
-FIXED = ("task", "optimizer", "horizon", "config", "weights", "seed", "step", "train_loss", "valid_loss", "test_loss")
+FIXED = (
+    "task",
+    "optimizer",
+    "horizon",
+    "config",
+    "fingerprint",
+    "seed",
+    "step",
+    "train_loss",
+    "valid_loss",
+    "test_loss",
+)
 
 
 def export(archive: Archive, path: Path) -> list[Path]:
@@ -91,7 +102,7 @@ def _rows(run: Run, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     for i, step in enumerate(run.steps):
         losses = (float(curve[i]) for curve in (run.train_loss, run.valid_loss, run.test_loss))
         others = (float(run.metrics[name][i]) if name in run.metrics else None for name in metrics)
-        yield (run.task, run.optimizer, run.horizon, config, run.weights, run.seed, int(step), *losses, *others)
+        yield (run.task, run.optimizer, run.horizon, config, run.fingerprint, run.seed, int(step), *losses, *others)
 
 
 def _csv(path: Path, columns: Sequence[str], rows: Iterator[Any]) -> None:
@@ -114,7 +125,7 @@ def _parquet() -> Any:
         "turn": "INTEGER",
         "seconds_per_step": "DOUBLE",
     }
-    texts = ("task", "optimizer", "config", "weights", "session")
+    texts = ("task", "optimizer", "config", "fingerprint", "session")
 
     def write(path: Path, columns: Sequence[str], rows: Iterator[Any]) -> None:
         # By way of a CSV file: duckdb reads it a hundred times faster than it takes rows one by one.

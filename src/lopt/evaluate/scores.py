@@ -201,7 +201,7 @@ def _lost(runs: Sequence[Run], failed: Iterable[Unit]) -> list[Run]:
             for run in others.values():
                 never = np.full(len(run.steps), np.inf)
                 curves = {"train_loss": never, "valid_loss": never, "test_loss": never}
-                lost.append(run._replace(optimizer=optimizer, config={}, weights=None, metrics={}, **curves))
+                lost.append(run._replace(optimizer=optimizer, config={}, fingerprint=None, metrics={}, **curves))
     return lost
 
 

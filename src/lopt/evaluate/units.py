@@ -114,7 +114,7 @@ def _train_all(
             for seed in range(protocol.seeds):
                 train, valid, test = (np.asarray(curve[j, seed], np.float32) for curve in curves)
                 metrics = {n: np.asarray(c[j, seed], np.float32) for n, c in record.metrics.items()}
-                whose = (unit.task, who.label, config, who.weights, unit.horizon, seed)
+                whose = (unit.task, who.label, config, who.fingerprint, unit.horizon, seed)
                 runs.append(Run(*whose, np.asarray(record.steps), train, valid, test, metrics))
     return runs, compile_seconds
 

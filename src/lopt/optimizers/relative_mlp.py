@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
@@ -141,7 +141,7 @@ class RelativeMLP(Optimizer):
         for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
             if not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
-        for name, number in (("told_power", told_power), ("untold_power", untold_power)):
+        for name, number in (("told_power", told_power), ("untold_power", untold_power), ("told_up_to", told_up_to)):
             if not number >= 0:
                 raise InputError(f"{name} is {number}; it must not be negative.")
         if relative and not greatest_size >= least_size:
@@ -225,7 +225,7 @@ class RelativeMLP(Optimizer):
         time = time_embedding(state.step)
         if not self.progress:
             return time
-        known = state.horizon <= self.told_up_to
+        known = self._is_told(state)
         over = jnp.where(known, fraction_embedding(state.step, jnp.where(known, state.horizon, 1.0)), 0.0)
         return jnp.concatenate([time, over, known.astype(jnp.float32)[None]])
 
@@ -235,8 +235,12 @@ class RelativeMLP(Optimizer):
             return jnp.ones((), jnp.float32)
         step, known = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         left = jnp.maximum(1.0 - step / jnp.where(known, state.horizon, 1.0), LAST)
-        power = jnp.where(state.horizon <= self.told_up_to, self.told_power, self.untold_power)
+        power = jnp.where(self._is_told(state), self.told_power, self.untold_power)
         return jnp.where(known, left, 1.0) * jnp.power(1.0 + step / self.decay_time, -power)
+
+    def _is_told(self, state: RelativeMLPState) -> Bool[Array, ""]:
+        """Whether the horizon is known, and no longer than $T_1$."""
+        return jnp.isfinite(state.horizon) & (state.horizon <= self.told_up_to)
 
     def _corrections(self, steps: Int[Array, ""]) -> _Corrections:
         """The bias corrections after so many steps."""

@@ -20,10 +20,13 @@ Filter = tuple[int, int, int]  # height, width, channels
 
 
 def convolve(layer: eqx.nn.Conv2d, x: Float[Array, "ins rows columns batch"]) -> Float[Array, "outs r c batch"]:
-    """What `layer` does to every image of a batch, as one matrix product on shifted copies; `layer` must pad by `SAME`.
+    """What `layer` does to every image of a batch, as one matrix product on shifted copies; `layer` pads zeros by `SAME`, with one stride for both axes.
 
     The batch is the last axis, so that all is long rows of memory and one product serves the whole batch: `benchmarks/conv.py` has what that is worth.
     """
+    assert (layer.padding, layer.padding_mode, layer.groups) == ("SAME", "ZEROS", 1)
+    assert layer.stride == layer.stride[:1] * 2
+    assert layer.dilation == (1, 1)
     stride, (height, width) = layer.stride[0], layer.kernel_size
     rows, columns = (-(-n // stride) for n in x.shape[1:3])
 
@@ -47,6 +50,7 @@ def _normalise(norm: Any, x: Float[Array, "channels r c batch"]) -> Float[Array,
     if isinstance(norm, BatchNorm):  # to which the batch is only more space
         return jax.vmap(norm, axis_name=BATCH)(x[None])[0]
     if isinstance(norm, eqx.nn.GroupNorm):  # of one group
+        assert norm.groups == 1
         assert norm.weight is not None
         assert norm.bias is not None
         image, channels = (0, 1, 2), (-1, 1, 1, 1)

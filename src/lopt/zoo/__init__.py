@@ -44,6 +44,13 @@ class Card:
     lopt_version: str = ""
     sha256: str = ""  # of the weights file
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells saved optimizers apart, a SHA-256 of all that decides what they do: architecture, fields and weights."""
+        return hashlib.sha256(
+            json.dumps([self.optimizer, self.fields, self.sha256], sort_keys=True).encode()
+        ).hexdigest()
+
 
 def save(path: str | Path, optimizer: Optimizer, card: Card | None = None) -> Path:
     """Write an optimizer as `path` (safetensors) and its card beside it (JSON), each by write-then-rename.

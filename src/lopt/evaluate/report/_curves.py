@@ -76,7 +76,7 @@ def looks(ranking: Sequence[str], learned: Iterable[str], reference: str = "adam
 
 def learned(runs: Iterable[Run]) -> list[str]:
     """Optimizers that come from saved weights."""
-    return list(dict.fromkeys(run.optimizer for run in runs if run.weights is not None))
+    return list(dict.fromkeys(run.optimizer for run in runs if run.fingerprint is not None))
 
 
 def grouped(runs: Iterable[Run]) -> dict[Problem, dict[str, list[Run]]]:

@@ -147,16 +147,16 @@ def failures_section(runs: Sequence[Run], bench: Sequence[str], scores: Scores) 
 
 
 def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> Section:
-    """Commands, machine, versions, weights."""
+    """Commands, machine, versions, saved optimizers."""
     commands = html.escape("\n".join(provenance.commands))
     facts = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>"
         for k, v in provenance.machine.items()
         if v != ""
     )
-    hashes = {run.optimizer: run.weights for run in runs if run.weights is not None}
-    weights = "".join(
-        f"<li><b>{html.escape(n)}</b>: sha256 <code>{html.escape(h)}</code></li>" for n, h in hashes.items()
+    saved = {run.optimizer: run.fingerprint for run in runs if run.fingerprint is not None}
+    fingerprints = "".join(
+        f"<li><b>{html.escape(n)}</b>: fingerprint <code>{html.escape(f)}</code></li>" for n, f in saved.items()
     )
     cards = "".join(
         f"<details><summary>Card of {html.escape(name)}</summary><pre>{html.escape(json.dumps(card, indent=2))}</pre></details>"
@@ -165,7 +165,7 @@ def reproduce_section(runs: Sequence[Run], provenance: Provenance) -> Section:
     body = "".join(
         (
             f"<pre>{commands}</pre>" if commands else "",
-            f'<ul class="hashes">{weights}</ul>' if weights else "",
+            f'<ul class="hashes">{fingerprints}</ul>' if saved else "",
             cards,
             f'<div class="scroll"><table class="text"><tbody>{facts}</tbody></table></div>' if facts else "",
         )

@@ -76,8 +76,8 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     several = len(found.common) > 1
     untuned = without_tuning(trained, found, sweep=sweep, failed=archive.failures()) if several else []
     cards = archive.cards()
-    weights = {run.optimizer: run.weights for run in runs if run.weights is not None}
-    known = {name: cards[sha] for name, sha in weights.items() if sha in cards}
+    saved = {run.optimizer: run.fingerprint for run in runs if run.fingerprint is not None}
+    known = {name: cards[fingerprint] for name, fingerprint in saved.items() if fingerprint in cards}
     tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
     origins = mixed(archive.origins())
     there = on_cards(known, tasks)
