@@ -48,8 +48,9 @@ lopt report runs/laptop.sqlite
 lopt report runs/held_out.sqlite --horizon 1000
 ```
 
-The untold schedule of `general-1` was revised once after twelve of these tasks had been looked at, what to take in its place chosen on other tasks: before, its median
-speed-up at 1,000 steps was 1.35, on 15 of 20 tasks lower than Adam ([its page](zoo/general-1.md)).
+The untold schedule of `general-1` was revised once after twelve of these tasks had been looked at, what to take in its place
+chosen on other tasks: before, its median speed-up at 1,000 steps was 1.35, on 15 of 20 tasks lower than Adam
+([its page](zoo/general-1.md)).
 
 Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so it cannot exceed 1: read the tasks won
 there, and the first passage.
