@@ -167,7 +167,7 @@ def run_of(final: float, rate: float, seed: int = 0, task: str = "a", **changes:
         "train_loss": curve,
         "optimizer": "adam",
         "config": {"learning_rate": rate},
-        "weights": None,
+        "fingerprint": None,
         "horizon": 10,
         "steps": np.asarray([0, 10]),
         "valid_loss": curve,
