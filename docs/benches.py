@@ -40,8 +40,9 @@ lopt report runs/laptop.sqlite
     "held_out": """# The held-out bench
 
 {optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, trained to {horizons} steps, {seeds} seeds each:
-[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon; what is meta-trained comes as it is. Where there is a `celo`, it is
-[Celo](optimizers.md) with its authors' published weights, which `lopt convert` reads. [Scores](scores.md) says what the columns mean.
+[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon, its rate constant; what is meta-trained comes as it is.
+Where there is a `celo`, it is [Celo](optimizers.md) with its authors' published weights, which `lopt convert` reads.
+[Scores](scores.md) says what the columns mean.
 
 ```bash
 {command}

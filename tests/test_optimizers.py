@@ -1117,6 +1117,20 @@ def test_says_that_it_needs_the_horizon(name: str) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_says_which_parameter_is_no_array() -> None:
+    """As a whole Equinox model, its activation among the leaves."""
+    tx = ROWS["relative_mlp"].create().to_optax()
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    with pytest.raises(
+        InputError, match=r"^activation is a \w+ and no array; .* eqx\.filter\(model, eqx\.is_inexact_array\)"
+    ):
+        tx.init(model)
+    with pytest.raises(InputError, match=r"^params is a float and no array"):
+        tx.init(1.0)
+    tx.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["velo", "celo", "relative_mlp"])
 def test_takes_a_horizon_of_any_numeric_type_from_one_step_on(name: str) -> None:
     """At 0 the first step would be NaN, and below it steps would grow."""

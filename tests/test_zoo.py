@@ -185,6 +185,13 @@ def test_unknown_name() -> None:
     assert "There is no saved optimizer named 'no_such_optimizer'" in message
 
 
+def test_names_that_are_no_files() -> None:
+    assert "There is no saved optimizer named ''" in refusal("")
+    message = refusal("star")
+    assert "star is an optimizer without weights: create('star') builds it. Saved are: " in message
+    assert "general-1" in message
+
+
 def test_missing_card(saved: Path) -> None:
     card_of(saved).unlink()
     assert "has no card" in refusal(saved)

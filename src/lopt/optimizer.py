@@ -91,6 +91,9 @@ class Optimizer(eqx.Module):
             horizon: number of steps of the training, handed to `init`.
             key: handed to `init`.
 
+        Raises:
+            InputError: by its `init`, for parameters that are no arrays and for what the optimizer refuses; by its `update`, where parameters are not given.
+
         Examples:
             >>> import jax.numpy as jnp, optax, lopt
             >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.create("adam", learning_rate=0.1).to_optax())
@@ -99,6 +102,12 @@ class Optimizer(eqx.Module):
         """
 
         def init(params: Params) -> State:
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+                if not hasattr(leaf, "shape"):
+                    where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+                    raise InputError(
+                        f"{where} is a {type(leaf).__name__} and no array; of an Equinox model give eqx.filter(model, eqx.is_inexact_array)."
+                    )
             return self.init(params, key=key, horizon=horizon)
 
         def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:

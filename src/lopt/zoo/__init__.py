@@ -148,6 +148,12 @@ def _find(name_or_path: str | Path) -> tuple[Path, Path]:
     text = str(name_or_path)
     if text in available():
         return _files(FOLDER / text)
+    if text in OPTIMIZERS:
+        raise CheckpointError(
+            f"{text} is an optimizer without weights: create({text!r}) builds it. Saved are: {', '.join(available())}."
+        )
+    if not Path(text).name:
+        raise CheckpointError(unknown("saved optimizer", text, available()))
     weights, card = _files(Path(text))
     if not weights.exists():
         raise CheckpointError(f"There is no file {weights}. " + unknown("saved optimizer", text, available()))
