@@ -138,7 +138,7 @@ def expression(eqn: Any, args: Sequence[str]) -> str:
     return found(eqn, args, p, out)
 
 
-def _dims(axes: Sequence[int]) -> tuple[int, ...]:
+def _dims(axes: Any) -> tuple[int, ...]:
     return tuple(int(i) for i in axes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import torch
@@ -19,6 +19,20 @@ from lopt.torch.state import adopt, card_of, gather
 from lopt.zoo import load
 
 Loss = Tensor | float
+
+
+class Bound(NamedTuple):
+    """A program with the state that it reads and writes.
+
+    Attributes:
+        key: of what was bound: the parameters, and which losses there are.
+        program: the step.
+        leaves: the leaves of the state, in memory that `Optimizer.state` shares.
+    """
+
+    key: tuple[Any, ...]
+    program: Program
+    leaves: list[Tensor]
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -69,10 +83,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.rule = rule if isinstance(rule, Optimizer) else load(rule)
         self.fingerprint = card_of(self.rule).fingerprint
         self.needs_loss = _needs(self.rule, horizon)
-        self._programs: dict[Any, Any] = {}
-        self._bound: tuple[Any, ...] | None = None
+        self._forget()
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "fingerprint": self.fingerprint}
         super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        """Trace anew at the next step."""
+        self._layouts: dict[Any, trace.Layout] = {}
+        self._programs: dict[Any, Program] = {}
+        self._bound: Bound | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, whose state begins with their first gradient.
@@ -132,12 +151,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise InputError(
                 f"{type(self.rule).__name__} needs the training loss: call step(loss=loss), or step(closure) with one that returns it."
             )
-        program, leaves = self._bind(params, loss is not None, valid_loss is not None)
-        grads = [whole(_dense(p.grad)).to(torch.float32) for p in params]
-        seen = [whole(p).to(torch.float32) for p in params]
+        bound = self._bind(params, loss is not None, valid_loss is not None)
+        grads, seen = [_seen(_dense(p.grad)) for p in params], [_seen(p) for p in params]
         losses = [torch.as_tensor(x).detach().to(grads[0].device, torch.float32).reshape(()) for x in (loss, valid_loss) if x is not None]
-        out = program.run(*grads, *seen, *leaves, *losses)
-        self._commit(params, [*grads, *seen], leaves, out[: len(params)], out[len(params) :])
+        out = bound.program.run(*grads, *seen, *bound.leaves, *losses)
+        self._commit(params, [*grads, *seen], bound.leaves, out[: len(params)], out[len(params) :])
         return found
 
     def _commit(
@@ -163,36 +181,32 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         own.mul_(torch.where(finite, 1.0 - group["lr"] * group["weight_decay"], 1.0))
                     own.add_(torch.where(finite, u * group["lr"], 0.0))
 
-    def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> tuple[Program, list[Tensor]]:
+    def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> Bound:
         """The program for these parameters, and their state."""
-        key = (*map(id, params), loss, valid_loss)
-        if self._bound is not None and self._bound[0] == key:
-            return self._bound[1:]
+        seen = (*map(id, params), loss, valid_loss)
+        if self._bound is not None and self._bound.key == seen:
+            return self._bound
         fresh = [p for p in params if not self.state[p]]
         if fresh:
-            layout, start, _ = self._traced(fresh, None)
-            adopt(self.state, layout, fresh, start.run(*(whole(p).to(torch.float32) for p in fresh)))
-        layout, _, program = self._traced(params, (loss, valid_loss))
-        self._bound = (key, program, gather(self.state, layout, params))
-        return self._bound[1:]
-
-    def _traced(self, params: Sequence[Tensor], losses: tuple[bool, bool] | None) -> tuple[trace.Layout, Program, Any]:
-        """The layout of the state of parameters, the program that starts it and, for a step, the program of the step."""
-        shapes, device, horizon = tuple(tuple(p.shape) for p in params), params[0].device, self.defaults["horizon"]
-        if shapes not in self._programs:
-            self._programs[shapes] = trace.layout(self.rule, shapes, horizon), trace.start_program(
-                self.rule, shapes, horizon, device
-            )
-        layout, start = self._programs[shapes]
-        if losses is None:
-            return layout, start, None
-        key = (shapes, losses)
+            adopt(self.state, self._layout(fresh), fresh, trace.start(self.rule, [_seen(p) for p in fresh], self._horizon))
+        layout = self._layout(params)
+        key = (*(tuple(p.shape) for p in params), loss, valid_loss)
         if key not in self._programs:
-            loss, valid = losses
-            self._programs[key] = trace.step_program(
-                self.rule, shapes, layout, device, loss=loss, valid_loss=valid
-            )
-        return layout, start, self._programs[key]
+            device = params[0].device
+            self._programs[key] = trace.step_program(self.rule, key[:-2], layout, device, loss=loss, valid_loss=valid_loss)
+        self._bound = Bound(seen, self._programs[key], gather(self.state, layout, params))
+        return self._bound
+
+    def _layout(self, params: Sequence[Tensor]) -> trace.Layout:
+        """The leaves of the state of parameters."""
+        shapes = tuple(tuple(p.shape) for p in params)
+        if shapes not in self._layouts:
+            self._layouts[shapes] = trace.layout(self.rule, shapes, self._horizon)
+        return self._layouts[shapes]
+
+    @property
+    def _horizon(self) -> int | None:
+        return self.defaults["horizon"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` gave, of an optimizer with the same rule and weights.
@@ -219,14 +233,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for i, p in zip(numbers, params, strict=True):
             if i in state_dict["state"]:
                 self.state[p] = {k: v.detach().clone().to(p.device) for k, v in state_dict["state"][i].items()}
-        self._programs, self._bound = {}, None
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "rule": self.rule, "fingerprint": self.fingerprint, "needs_loss": self.needs_loss}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._programs, self._bound = {}, None
+        self._forget()
 
 
 def check_parameter(p: Tensor, device: torch.device | None) -> None:
@@ -245,6 +259,11 @@ def check_parameter(p: Tensor, device: torch.device | None) -> None:
         raise InputError(f"A parameter is {p.dtype}; LearnedOptimizer takes real floating-point ones.")
     if device is not None and p.device != device:
         raise InputError(f"Parameters are on {device} and {p.device}; LearnedOptimizer takes those of one device.")
+
+
+def _seen(x: Tensor) -> Tensor:
+    """A parameter or a gradient as the rule sees it."""
+    return whole(x).to(torch.float32)
 
 
 def _dense(gradient: Any) -> Tensor:

@@ -1,16 +1,17 @@
-"""A rule traced to programs of PyTorch: one that starts the state of some tensors, one that takes a step."""
+"""A rule seen from outside: what its state holds, how it starts, and its step as a program of PyTorch."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from jax.tree_util import DictKey, keystr
+from torch import Tensor
 
 from lopt.blocks.nets import all_products
 from lopt.optimizer import Optimizer
@@ -79,17 +80,18 @@ def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Lay
     return Layout(tuple(found), treedef)
 
 
-def start_program(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None, device: torch.device) -> Program:
-    """The function from parameters to the leaves of the state.
+def start(rule: Optimizer, params: Sequence[Tensor], horizon: int | None) -> list[Tensor]:
+    """The leaves of the state of `rule` at its start, which JAX computes on the CPU, once.
 
     Args:
         rule: the optimizer.
-        shapes: of the parameters.
+        params: the parameters.
         horizon: steps of the training.
-        device: where it runs.
     """
-    closed = jax.make_jaxpr(lambda p: jax.tree.leaves(_start(rule, horizon, p)))(_params(shapes))
-    return convert(closed, device)
+    with jax.default_device(jax.devices("cpu")[0]):
+        arrays = {_key(i): jnp.asarray(p.numpy(force=True)) for i, p in enumerate(params)}
+        leaves = jax.tree.leaves(_start(rule, horizon, arrays))
+    return [torch.from_numpy(np.array(x)).to(params[0].device) for x in leaves]
 
 
 def step_program(
@@ -128,7 +130,3 @@ def step_program(
         closed = jax.make_jaxpr(step)(params, params, kinds, losses)
     return convert(closed, device)
 
-
-def numbers(shapes: Sequence[Shape]) -> int:
-    """How many parameters the tensors hold."""
-    return sum(math.prod(shape) for shape in shapes)
