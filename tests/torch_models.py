@@ -73,16 +73,26 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch]]] = {
 
 
 def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A network with the same weights for the same seed."""
+    """A network with the same weights for the same seed.
+
+    Biases and norms are random too. After a norm of scale one and shift zero the gradients of a matrix add up to zero, and rules that see
+    the sign of their mean would see the sign of rounding.
+    """
     torch.manual_seed(seed)
-    return MODELS[name][0]().to(dtype)
+    model = MODELS[name][0]()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 1:
+                p.add_(0.3 * torch.randn_like(p))
+    return model.to(dtype)
 
 
 def loss_of(name: str, model: nn.Module, seed: int) -> Tensor:
-    """Its loss on the batch of a seed."""
+    """Its loss on the batch of a seed: each class against all others, since gradients of softmax add up to zero over the classes."""
     x, y = MODELS[name][1](seed)
     dtype = next(model.parameters()).dtype
-    return F.cross_entropy(model(x.to(dtype) if x.is_floating_point() else x), y)
+    logits = model(x.to(dtype) if x.is_floating_point() else x)
+    return F.binary_cross_entropy_with_logits(logits, F.one_hot(y, logits.shape[-1]).to(dtype))
 
 
 def backward(name: str, model: nn.Module, seed: int) -> Tensor:

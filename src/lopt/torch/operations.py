@@ -123,11 +123,13 @@ def expression(eqn: Any, args: Sequence[str]) -> str:
     if name in SAME:
         return a
     if name in REDUCTIONS:
+        if name != "reduce_sum" and not eqn.invars[0].aval.size:  # PyTorch has no extreme of nothing
+            return f"torch.full({_dims(out.shape)}, {'-' * (name == 'reduce_max')}float('inf'), dtype={dtype(out.dtype)}, device=device)"
         return f"{a}.{REDUCTIONS[name]}({_dims(p['axes'])})" if p["axes"] else a
     if name in CUMULATIVE:
-        x = f"{a}.flip({p['axis']})" if p["reverse"] else a
-        x = f"torch.{name}({x}, {p['axis']}){CUMULATIVE[name]}"
-        return f"{x}.flip({p['axis']})" if p["reverse"] else x
+        x = f"{a}.flip({int(p['axis'])})" if p["reverse"] else a
+        x = f"torch.{name}({x}, {int(p['axis'])}){CUMULATIVE[name]}"
+        return f"{x}.flip({int(p['axis'])})" if p["reverse"] else x
     if name in FLAT_REDUCTIONS:
         count = len(p["axes"])
         flat = f"{a}.movedim({_dims(p['axes'])}, {_dims(range(count))}).flatten(0, {count - 1})"
@@ -187,7 +189,7 @@ def _reshape(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
 
 def _slice(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
     strides = p["strides"] or [1] * len(out.shape)
-    whole = zip(p["start_indices"], p["limit_indices"], strides, eqn.invars[0].aval.shape, strict=True)
+    whole = zip(*map(_dims, (p["start_indices"], p["limit_indices"], strides, eqn.invars[0].aval.shape)), strict=True)
     cuts = [":" if (b, e, k) == (0, n, 1) else f"{b}:{e}" + (f":{k}" if k != 1 else "") for b, e, k, n in whole]
     while cuts and cuts[-1] == ":":
         cuts.pop()
@@ -273,20 +275,20 @@ def _pad(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
     config = p["padding_config"]
     if any(low < 0 or high < 0 or inner for low, high, inner in config):
         raise InputError("The rule pads within an array or by less than nothing, for which lopt.torch has no operation.")
-    widths = [n for low, high, _ in reversed(config) for n in (low, high)]
+    widths = [n for low, high, _ in reversed(config) for n in (int(low), int(high))]
     # The padding is a tensor without axes: one is added to it, so that its number is not read on the host.
     mask = f"torch.nn.functional.pad(torch.ones_like({a[0]}, dtype=torch.bool), {widths})"
     return f"torch.where({mask}, torch.nn.functional.pad({a[0]}, {widths}), {a[1]})"
 
 
 _FORMS = {
-    "argmax": lambda e, a, p, o: f"{a[0]}.argmax({p['axes'][0]}).to({dtype(o.dtype)})",
-    "argmin": lambda e, a, p, o: f"{a[0]}.argmin({p['axes'][0]}).to({dtype(o.dtype)})",
+    "argmax": lambda e, a, p, o: f"{a[0]}.argmax({int(p['axes'][0])}).to({dtype(o.dtype)})",
+    "argmin": lambda e, a, p, o: f"{a[0]}.argmin({int(p['axes'][0])}).to({dtype(o.dtype)})",
     "atan2": lambda e, a, p, o: f"torch.atan2({a[0]}, {a[1]})",
     "broadcast_in_dim": _broadcast,
     "cbrt": lambda e, a, p, o: f"torch.sign({a[0]}) * torch.abs({a[0]}) ** (1 / 3)",
     "clamp": _clamp,
-    "concatenate": lambda e, a, p, o: f"torch.cat([{', '.join(a)}], {p['dimension']})",
+    "concatenate": lambda e, a, p, o: f"torch.cat([{', '.join(a)}], {int(p['dimension'])})",
     "convert_element_type": lambda e, a, p, o: f"{a[0]}.to({dtype(o.dtype)})",
     "div": _div,
     "dot_general": _dot,
@@ -294,7 +296,7 @@ _FORMS = {
     "dynamic_update_slice": _dynamic_update_slice,
     "expand_dims": _reshape,
     "gather": _gather,
-    "integer_pow": lambda e, a, p, o: f"{a[0]} ** {p['y']}",
+    "integer_pow": lambda e, a, p, o: f"{a[0]} ** {int(p['y'])}",
     "iota": lambda e, a, p, o: (
         f"torch.arange({o.shape[p['dimension']]}, dtype={dtype(o.dtype)}, device=device)"
         f".reshape({_along(p['dimension'], len(o.shape), o.shape[p['dimension']])}).expand({_dims(o.shape)})"
@@ -307,7 +309,7 @@ _FORMS = {
     "rev": lambda e, a, p, o: f"{a[0]}.flip({_dims(p['dimensions'])})",
     "select_n": _select,
     "slice": _slice,
-    "split": lambda e, a, p, o: f"torch.split({a[0]}, {list(_dims(p['sizes']))}, {p['axis']})",
+    "split": lambda e, a, p, o: f"torch.split({a[0]}, {list(_dims(p['sizes']))}, {int(p['axis'])})",
     "squeeze": _reshape,
     "stack": lambda e, a, p, o: f"torch.stack([{', '.join(a)}], {p.get('axis', p.get('dimension', 0))})",
     "transpose": lambda e, a, p, o: f"{a[0]}.permute({_dims(p['permutation'])})",

@@ -167,19 +167,19 @@ class LearnedOptimizer(torch.optim.Optimizer):
         new: Sequence[Tensor],
     ) -> None:
         """Add the updates and keep the new state, unless an input is not finite. Nothing is read on the host."""
-        norms = torch._foreach_norm([x for x in inputs if x.numel()], float("inf"))
-        finite = torch.stack(norms).max() < LARGEST if norms else torch.ones((), dtype=torch.bool)
+        norms = torch._foreach_norm([*(x for x in inputs if x.numel()), inputs[0].new_zeros(1)], float("inf"))
+        finite = torch.stack(norms).max() < LARGEST
         for old, leaf in zip(leaves, new, strict=True):
             if old is not leaf:
                 old.copy_(torch.where(finite, leaf, old))
         by_parameter = dict(zip(params, updates, strict=True))
         for group in self.param_groups:
+            lr, decay = group["lr"], group["weight_decay"]
             for p in group["params"]:
                 if p in by_parameter:
                     own, u = local_part(p, by_parameter[p])
-                    if group["weight_decay"]:
-                        own.mul_(torch.where(finite, 1.0 - group["lr"] * group["weight_decay"], 1.0))
-                    own.add_(torch.where(finite, u * group["lr"], 0.0))
+                    moved = (own * (1.0 - lr * decay) if decay else own) + u * lr
+                    own.copy_(torch.where(finite, moved, own))
 
     def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> Bound:
         """The program for these parameters, and their state."""
