@@ -49,6 +49,19 @@ def test_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_torch_step(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    arguments = ("--tensors", "mlp", "--optimizers", "demo-1", "conv-net-1", "--seconds", "0.001")
+    results = run("torch_step.py", tmp_path / "torch_step.json", *arguments)
+    assert [r["optimizer"] for r in results] == ["demo-1", "conv-net-1"]
+    for r in results:
+        assert r["ratio_to_adamw"].keys() == r["step_ms"].keys() == SPREAD
+        assert 1 < r["ratio_to_adamw"]["median"]
+        assert r["first_step_seconds"] > 0
+        assert 3 < r["state_floats"] < 8
+
+
+@pytest.mark.slow
 def test_meta_train(tmp_path: Path) -> None:
     arguments = ("--tasks", "quadratic", "--estimators", "pes", "--optimizers", "sgd", "--pairs", "2")
     arguments += ("--truncations", "2", "--turns", "2", "--seconds", "0.001")

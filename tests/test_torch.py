@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,11 @@ HORIZON = 30
 
 @pytest.fixture(scope="module")
 def rules() -> Callable[[str], lopt.Optimizer]:
-    made = {row.name: row.create(**({"lstm_hidden": 8, "bank": 4} if row.name == "velo" else {})) for row in OPTIMIZERS if row.name in {*NAMES, *KEEPING}}
+    made = {
+        row.name: row.create(**({"lstm_hidden": 8, "bank": 4} if row.name == "velo" else {}))
+        for row in OPTIMIZERS
+        if row.name in {*NAMES, *KEEPING}
+    }
     return made.__getitem__
 
 
@@ -50,9 +55,15 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
-def single(rule: Any, *shape: int, dtype: torch.dtype = torch.float32, **fields: Any) -> tuple[Tensor, LearnedOptimizer]:
+def single(
+    rule: Any, *shape: int, dtype: torch.dtype = torch.float32, **fields: Any
+) -> tuple[Tensor, LearnedOptimizer]:
     """A parameter with a gradient, and its optimizer."""
-    p = nn.Parameter(torch.linspace(0.5, 1.5, max(1, torch.Size(shape).numel())).to(dtype)[: torch.Size(shape).numel()].reshape(shape))
+    p = nn.Parameter(
+        torch.linspace(0.5, 1.5, max(1, torch.Size(shape).numel()))
+        .to(dtype)[: torch.Size(shape).numel()]
+        .reshape(shape)
+    )
     p.grad = torch.full_like(p, 0.25)
     return p, LearnedOptimizer([p], rule, **fields)
 
@@ -83,7 +94,11 @@ def test_groups_have_rates_and_decays_of_their_own(rules: Any) -> None:
     params = [nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3)]
     for p in params:
         p.grad = torch.ones_like(p)
-    groups = [{"params": params[:1]}, {"params": params[1:2], "lr": 0.5}, {"params": params[2:], "lr": 0.0, "weight_decay": 0.5}]
+    groups = [
+        {"params": params[:1]},
+        {"params": params[1:2], "lr": 0.5},
+        {"params": params[2:], "lr": 0.0, "weight_decay": 0.5},
+    ]
     LearnedOptimizer(groups, rules("adam")).step()
     steps = [1.0 - float(p.detach()[0]) for p in params]
     assert steps[0] > 0
@@ -237,12 +252,21 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "complex": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2, dtype=torch.complex64))]), "torch.complex64"),
     "integer": (lambda: LearnedOptimizer([torch.ones(2, dtype=torch.int32)]), "torch.int32"),
     "sparse": (lambda: LearnedOptimizer([torch.ones(2, 2).to_sparse().requires_grad_()]), "sparse"),
-    "device": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]), "cpu and meta"),
+    "device": (
+        lambda: LearnedOptimizer([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]),
+        "cpu and meta",
+    ),
     "lr": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lr=-1.0), "lr is -1.0"),
     "decay": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], weight_decay=-1.0), "weight_decay is -1.0"),
     "horizon": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], horizon=0), "horizon is 0"),
-    "no horizon": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lopt.create("velo", lstm_hidden=8, bank=4)), r"VeLO needs the length"),
-    "group": (lambda: LearnedOptimizer([{"params": [nn.Parameter(torch.ones(2))], "horizon": 7}]), "one for the whole optimizer"),
+    "no horizon": (
+        lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lopt.create("velo", lstm_hidden=8, bank=4)),
+        r"VeLO needs the length",
+    ),
+    "group": (
+        lambda: LearnedOptimizer([{"params": [nn.Parameter(torch.ones(2))], "horizon": 7}]),
+        "one for the whole optimizer",
+    ),
 }
 
 
@@ -268,7 +292,9 @@ def test_a_sparse_gradient_is_refused() -> None:
 @pytest.mark.parametrize("name", KEEPING)
 def test_a_step_that_is_not_finite_is_skipped(name: str, bad: float, rules: Any) -> None:
     model, twin = make("mlp"), make("mlp")
-    optimizers = [LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=0.1) for m in (model, twin)]
+    optimizers = [
+        LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=0.1) for m in (model, twin)
+    ]
     for m, optimizer in zip((model, twin), optimizers, strict=True):
         train(m, optimizer, range(2))
     for p in model.parameters():
@@ -385,7 +411,9 @@ class Loops(lopt.Optimizer):
     def init(self, params: Any, *, key: Any = None, horizon: Any = None) -> Any:
         return jnp.zeros((), jnp.int32)
 
-    def update(self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any) -> Any:
+    def update(
+        self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any
+    ) -> Any:
         def one(g: Any) -> Any:
             flat = jnp.pad(g.reshape(-1), (0, 4 - g.size % 4))
 
@@ -414,7 +442,9 @@ def test_loops_and_branches_are_followed(sign: float) -> None:
 class Sorts(Loops):
     """A rule with a primitive that is not in the table."""
 
-    def update(self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any) -> Any:
+    def update(
+        self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any
+    ) -> Any:
         return jax.tree.map(lambda g: g if g.ndim < 2 else jax.lax.linalg.cholesky(g @ g.T) @ g, updates), state
 
 
@@ -422,6 +452,35 @@ def test_a_primitive_without_an_operation_is_named() -> None:
     _, optimizer = single(Sorts(), 2, 2)
     with pytest.raises(InputError, match="JAX primitive cholesky"):
         optimizer.step()
+
+
+# Compilation.
+
+
+def test_a_compiled_step_is_one_graph_and_does_the_same(rules: Any) -> None:
+    model, twin = make("mlp"), make("mlp")
+    optimizer, other = (LearnedOptimizer(m.parameters(), rules("star")) for m in (model, twin))
+    train(model, optimizer, range(1))  # traced at the first step, which no compiler sees
+    train(twin, other, range(1))
+    step = torch.compile(optimizer.step, fullgraph=True, backend="eager")
+    for i in range(1, 3):
+        step(loss=backward("mlp", model, i))
+        other.step(loss=backward("mlp", twin, i))
+    assert equal(model, twin)
+
+
+# The documentation.
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1] / "docs" / "pytorch.md"
+    blocks = re.findall(r"^```python no-run\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    space: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, space)
+    assert space["resumed"].state_dict()["state"].keys() == space["optimizer"].state_dict()["state"].keys()
 
 
 # Importing.
@@ -433,6 +492,8 @@ def test_lopt_does_not_import_torch() -> None:
 
 
 def test_a_missing_torch_is_one_sentence(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None\ntry:\n    import lopt.torch\nexcept ImportError as e:\n    print(e)"
+    code = (
+        "import sys; sys.modules['torch'] = None\ntry:\n    import lopt.torch\nexcept ImportError as e:\n    print(e)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "lopt.torch needs PyTorch: pip install 'lopt[torch]'.\n"

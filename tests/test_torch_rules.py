@@ -18,8 +18,8 @@ from torch_models import backward, make
 
 STEPS = 50
 TOLERANCE = 1e-4  # relative, of the update of a tensor
-# VeLO sees differences of averages of losses that hardly differ: its update by JAX differs as much with and without `jit`.
-ROUNDING = {"velo": 1e-3}
+# VeLO divides differences of averages of losses by others, which at some steps are rounding: by JAX too, its update with `jit` is another.
+LARGEST = {"velo": 1e-2}
 ROWS = {row.name: row for row in OPTIMIZERS}
 SAVED = lopt.zoo.available()
 
@@ -63,9 +63,12 @@ def deviations(name: str, network: str) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("network", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv", "transformer"))])
+@pytest.mark.parametrize(
+    "network", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv", "transformer"))]
+)
 @pytest.mark.parametrize("name", [*SAVED, *ROWS])
 def test_updates_are_those_of_jax(name: str, network: str, record_property: Any) -> None:
     found = deviations(name, network)
     record_property("worst", max(found))
-    assert max(found) < ROUNDING.get(name, TOLERANCE)
+    assert np.median(found) < TOLERANCE
+    assert max(found) < LARGEST.get(name, TOLERANCE)

@@ -29,16 +29,18 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Next symbol of a sequence; the embedding is tied to the readout."""
+    """Next symbol of a sequence; the embedding is tied to the readout.
+
+    There is no norm before the readout: it would let the gradients of what is added to the stream add up to zero; see `make`.
+    """
 
     def __init__(self, symbols: int = 11, width: int = 8, blocks: int = 2):
         super().__init__()
         self.embedding = nn.Embedding(symbols, width)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
-        self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.norm(self.blocks(self.embedding(x))) @ self.embedding.weight.T).flatten(0, 1)
+        return (self.blocks(self.embedding(x)) @ self.embedding.weight.T).flatten(0, 1)
 
 
 def mlp() -> nn.Module:
@@ -47,7 +49,13 @@ def mlp() -> nn.Module:
 
 def conv() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.LayerNorm([4, 4, 4]), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        nn.Conv2d(2, 4, 3),
+        nn.LayerNorm([4, 4, 4]),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
     )
 
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from lopt.errors import InputError
 from lopt.optimizer import LARGEST, Optimizer
-from lopt.torch import trace
-from lopt.torch.program import Program
-from lopt.torch.sharding import local_part, whole
-from lopt.torch.state import adopt, card_of, gather
+from lopt.torch import _trace as trace
+from lopt.torch._program import Program
+from lopt.torch._sharding import local_part, whole
+from lopt.torch._state import adopt, card_of, gather
 from lopt.zoo import load
 
-Loss = Tensor | float
+_Loss = Tensor | float
 
 
-class Bound(NamedTuple):
+class _Bound(NamedTuple):
     """A program with the state that it reads and writes.
 
     Attributes:
@@ -91,7 +91,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Trace anew at the next step."""
         self._layouts: dict[Any, trace.Layout] = {}
         self._programs: dict[Any, Program] = {}
-        self._bound: Bound | None = None
+        self._bound: _Bound | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, whose state begins with their first gradient.
@@ -112,7 +112,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     )
             device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else None
             for p in group["params"]:
-                check_parameter(p, device)
+                _check_parameter(p, device)
         except InputError:
             self.param_groups.pop()
             raise
@@ -121,11 +121,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        closure: Callable[[], Loss] | None = None,
+        closure: Callable[[], _Loss] | None = None,
         *,
-        loss: Loss | None = None,
-        valid_loss: Loss | None = None,
-    ) -> Loss | None:
+        loss: _Loss | None = None,
+        valid_loss: _Loss | None = None,
+    ) -> _Loss | None:
         """Take a step.
 
         Args:
@@ -153,7 +153,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
             )
         bound = self._bind(params, loss is not None, valid_loss is not None)
         grads, seen = [_seen(_dense(p.grad)) for p in params], [_seen(p) for p in params]
-        losses = [torch.as_tensor(x).detach().to(grads[0].device, torch.float32).reshape(()) for x in (loss, valid_loss) if x is not None]
+        losses = [
+            torch.as_tensor(x).detach().to(grads[0].device, torch.float32).reshape(())
+            for x in (loss, valid_loss)
+            if x is not None
+        ]
         out = bound.program.run(*grads, *seen, *bound.leaves, *losses)
         self._commit(params, [*grads, *seen], bound.leaves, out[: len(params)], out[len(params) :])
         return found
@@ -181,20 +185,24 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     moved = (own * (1.0 - lr * decay) if decay else own) + u * lr
                     own.copy_(torch.where(finite, moved, own))
 
-    def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> Bound:
+    def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> _Bound:
         """The program for these parameters, and their state."""
         seen = (*map(id, params), loss, valid_loss)
         if self._bound is not None and self._bound.key == seen:
             return self._bound
         fresh = [p for p in params if not self.state[p]]
         if fresh:
-            adopt(self.state, self._layout(fresh), fresh, trace.start(self.rule, [_seen(p) for p in fresh], self._horizon))
+            adopt(
+                self.state, self._layout(fresh), fresh, trace.start(self.rule, [_seen(p) for p in fresh], self._horizon)
+            )
         layout = self._layout(params)
         key = (*(tuple(p.shape) for p in params), loss, valid_loss)
         if key not in self._programs:
             device = params[0].device
-            self._programs[key] = trace.step_program(self.rule, key[:-2], layout, device, loss=loss, valid_loss=valid_loss)
-        self._bound = Bound(seen, self._programs[key], gather(self.state, layout, params))
+            self._programs[key] = trace.step_program(
+                self.rule, key[:-2], layout, device, loss=loss, valid_loss=valid_loss
+            )
+        self._bound = _Bound(seen, self._programs[key], gather(self.state, layout, params))
         return self._bound
 
     def _layout(self, params: Sequence[Tensor]) -> trace.Layout:
@@ -236,14 +244,19 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "fingerprint": self.fingerprint, "needs_loss": self.needs_loss}
+        return {
+            **super().__getstate__(),
+            "rule": self.rule,
+            "fingerprint": self.fingerprint,
+            "needs_loss": self.needs_loss,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._forget()
 
 
-def check_parameter(p: Tensor, device: torch.device | None) -> None:
+def _check_parameter(p: Tensor, device: torch.device | None) -> None:
     """Refuse a parameter that no rule can take.
 
     Args:
@@ -284,7 +297,9 @@ def _needs(rule: Optimizer, horizon: int | None) -> bool:
     except InputError as error:
         if horizon is not None:
             raise
-        raise InputError(f"{name} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps).") from error
+        raise InputError(
+            f"{name} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps)."
+        ) from error
 
     def step(x: jax.Array) -> Any:
         params = {"x": x}

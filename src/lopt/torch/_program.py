@@ -20,8 +20,8 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from lopt.errors import InputError
-from lopt.torch.operations import TAKES_NUMBERS, Number, cut, dtype, expression, number
-from lopt.torch.source import NAME, Block, Line, Loop, render
+from lopt.torch._operations import TAKES_NUMBERS, Number, cut, dtype, expression, number
+from lopt.torch._source import NAME, Block, Line, Loop, render
 
 FOLD = 4_096  # numbers of a constant; larger ones are made anew at each step rather than kept
 CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "remat", "checkpoint"}
@@ -98,7 +98,11 @@ class _Writer:
         results = [self.tensor(v, o.aval) for v, o in zip(outs, jaxpr.outvars, strict=True)]
         body, operations = render(self.blocks[0], results)
         source = f"def run({', '.join(arguments)}):\n{body}    return [{', '.join(results)}]\n"
-        space: dict[str, Any] = {"torch": torch, "device": device, **{k: x.to(device) for k, x in self.constants.items()}}
+        space: dict[str, Any] = {
+            "torch": torch,
+            "device": device,
+            **{k: x.to(device) for k, x in self.constants.items()},
+        }
         file = f"<lopt.torch {id(self)}>"  # so that tracebacks show the line
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         exec(compile(source, file, "exec"), space)
@@ -186,7 +190,9 @@ class _Writer:
         if name == "scan":
             return self.scan(eqn, args) if p["num_carry"] else self.map(eqn, args)
         if name == "while":
-            raise InputError("The rule has a loop whose length depends on what it computes; lopt.torch has no such loops.")
+            raise InputError(
+                "The rule has a loop whose length depends on what it computes; lopt.torch has no such loops."
+            )
         if all(v.known is not None for v in args) and sum(o.aval.size for o in eqn.outvars) <= FOLD:
             return [self.known(x) for x in self.fold(eqn, args)]
         numbers = [v.host is not None or (v.known is not None and not v.known.ndim) for v in args]
@@ -205,7 +211,14 @@ class _Writer:
         if first < len(args) and all(isinstance(i, Number) for i in texts[first:]):
             piece = eqn.outvars[0].aval.shape if first == 1 else eqn.invars[1].aval.shape
             where = cut(texts[first:], piece, eqn.invars[0].aval.shape)
-            return [Value(self.read(texts[0], where, depth) if first == 1 else self.overwrite(texts[0], where, texts[1], depth), depth)]
+            return [
+                Value(
+                    self.read(texts[0], where, depth)
+                    if first == 1
+                    else self.overwrite(texts[0], where, texts[1], depth),
+                    depth,
+                )
+            ]
         if first < len(args):
             texts = [self.tensor(v, o.aval) for v, o in zip(args, eqn.invars, strict=True)]
         text = expression(eqn, texts)
@@ -321,7 +334,10 @@ class _Writer:
         for x, var in zip(args[end:], eqn.invars[end:], strict=True):
             inside.append(Value(self.line(f"{self.tensor(x, var.aval)}.select(0, {turn})", depth), depth))
         outs = self.inline(body, p["jaxpr"].consts, inside)
-        texts = [self.tensor(v, o.aval) if k in rebound or k >= end - first else "" for k, (v, o) in enumerate(zip(outs, body.outvars, strict=True))]
+        texts = [
+            self.tensor(v, o.aval) if k in rebound or k >= end - first else ""
+            for k, (v, o) in enumerate(zip(outs, body.outvars, strict=True))
+        ]
         if rebound:
             self.state(f"{', '.join(rebound.values())} = {', '.join(texts[k] for k in rebound)}", depth)
         for text in texts[end - first :]:
@@ -333,7 +349,9 @@ class _Writer:
         del self.counters[counter]
         self.buffers -= {v.text for v in outside}
         order = "[::-1]" if p["reverse"] else ""
-        stacked = [Value(self.line(f"torch.stack({v.text}{order})", depth - 1), depth - 1) for v in outside[end - first :]]
+        stacked = [
+            Value(self.line(f"torch.stack({v.text}{order})", depth - 1), depth - 1) for v in outside[end - first :]
+        ]
         return [*outside[: end - first], *stacked]
 
 
@@ -349,7 +367,11 @@ def increment(jaxpr: core.Jaxpr, var: core.Var, result: Any) -> int | None:
 def is_overwritten(jaxpr: core.Jaxpr, var: core.Var, result: Any) -> bool:
     """Whether a loop does nothing to what it carries but read parts of it and then overwrite one, so that this may be done in place."""
     users = [eqn for eqn in jaxpr.eqns if any(v is var for v in eqn.invars)]
-    if not users or not any(o is result for o in users[-1].outvars) or any(v is result for e in jaxpr.eqns for v in e.invars):
+    if (
+        not users
+        or not any(o is result for o in users[-1].outvars)
+        or any(v is result for e in jaxpr.eqns for v in e.invars)
+    ):
         return False
     *readers, writer = users
     alone = writer.invars[0] is var and not any(v is var for v in writer.invars[1:])

@@ -162,7 +162,9 @@ def _extreme(name: str, bound: str) -> Any:
 
 def _select(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
     if len(a) != 3 or eqn.invars[0].aval.dtype != np.bool_:
-        raise InputError("The rule chooses among more than two arrays (select_n), for which lopt.torch has no operation.")
+        raise InputError(
+            "The rule chooses among more than two arrays (select_n), for which lopt.torch has no operation."
+        )
     found = f"torch.where({a[0]}, {a[2]}, {a[1]})"
     return f"{found}.to({dtype(out.dtype)})" if isinstance(a[1], Number) and isinstance(a[2], Number) else found
 
@@ -267,14 +269,18 @@ def _gather(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
                 shape[along] = size
             begin = f"{a[1]}[..., {numbers.start_index_map.index(axis)}].clamp(0, {n - k})"
             terms.append(f"{begin}.reshape({tuple(shape)})")
-        where.append(" + ".join(terms) or f"torch.zeros({tuple([1] * len(out.shape))}, dtype=torch.int64, device=device)")
+        where.append(
+            " + ".join(terms) or f"torch.zeros({tuple([1] * len(out.shape))}, dtype=torch.int64, device=device)"
+        )
     return f"{a[0]}[{', '.join(where)}]" if where else a[0]
 
 
 def _pad(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
     config = p["padding_config"]
     if any(low < 0 or high < 0 or inner for low, high, inner in config):
-        raise InputError("The rule pads within an array or by less than nothing, for which lopt.torch has no operation.")
+        raise InputError(
+            "The rule pads within an array or by less than nothing, for which lopt.torch has no operation."
+        )
     widths = [n for low, high, _ in reversed(config) for n in (int(low), int(high))]
     # The padding is a tensor without axes: one is added to it, so that its number is not read on the host.
     mask = f"torch.nn.functional.pad(torch.ones_like({a[0]}, dtype=torch.bool), {widths})"

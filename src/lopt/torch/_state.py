@@ -15,7 +15,7 @@ from lopt import checkpoint
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS
-from lopt.torch.trace import Layout
+from lopt.torch._trace import Layout
 from lopt.zoo import Card
 
 States = dict[Any, dict[str, Tensor]]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lopt.blocks.nets import all_products
 from lopt.optimizer import Optimizer
-from lopt.torch.program import Program, convert
+from lopt.torch._program import Program, convert
 
 Shape = tuple[int, ...]
 
@@ -129,4 +129,3 @@ def step_program(
     with all_products():
         closed = jax.make_jaxpr(step)(params, params, kinds, losses)
     return convert(closed, device)
-

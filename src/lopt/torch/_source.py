@@ -84,7 +84,9 @@ def render(block: Block, results: Sequence[str]) -> tuple[str, int]:
         lines += item.render()
         if isinstance(item, Line):
             defined |= set(item.names)
-        gone = sorted((item.reads() | (set(item.names) if isinstance(item, Line) else set())) & defined - later - returned)
+        gone = sorted(
+            (item.reads() | (set(item.names) if isinstance(item, Line) else set())) & defined - later - returned
+        )
         if gone:  # its memory is free for the next
             lines.append(f"del {', '.join(gone)}")
             defined -= set(gone)
