@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def main(
                     continue
                 step = Step(SHAPES[kind], torch.optim.Muon, device)
             else:
-                step = Step(SHAPES[kind], lambda p, rule=lopt.load(name): LearnedOptimizer(p, rule), device)
+                step = Step(SHAPES[kind], partial(LearnedOptimizer, rule=lopt.load(name)), device)
             first = step()
             once = adamw() + step() + adamw()
             times, ratios = [], []

@@ -56,7 +56,7 @@ def test_torch_step(tmp_path: Path) -> None:
     assert [r["optimizer"] for r in results] == ["demo-1", "conv-net-1"]
     for r in results:
         assert r["ratio_to_adamw"].keys() == r["step_ms"].keys() == SPREAD
-        assert 1 < r["ratio_to_adamw"]["median"]
+        assert r["ratio_to_adamw"]["median"] > 1
         assert r["first_step_seconds"] > 0
         assert 3 < r["state_floats"] < 8
 
