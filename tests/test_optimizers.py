@@ -947,7 +947,7 @@ def test_hierarchical_rnn_is_its_equations() -> None:
 
     params = {"a": draw((3, 2), 0), "b": draw((4,), 1)}
     state = optimizer.init(params, key=jax.random.key(5))
-    rates = {n: np.asarray(s.log_rate, np.float64).ravel() for n, s in state.tensors.items()}
+    rates = {n: np.asarray(s, np.float64).ravel() for n, s in state.tensors.log_rate.items()}
     true = {n: np.asarray(p, np.float64).ravel() for n, p in params.items()}
     hidden = {n: np.tile(o.starts[0], (len(w), 1)) for n, w in true.items()}
     tensor, whole = dict.fromkeys(true, o.starts[1]), o.starts[2]
@@ -1003,8 +1003,8 @@ def test_hierarchical_rnn_draws_its_rates_from_the_key() -> None:
     one, same, default = (optimizer.init(params, key=k) for k in (jax.random.key(1), jax.random.key(1), None))
     assert_same(one, same)
     assert_same(default, optimizer.init(params, key=jax.random.key(0)))
-    rates = one.tensors["w"].log_rate
-    assert bool((rates != default.tensors["w"].log_rate).all())
+    rates = one.tensors.log_rate["w"]
+    assert bool((rates != default.tensors.log_rate["w"]).all())
     assert math.log(1e-6) <= float(rates.min()) < float(rates.max()) <= math.log(1e-2)
     # Half the logarithm each for the tensor and the parameter: within one tensor the range is half as wide.
     assert 0.95 < float(rates.max() - rates.min()) / (0.5 * math.log(1e4)) <= 1.0
@@ -1042,7 +1042,7 @@ def test_attention_keeps_the_true_parameters_in_float32() -> None:
     for seed in range(3):
         updates, state = update(optimizer, random_like(params, seed), state, params)
         params = optax.apply_updates(params, updates)
-    assert state.tensors["w"].param.dtype == jnp.float32
+    assert state.tensors.param["w"].dtype == jnp.float32
     assert optimizer.eval_params(state, params)["w"].dtype == jnp.bfloat16
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,8 +90,8 @@ class Optimizer(eqx.Module):
         updates are zero and the state is unchanged. `optax.apply_if_finite` around it counts such gradients. A gradient that is `None` has
         `None` as its update, and counts as zero in the state.
 
-        The transformation is a PyTree whose leaves are the meta-parameters. A jitted function that takes it as an argument does not
-        recompile for other meta-parameters; one that closes over it holds them as constants. Outside `jit` an update is one compiled program.
+        Outside `jit` an update is one compiled program. A jitted function that closes over the transformation holds the meta-parameters as
+        constants; one that takes the optimizer as an argument and calls `to_optax` within does not recompile for others.
 
         Args:
             horizon: number of steps of the training, handed to `init`.
@@ -107,7 +108,7 @@ class Optimizer(eqx.Module):
             >>> updates, state = tx.update(params, tx.init(params), params, value=1.0)
         """
         return optax.GradientTransformationExtraArgs(
-            jax.tree_util.Partial(_init, self, key, horizon), jax.tree_util.Partial(_update, self)
+            functools.partial(_init, self, key, horizon), functools.partial(_update, self)
         )
 
 
