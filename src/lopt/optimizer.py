@@ -88,7 +88,7 @@ class Optimizer(eqx.Module):
 
         A step is skipped where a gradient or a parameter is a NaN, an infinity or at least 1e15, whose squares could overflow:
         updates are zero and the state is unchanged. `optax.apply_if_finite` around it counts such gradients. A gradient that is `None` has
-        `None` as its update, and counts as zero in the state.
+        an update of zero, and counts as zero in the state.
 
         Outside `jit` an update is one compiled program. A jitted function that closes over the transformation holds the meta-parameters as
         constants; one that takes the optimizer as an argument and calls `to_optax` within does not recompile for others.
@@ -125,7 +125,7 @@ def _update(
     _check_params(params)
     filled = jax.tree.map(lambda p, g: jnp.zeros_like(p) if g is None else g, params, updates)
     new, state = update_if_finite(optimizer, filled, state, params, **extra)
-    return jax.tree.map(lambda u, g: None if g is None else u, new, updates), state
+    return jax.tree.map(lambda u, g: jnp.zeros_like(u) if g is None else u, new, updates), state
 
 
 def _check_params(params: Params) -> None:

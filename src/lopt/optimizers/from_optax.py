@@ -51,4 +51,4 @@ class FromOptax(OptaxOptimizer):
 
 def _wide(tree: Params) -> Params:
     """Every tensor in float32 or, if it has more digits, as it is."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: x if jnp.finfo(x.dtype).bits > 32 else x.astype(jnp.float32), tree)
