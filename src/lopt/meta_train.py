@@ -282,9 +282,11 @@ def meta_train(
 def _apart(
     estimators: Sequence[Estimator], outer: Optimizer, state: MetaState, *, average: float, engine: Engine
 ) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
-    """`meta_step` with an engine that no program can hold: only the outer step is compiled."""
+    """`meta_step` with an engine that no program can hold: only the outer step is compiled, and states may be what the engine likes."""
     found = engine.gradients(state.optimizer, estimators, state.estimators, step_key(state))
-    return _apply(outer, state, found, average=average)
+    states, found = found.estimators, found._replace(estimators=())
+    state, metrics = _apply(outer, state._replace(estimators=()), found, average=average)
+    return state._replace(estimators=states), metrics
 
 
 @contextmanager
