@@ -39,7 +39,7 @@ STEPS = 10
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every `meta_train` compiles its own step; keep the compiled programs, as the command does."""
+    """Every optax transformation compiles its own step; keep the compiled programs, as the command does."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -189,7 +189,8 @@ def meta_trainings(
     @jax.jit
     def run(optimizer: Any, keys: Array) -> Array:
         def one(key: Array) -> Array:
-            def step(state: MetaState, _: None) -> tuple[MetaState, Array]:
+            def step(state: MetaState, nothing: None) -> tuple[MetaState, Array]:
+                del nothing
                 state, _ = meta_step((estimator,), outer, state)
                 return state, jax.tree.leaves(state.optimizer)[0]
 

@@ -84,7 +84,8 @@ def truncation(
     @jax.jit
     def run(length: Array, keys: Array) -> Float[Array, "seeds steps"]:
         def one(log_rate: Array, key: Array) -> Array:
-            def step(state: MetaState, _: None) -> tuple[MetaState, Array]:
+            def step(state: MetaState, nothing: None) -> tuple[MetaState, Array]:
+                del nothing
                 gradient, after, metrics = estimator.take(state.optimizer, state.estimators[0], step_key(state), length)
                 state, _ = apply(outer, state, Gradients(gradient, (after,), metrics))
                 return state, jax.tree.leaves(state.optimizer)[0]
