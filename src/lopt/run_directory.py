@@ -143,4 +143,4 @@ class RunDirectory:
         checkpoint.write_bytes(self.folder / CHECKPOINT, checkpoint.to_bytes(state))
 
 
-__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "RunDirectory", "configuration"]
+__all__ = ["RunDirectory", "configuration"]
