@@ -585,10 +585,10 @@ def test_jax_that_is_in_use_is_left_as_it_is(run: Run, monkeypatch: pytest.Monke
 
 SETTINGS = """
 import os, sys
-from lopt import cli
+from lopt import cli, machine
 cli.main(sys.argv[1:])
 import jax
-print(jax.device_count() == len(os.sched_getaffinity(0)), jax.config.jax_compilation_cache_dir)
+print(jax.device_count() == len(machine.cores()), jax.config.jax_compilation_cache_dir)
 """
 
 
@@ -607,7 +607,7 @@ def test_a_device_a_core_and_a_cache(tmp_path: Path) -> None:
 
 
 def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
-    found = fresh("-m", "lopt.cli", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
+    found = fresh("-m", "lopt", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
     assert found.returncode == 2
     assert found.stdout == ""
     assert (

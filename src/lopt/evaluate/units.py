@@ -17,10 +17,10 @@ from lopt.errors import InputError
 from lopt.evaluate.archive import Run, Timing, Unit
 from lopt.evaluate.baselines import LEARNING_RATES
 from lopt.evaluate.contenders import Contender, Fields, task_named
-from lopt.evaluate.cost import cores
 from lopt.evaluate.probe_rules import Guarded
 from lopt.evaluate.selection import promising, select
 from lopt.evaluate.training import default_key, train_batch
+from lopt.machine import cores
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.unroll import Inner, start, unroll
