@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import sqlite3
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,9 @@ import pytest
 from hypothesis import strategies as st
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
+from lopt.evaluate.bench.archive import Archive, differences
+from lopt.evaluate.bench.export import export
+from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.zoo import Card
 
 UNIT = Unit('digits_mlp{"widths":[8]}', "adam", 20)
@@ -283,7 +284,7 @@ def filled(path: Path) -> Iterator[Archive]:
 
 
 def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:
-    runs, timings = filled.export(tmp_path / "out" / "all.csv")
+    runs, timings = export(filled, tmp_path / "out" / "all.csv")
     rows = list(csv.DictReader(runs.read_text().splitlines()))
     assert len(rows) == 3 * 3, "a row an evaluation"
     assert timings.name == "all-timings.csv"
@@ -306,28 +307,9 @@ def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:
     ]
 
 
-def test_export_to_parquet(filled: Archive, tmp_path: Path) -> None:
-    duckdb = pytest.importorskip("duckdb")
-    runs, timings = filled.export(tmp_path / "all.parquet")
-    with duckdb.connect() as db:
-        found = db.execute(
-            f"SELECT task, config, fingerprint, seed, step, train_loss, test_loss, test_accuracy FROM '{runs}'"
-        ).fetchall()
-        assert db.execute(f"SELECT * FROM '{timings}'").fetchall() == [(*UNIT, 0, 0.25, "now")]
-    assert len(found) == 9
-    for row, (run, i) in zip(found, [(r, i) for r in filled.runs() for i in range(3)], strict=True):
-        assert row[:5] == (run.task, json.dumps(run.config), run.fingerprint, run.seed, run.steps[i])
-        np.testing.assert_array_equal(np.asarray(row[5:7], np.float32), [run.train_loss[i], run.test_loss[i]])
-        assert row[7] == (run.metrics["test_accuracy"][i] if run.metrics else None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["all-timings.parquet", "all.parquet", "deep"]
-
-
-def test_an_export_that_cannot_be(filled: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"all.json must end in .csv or .parquet"):
-        filled.export(tmp_path / "all.json")
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(InputError, match=r"lopt\[analysis\]"):
-        filled.export(tmp_path / "all.parquet")
+def test_an_export_that_cannot_be(filled: Archive, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"all.json must end in .csv"):
+        export(filled, tmp_path / "all.json")
 
 
 def test_many_open_a_new_archive_at_once(tmp_path: Path) -> None:

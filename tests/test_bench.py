@@ -26,20 +26,22 @@ import pytest
 import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
-from lopt.evaluate import bench, units
-from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings, tune
-from lopt.evaluate.bench import Progress, run, standings
+from lopt.evaluate.bench import run as bench
+from lopt.evaluate.bench import units
+from lopt.evaluate.bench.archive import Archive, differences
+from lopt.evaluate.bench.run import Progress, run, standings
+from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
+from lopt.evaluate.bench.units import Protocol, Trained, fewer_examples, train_unit
+from lopt.evaluate.bench.workers import Job, Outcome, work
 from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, one_setting, split_fields, task_named, with_fields
-from lopt.evaluate.cost import machine
-from lopt.evaluate.probe_rules import Guarded
-from lopt.evaluate.scores import score
-from lopt.evaluate.selection import promising, scored, select
-from lopt.evaluate.suites import SUITES, Suite, find_suite
+from lopt.evaluate.probes.rules import Guarded
+from lopt.evaluate.runs import Run, Timing, Unit
+from lopt.evaluate.scores.selection import promising, scored, select
+from lopt.evaluate.scores.summary import score
+from lopt.evaluate.timing import machine
 from lopt.evaluate.training import default_key, train
-from lopt.evaluate.units import Protocol, Trained, fewer_examples, train_unit
-from lopt.evaluate.workers import Job, Outcome, work
 from lopt.optimizers import SGD
 from lopt.recipes import RECIPES
 

@@ -22,12 +22,13 @@ import pytest
 import lopt
 from lopt import cli, recipes, zoo
 from lopt.estimators import ESTIMATORS
+from lopt.evaluate.bench.suites import SUITES
 from lopt.evaluate.compare import COLUMNS, TUNED, default_key
-from lopt.evaluate.suites import SUITES
 from lopt.meta_train import CHECKPOINT, METRICS, Progress, meta_train
 from lopt.optimizers import OPTIMIZERS
 from lopt.recipes import RECIPES
-from lopt.tasks import TASKS, data
+from lopt.tasks import TASKS
+from lopt.tasks.data import images as data
 
 # As users have it, and without touching the settings that JAX has in this process.
 pytestmark = pytest.mark.usefixtures("unchecked", "settled")
@@ -152,7 +153,9 @@ def test_tasks_measures_when_asked_to(run: Run, tmp_path: Path, monkeypatch: pyt
     from lopt.tasks import catalogue
 
     monkeypatch.setattr(catalogue, "to_measure", lambda corpus: [f"{corpus}/booth"])
-    monkeypatch.setattr("lopt.evaluate.measure.measure.__kwdefaults__", {"steps": 3, "seeds": 1, "on_progress": None})
+    monkeypatch.setattr(
+        "lopt.evaluate.bench.measure.measure.__kwdefaults__", {"steps": 3, "seeds": 1, "on_progress": None}
+    )
     out = tmp_path / "measured.json"
     found = run("tasks", "--measure", "--corpus", "wichrowska2017_full", "--out", out)
     assert (found.code, found.err) == (0, "")

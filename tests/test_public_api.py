@@ -23,9 +23,7 @@ import lopt
 from lopt.errors import InputError
 from lopt.evaluate import report
 from lopt.evaluate.report import bench as page
-from lopt.tasks import _points as points
-from lopt.tasks import data as images
-from lopt.tasks import tables
+from lopt.tasks.data import images, points, tables
 from registry import ESTIMATORS, OPTIMIZERS, TASKS
 
 SOURCE = Path(lopt.__file__).parent
@@ -36,15 +34,16 @@ SHARED: dict[str, dict[str, str]] = {
     "optimizers": {"from_optax": "the bridge to optax: it has no meta-parameters and no name to be created by"},
     "tasks": {
         "catalogue": "lists tasks",
-        "corpus": "names collections of tasks",
-        "data": "loads the arrays that tasks hold",
-        "learning": "the abstract classes of problems of learning from examples",
-        "measured": "reads what was measured on tasks",
-        "networks": "what their networks are made of",
-        "sampling": "what the sampled tasks are, as plain data",
-        "tables": "loads the arrays that tasks hold",
-        "text": "loads the arrays that tasks hold",
-        "wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
+        "corpora/corpus": "names collections of tasks",
+        "corpora/measured": "reads what was measured on tasks",
+        "corpora/sampling": "what the sampled tasks are, as plain data",
+        "corpora/wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
+        "data/images": "loads the arrays that tasks hold",
+        "data/points": "draws and takes rows of the arrays that tasks hold",
+        "data/tables": "loads the arrays that tasks hold",
+        "data/text": "loads the arrays that tasks hold",
+        "networks/layers": "what their networks are made of",
+        "networks/learning": "the abstract classes of problems of learning from examples",
     },
     "estimators": {
         "estimator": "the abstract class",
@@ -80,7 +79,11 @@ def omissions(
         docs: all pages of the API reference.
     """
     found = []
-    files = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    files = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.py"))
+        if not path.stem.startswith("_")
+    }
     for name, path in files.items():
         if name in shared:
             continue

@@ -14,7 +14,7 @@ from lopt.meta_train import MetaState, meta_train
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
 from lopt.task import Task
-from lopt.unroll import Inner, start, unroll
+from lopt.unroll import Inner, start, step, unroll
 from lopt.version import __version__
 from lopt.zoo import load, save
 
@@ -35,6 +35,7 @@ __all__ = [
     "optimizers",
     "save",
     "start",
+    "step",
     "tasks",
     "train",
     "unroll",

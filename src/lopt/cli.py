@@ -225,11 +225,12 @@ class Bench:
     def run(self) -> None:
         """Train, time, print."""
         from lopt.console import bench_progress, console, standings_table
-        from lopt.evaluate.archive import Archive
-        from lopt.evaluate.bench import run, standings
+        from lopt.evaluate.bench.archive import Archive
+        from lopt.evaluate.bench.export import export
+        from lopt.evaluate.bench.run import run, standings
+        from lopt.evaluate.bench.suites import find_suite
         from lopt.evaluate.contenders import contenders
-        from lopt.evaluate.selection import scored
-        from lopt.evaluate.suites import find_suite
+        from lopt.evaluate.scores.selection import scored
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
@@ -247,7 +248,7 @@ class Bench:
             )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
-                console.print(f"Exported: {', '.join(map(str, archive.export(self.export)))}", soft_wrap=True)
+                console.print(f"Exported: {', '.join(map(str, export(archive, self.export)))}", soft_wrap=True)
         for unit, error in failed.items():
             sys.stderr.write(f"Failed: {unit.optimizer} on {unit.task}, {unit.horizon} steps: {error}\n")
         if failed:
@@ -276,7 +277,7 @@ class Probe:
 
         from lopt.console import console
         from lopt.evaluate.compare import default_key
-        from lopt.evaluate.probes import probe
+        from lopt.evaluate.probes.questions import probe
 
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
         found = probe(optimizer, default_key(self.seed), only=self.only or None, on_progress=_say)
@@ -320,7 +321,7 @@ class Report:
         """Score, write, print."""
         from lopt.checkpoint import write_text
         from lopt.console import console
-        from lopt.evaluate.archive import Archive
+        from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.report import archive_report
 
         with Archive(self.archive, create=False) as archive:
@@ -459,14 +460,14 @@ class Tasks:
         """Measure if asked to, print."""
         from lopt.console import console, task_tables
         from lopt.tasks import catalogue
-        from lopt.tasks.corpus import find_corpus
-        from lopt.tasks.measured import MEASURED, read_measured
+        from lopt.tasks.corpora.corpus import find_corpus
+        from lopt.tasks.corpora.measured import MEASURED, read_measured
 
         if self.corpus is not None:
             find_corpus(self.corpus)
         path = self.out or MEASURED
         if self.measure:
-            from lopt.evaluate.measure import measure
+            from lopt.evaluate.bench.measure import measure
 
             corpus = () if self.corpus is None else ("--corpus", self.corpus)
             command = shlex.join(("lopt", "tasks", "--measure", *corpus))

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lopt.errors import needs_extra
-from lopt.evaluate.bench import Progress as BenchProgress
-from lopt.evaluate.bench import Standing
+from lopt.evaluate.bench.run import Progress as BenchProgress
+from lopt.evaluate.bench.run import Standing
 from lopt.evaluate.compare import COLUMNS, Comparison, cells
 from lopt.meta_train import Progress as MetaProgress
 from lopt.tasks.catalogue import Entry

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lopt import checkpoint, tasks, zoo
 from lopt.evaluate import report
 from lopt.evaluate.compare import Comparison, compare, default_key
-from lopt.tasks.data import fashion_mnist_folder
+from lopt.tasks.data.images import fashion_mnist_folder
 
 STEPS = 200  # inner steps of every evaluation
 LEARNED = "meta-trained here"

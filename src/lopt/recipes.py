@@ -25,7 +25,7 @@ from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
 from lopt.task import Split, Task
-from lopt.tasks.augment import Level
+from lopt.tasks.wrappers.coordinates import Level
 
 TaskNorm = Literal["none", "estimate", "average"]
 
