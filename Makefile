@@ -36,7 +36,7 @@ clean:
 	rm -rf $(VENV) site runs
 
 # uv where it is installed, venv and pip where not; pins come from constraints.txt in both.
-$(VENV)/.demo: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt src/lopt/version.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"lopt needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; name another with make PYTHON=...")'
 	@test -x $(BIN)/python || uv venv -q --python $(PYTHON) $(VENV) 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@$(call install,.[cli$(comma)data$(comma)plot])

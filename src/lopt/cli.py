@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
+from lopt.zoo import RELEASED
 
 with needs_extra("cli"):
     import rich  # noqa: F401 - the commands draw their tables with it
     import tyro
 
 Fields = tuple[str, ...]
-RELEASED = "general-1"  # what is trained with where no optimizer is named
 RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives trained ones"
 
 
