@@ -338,6 +338,17 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     assert run("train", "--task", "quadratic", "--optimizer", weights, "--steps", "2", "--seeds", "1").code == 0
 
 
+def test_places_that_need_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: list[Path] = []
+    monkeypatch.setattr(recipes, "run", lambda recipe, run_dir, **rest: directories.append(run_dir))
+    assert run("meta-train", "--recipe", "smoke").code == 0
+    assert directories == [Path("runs/smoke")]
+    monkeypatch.setattr("lopt.convert.read_flax", lambda path: {})
+    monkeypatch.setattr("lopt.convert.from_learned_optimization", lambda kind, arrays: lopt.create("sgd"))
+    assert run("convert", "celo", tmp_path / "theta.state").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theta.json", "theta.safetensors"]
+
+
 def test_ctrl_c_says_how_to_continue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*args: Any, on_step: Callable[[Progress], None], **kwargs: Any) -> Any:
         def press(progress: Progress) -> None:
