@@ -1,4 +1,4 @@
-"""What the benchmarks share: tables, and the file they write. Facts about the machine and quartiles are `lopt.evaluate.cost`'s."""
+"""What the benchmarks share: tables, and the file they write. Facts about the machine and quartiles are `lopt.evaluate.timing`'s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lopt.checkpoint import write_text
-from lopt.evaluate.cost import cores, machine, spread
+from lopt.evaluate.timing import machine, spread
+from lopt.machine import cores
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 

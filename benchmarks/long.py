@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 
 from common import RESULTS, header, machine, show, write
 from lopt import zoo
+from lopt.evaluate.bench.suites import find_suite
+from lopt.evaluate.bench.units import fewer_examples
 from lopt.evaluate.contenders import task_named
-from lopt.evaluate.suites import find_suite
 from lopt.evaluate.training import default_key, train
-from lopt.evaluate.units import fewer_examples
 
 
 def diverged(

@@ -14,7 +14,7 @@ import tyro
 
 import lopt
 from common import RESULTS, header, machine, show, spread, text, write
-from lopt.evaluate.cost import Stretch, in_turns
+from lopt.evaluate.timing import Stretch, in_turns
 
 
 def named(task: str, base: Stretch, steps: int, repeats: int) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import tyro
 
 from lopt.checkpoint import write_text
 from lopt.errors import InputError
-from lopt.evaluate.archive import Archive
 from lopt.evaluate.baselines import BASELINES
+from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.report import archive_report
-from lopt.evaluate.scores import Scores
-from lopt.evaluate.selection import scored
+from lopt.evaluate.scores.selection import scored
+from lopt.evaluate.scores.summary import Scores
 
 DOCS = Path(__file__).parent
 COST = """The {units} units of work took {hours:.1f} hours of one core in all, compilation and evaluation included. Every final loss is in

@@ -2,7 +2,7 @@
 
 python examples/add_a_task.py
 
-To make it part of lopt, move the class to src/lopt/tasks/teacher.py and follow CONTRIBUTING.md.
+To make it part of lopt, move the class to src/lopt/tasks/networks/teacher.py and follow CONTRIBUTING.md.
 """
 
 from __future__ import annotations

@@ -18,10 +18,11 @@ from jaxtyping import Array
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks import SURFACES, NoisyGradients, SparseGradients, wichrowska
-from lopt.tasks.chaotic import MINIMA
-from lopt.tasks.data import fashion_mnist_folder
-from lopt.tasks.wichrowska import WICHROWSKA2017, WICHROWSKA2017_FULL, WICHROWSKA2017_OFF, WICHROWSKA2017_TEST
+from lopt.tasks import SURFACES, NoisyGradients, SparseGradients
+from lopt.tasks.corpora import wichrowska
+from lopt.tasks.corpora.wichrowska import WICHROWSKA2017, WICHROWSKA2017_FULL, WICHROWSKA2017_OFF, WICHROWSKA2017_TEST
+from lopt.tasks.data.images import fashion_mnist_folder
+from lopt.tasks.surfaces.chaotic import MINIMA
 from registry import as_users_run_it
 
 surfaces = pytest.mark.parametrize("function", SURFACES)

@@ -26,20 +26,22 @@ import pytest
 import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
-from lopt.evaluate import bench, units
-from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings, tune
-from lopt.evaluate.bench import Progress, run, standings
+from lopt.evaluate.bench import run as bench
+from lopt.evaluate.bench import units
+from lopt.evaluate.bench.archive import Archive, differences
+from lopt.evaluate.bench.run import Progress, run, standings
+from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
+from lopt.evaluate.bench.units import Protocol, Trained, fewer_examples, train_unit
+from lopt.evaluate.bench.workers import Job, Outcome, work
 from lopt.evaluate.compare import compare
 from lopt.evaluate.contenders import contender, contenders, one_setting, split_fields, task_named, with_fields
-from lopt.evaluate.cost import machine
-from lopt.evaluate.probe_rules import Guarded
-from lopt.evaluate.scores import score
-from lopt.evaluate.selection import promising, scored, select
-from lopt.evaluate.suites import SUITES, Suite, find_suite
+from lopt.evaluate.probes.rules import Guarded
+from lopt.evaluate.runs import Run, Timing, Unit
+from lopt.evaluate.scores.selection import promising, scored, select
+from lopt.evaluate.scores.summary import score
+from lopt.evaluate.timing import machine
 from lopt.evaluate.training import default_key, train
-from lopt.evaluate.units import Protocol, Trained, fewer_examples, train_unit
-from lopt.evaluate.workers import Job, Outcome, work
 from lopt.optimizers import SGD
 from lopt.recipes import RECIPES
 
@@ -562,7 +564,7 @@ BENCH = ("bench", "smoke", "--optimizers", "sgd", "--steps", "4", "--seeds", "2"
 
 
 def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "lopt.cli", *BENCH, *map(str, arguments)]
+    return [sys.executable, "-m", "lopt", *BENCH, *map(str, arguments)]
 
 
 @pytest.mark.slow
@@ -600,7 +602,7 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
     archive, table = tmp_path / "smoke.sqlite", tmp_path / "runs.csv"
     options = ("--steps", "4", "--seeds", "2", "--archive", archive, "--export", table, "--optimizers", "sgd", saved)
     found = subprocess.run(
-        [sys.executable, "-m", "lopt.cli", "bench", "smoke", *map(str, options)], capture_output=True, text=True
+        [sys.executable, "-m", "lopt", "bench", "smoke", *map(str, options)], capture_output=True, text=True
     )
     assert (found.returncode, found.stderr) == (0, "")
     text = found.stdout

@@ -20,14 +20,15 @@ from plotly.offline import get_plotlyjs
 
 from lopt.cli import main
 from lopt.errors import InputError
-from lopt.evaluate.archive import Archive, Run, Timing, Unit
-from lopt.evaluate.bench import standings
+from lopt.evaluate.bench.archive import Archive
+from lopt.evaluate.bench.run import standings
 from lopt.evaluate.report import Provenance, archive_report, benchmark_page, summary_markdown
 from lopt.evaluate.report._curves import SPLITS, curves, failures, looks, rounded
 from lopt.evaluate.report._origin import meta_trained_here, mixed, on_cards
 from lopt.evaluate.report._summary import COLUMNS, cells, number, sentences
-from lopt.evaluate.scores import Scores, score
-from lopt.evaluate.untuned import without_tuning
+from lopt.evaluate.runs import Run, Timing, Unit
+from lopt.evaluate.scores.summary import Scores, score
+from lopt.evaluate.scores.untuned import without_tuning
 
 BASELINES = (
     "adam",

@@ -12,9 +12,9 @@ import pytest
 import lopt
 from lopt.errors import InputError
 from lopt.tasks import Autoencoder, CharTransformer, ImageConv, Tabular, VisionTransformer
-from lopt.tasks.corpus import CORPORA, Builders, find_corpus, is_held_out
-from lopt.tasks.data import fashion_mnist_folder
-from lopt.tasks.sampling import task_recipe
+from lopt.tasks.corpora.corpus import CORPORA, Builders, find_corpus, is_held_out
+from lopt.tasks.corpora.sampling import task_recipe
+from lopt.tasks.data.images import fashion_mnist_folder
 from registry import as_users_run_it
 
 needs_fashion = pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")

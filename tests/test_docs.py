@@ -15,7 +15,7 @@ import pytest
 import tyro
 
 import lopt
-from lopt.evaluate.suites import SUITES
+from lopt.evaluate.bench.suites import SUITES
 from registry import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def test_every_public_name_is_documented() -> None:
         ("optimizers.md", "lopt.optimizers.star.STAR", "lopt.optimizers.STAR"),
         ("lopt.md", "lopt.meta_train.meta_train", "lopt.meta_train"),
         ("evaluate.md", "lopt.evaluate.baselines.LEARNING_RATES", "lopt.evaluate.LEARNING_RATES"),
-        ("tasks.md", "lopt.tasks.data.digits", "lopt.tasks.data.digits"),
+        ("tasks.md", "lopt.tasks.data.images.digits", "lopt.tasks.data.images.digits"),
     ],
 )
 def test_coverage_fails_when_a_directive_is_taken_away(page: str, directive: str, name: str, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from jaxtyping import Array, PRNGKeyArray
 import lopt
 from lopt.errors import InputError
 from lopt.evaluate import LEARNING_RATES, Interval, Row, TrainRecord, interval, train, train_batch, tune_adam
-from lopt.evaluate.cells import Spread
 from lopt.evaluate.compare import COLUMNS, TUNED, cells, compare, default_key, steps_to, summarise
+from lopt.evaluate.scores.cells import Spread
 from lopt.evaluate.training import BLOCK
 from lopt.optimizers import SGD, Adam, Momentum
 from lopt.task import Split, Task

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks import MissingDataError, data, networks, tables
-from lopt.tasks import text as texts
-from lopt.tasks.image_conv import convolve
-from lopt.tasks.learning import classified
+from lopt.tasks import MissingDataError
+from lopt.tasks.data import images as data
+from lopt.tasks.data import tables
+from lopt.tasks.data import text as texts
+from lopt.tasks.networks import layers as networks
+from lopt.tasks.networks.image_conv import convolve
+from lopt.tasks.networks.learning import classified
 from registry import as_users_run_it
 
 SPLITS = ("train", "valid", "test")

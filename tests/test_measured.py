@@ -19,12 +19,12 @@ import pytest
 import lopt
 from lopt.console import console, task_tables
 from lopt.errors import InputError
-from lopt.evaluate import measure as measuring
 from lopt.evaluate import tune_adam
+from lopt.evaluate.bench import measure as measuring
 from lopt.evaluate.compare import default_key
 from lopt.tasks import TASKS, Landscape, Normalized, catalogue, find_corpus
-from lopt.tasks.corpus import CORPORA
-from lopt.tasks.measured import Figures, figures_of, read_measured
+from lopt.tasks.corpora.corpus import CORPORA
+from lopt.tasks.corpora.measured import Figures, figures_of, read_measured
 from registry import as_users_run_it
 
 TINY = ("quadratic", "wichrowska2017_full/booth")  # named tasks that compile in a moment
@@ -177,7 +177,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     out, log = tmp_path / "measured.json", tmp_path / "log"
     code = (
         "import pathlib, sys\n"
-        "from lopt.evaluate.measure import measure\n"
+        "from lopt.evaluate.bench.measure import measure\n"
         f"log = open({str(log)!r}, 'a', buffering=1)\n"
         f"measure({TINY!r}, pathlib.Path({str(out)!r}), command='x', steps=5, seeds=2, on_progress=lambda t: log.write(t + '\\n'))\n"
     )

@@ -17,8 +17,8 @@ from lopt.errors import InputError
 from lopt.estimators import ESSingle, PerTask
 from lopt.evaluate import train
 from lopt.recipes import RECIPES, Recipe, TaskSpec, recipe, run
-from lopt.tasks.corpus import find_corpus
-from lopt.tasks.data import fashion_mnist_folder
+from lopt.tasks.corpora.corpus import find_corpus
+from lopt.tasks.data.images import fashion_mnist_folder
 
 KEY = jax.random.key(0)
 

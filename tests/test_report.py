@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from lopt.evaluate import Comparison, Sweep, TrainRecord, interval
-from lopt.evaluate.cells import spread
 from lopt.evaluate.compare import COLUMNS, TUNED, Row, cells, steps_to
 from lopt.evaluate.report import figure, page, verdict
+from lopt.evaluate.scores.cells import spread
 
 STEPS = [0, 50, 100]
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing, Unit
-from lopt.evaluate.axes import along, extrapolation
-from lopt.evaluate.cells import Cell, Spread, cells
-from lopt.evaluate.scores import Scores, Summary, score
-from lopt.evaluate.selection import select
-from lopt.evaluate.speedup import envelope, speed_up
-from lopt.evaluate.statistics import paired_difference
-from lopt.evaluate.untuned import without_tuning
+from lopt.evaluate.runs import Run, Timing, Unit
+from lopt.evaluate.scores.axes import along, extrapolation
+from lopt.evaluate.scores.cells import Cell, Spread, cells
+from lopt.evaluate.scores.selection import select
+from lopt.evaluate.scores.speedup import envelope, speed_up
+from lopt.evaluate.scores.statistics import paired_difference
+from lopt.evaluate.scores.summary import Scores, Summary, score
+from lopt.evaluate.scores.untuned import without_tuning
 
 INF, NAN = math.inf, math.nan
 BASELINES = ("adam", "sgd")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lopt.evaluate import seen as module
+from lopt.evaluate.bench.suites import SUITES
 from lopt.evaluate.contenders import with_fields
-from lopt.evaluate.seen import seen, seen_by
-from lopt.evaluate.suites import SUITES
+from lopt.evaluate.report import seen as module
+from lopt.evaluate.report.seen import seen, seen_by
 from lopt.recipes import RECIPES, TaskSpec
 from lopt.tasks import find_corpus
-from lopt.tasks.data import fashion_mnist_folder
+from lopt.tasks.data.images import fashion_mnist_folder
 
 
 @pytest.mark.parametrize(

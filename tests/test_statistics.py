@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from lopt.errors import InputError
-from lopt.evaluate.resampling import bootstrap, median_cut, quartiles, student, trimmed_mean
-from lopt.evaluate.statistics import (
+from lopt.evaluate.scores.resampling import bootstrap, median_cut, quartiles, student, trimmed_mean
+from lopt.evaluate.scores.statistics import (
     algoperf_score,
     interquartile_mean,
     interquartile_mean_interval,

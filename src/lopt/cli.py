@@ -13,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+from lopt.errors import InputError, needs_extra
+from lopt.machine import cores
+from lopt.zoo import RELEASED
 
-from lopt.errors import InputError
+with needs_extra("cli"):
+    import rich  # noqa: F401 - the commands draw their tables with it
+    import tyro
 
 Fields = tuple[str, ...]
 RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives trained ones"
@@ -66,8 +70,8 @@ class MetaTrain:
 
     recipe: str
     """A name that `lopt list` prints."""
-    run_dir: Path
-    """Where the run lives; the result is DIR/optimizer.safetensors."""
+    run_dir: Path | None = None
+    """Where the run lives, runs/RECIPE by default; the result is DIR/optimizer.safetensors."""
     seed: int = 0
     """Draws everything."""
     steps: int | None = None
@@ -87,7 +91,7 @@ class MetaTrain:
         with meta_training_progress() as on_step:
             weights = run(
                 chosen,
-                self.run_dir,
+                self.run_dir or Path("runs") / self.recipe,
                 seed=self.seed,
                 steps=self.steps,
                 init=self.init,
@@ -103,7 +107,7 @@ class Train:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizer: str
+    optimizer: str = RELEASED
     """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
     steps: int = 200
     """Inner steps."""
@@ -159,7 +163,7 @@ class Compare:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizers: tuple[str, ...]
+    optimizers: tuple[str, ...] = (RELEASED,)
     """Baselines such as `nadamw`, tuned as well; names that `lopt list` prints, with fields as `adam{"b1":0.8}`; or paths of saved optimizers."""
     steps: int = 200
     """Inner steps."""
@@ -221,11 +225,12 @@ class Bench:
     def run(self) -> None:
         """Train, time, print."""
         from lopt.console import bench_progress, console, standings_table
-        from lopt.evaluate.archive import Archive
-        from lopt.evaluate.bench import run, standings
+        from lopt.evaluate.bench.archive import Archive
+        from lopt.evaluate.bench.export import export
+        from lopt.evaluate.bench.run import run, standings
+        from lopt.evaluate.bench.suites import find_suite
         from lopt.evaluate.contenders import contenders
-        from lopt.evaluate.selection import scored
-        from lopt.evaluate.suites import find_suite
+        from lopt.evaluate.scores.selection import scored
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
@@ -243,7 +248,7 @@ class Bench:
             )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
-                console.print(f"Exported: {', '.join(map(str, archive.export(self.export)))}", soft_wrap=True)
+                console.print(f"Exported: {', '.join(map(str, export(archive, self.export)))}", soft_wrap=True)
         for unit, error in failed.items():
             sys.stderr.write(f"Failed: {unit.optimizer} on {unit.task}, {unit.horizon} steps: {error}\n")
         if failed:
@@ -272,7 +277,7 @@ class Probe:
 
         from lopt.console import console
         from lopt.evaluate.compare import default_key
-        from lopt.evaluate.probes import probe
+        from lopt.evaluate.probes.questions import probe
 
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
         found = probe(optimizer, default_key(self.seed), only=self.only or None, on_progress=_say)
@@ -316,7 +321,7 @@ class Report:
         """Score, write, print."""
         from lopt.checkpoint import write_text
         from lopt.console import console
-        from lopt.evaluate.archive import Archive
+        from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.report import archive_report
 
         with Archive(self.archive, create=False) as archive:
@@ -377,8 +382,8 @@ class Convert:
     """What it holds: celo, velo, hierarchical_lstm, mlp, small_fc or nominal."""
     checkpoint: tyro.conf.Positional[Path]
     """The file."""
-    out: Path
-    """Where the optimizer goes; its card goes beside it."""
+    out: Path | None = None
+    """Where the optimizer goes, beside the checkpoint by default; its card goes beside it."""
     optimizer_fields: Fields = ()
     """Arguments of the optimizer that the file does not hold, as `step_mult=0.001`."""
     licence: str = "not stated"
@@ -397,7 +402,9 @@ class Convert:
             command=shlex.join(("lopt", *sys.argv[1:])),
             licence=self.licence,
         )
-        console.print(f"Optimizer: {zoo.save(self.out, optimizer, card)}")
+        console.print(
+            f"Optimizer: {zoo.save(self.out or self.checkpoint.with_suffix('.safetensors'), optimizer, card)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -453,14 +460,14 @@ class Tasks:
         """Measure if asked to, print."""
         from lopt.console import console, task_tables
         from lopt.tasks import catalogue
-        from lopt.tasks.corpus import find_corpus
-        from lopt.tasks.measured import MEASURED, read_measured
+        from lopt.tasks.corpora.corpus import find_corpus
+        from lopt.tasks.corpora.measured import MEASURED, read_measured
 
         if self.corpus is not None:
             find_corpus(self.corpus)
         path = self.out or MEASURED
         if self.measure:
-            from lopt.evaluate.measure import measure
+            from lopt.evaluate.bench.measure import measure
 
             corpus = () if self.corpus is None else ("--corpus", self.corpus)
             command = shlex.join(("lopt", "tasks", "--measure", *corpus))
@@ -526,7 +533,7 @@ def _configure_jax() -> None:
 
     if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):  # JAX is in use already: its devices are settled
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", len(cores()))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "lopt" / "xla"))
@@ -590,7 +597,3 @@ def _say(text: str) -> None:
     from lopt.console import console
 
     console.print(text, style="dim")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ import optax.contrib
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.errors import InputError
-from lopt.evaluate.selection import select, select_one_setting
+from lopt.evaluate.scores.selection import select, select_one_setting
 from lopt.evaluate.training import train_batch
 from lopt.names import unknown
 from lopt.optimizer import Optimizer, Params, State, Updates

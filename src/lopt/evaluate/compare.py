@@ -10,9 +10,9 @@ import optax
 from jaxtyping import Float, PRNGKeyArray
 
 from lopt.evaluate.baselines import LEARNING_RATES, Baseline, Sweep, tune_adam
-from lopt.evaluate.cells import Spread, spread
+from lopt.evaluate.bench.units import Protocol, in_turns, tune_baseline
+from lopt.evaluate.scores.cells import Spread, spread
 from lopt.evaluate.training import TrainRecord, default_key, train
-from lopt.evaluate.units import Protocol, in_turns, tune_baseline
 from lopt.optimizer import Optimizer
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.hand_designed import Adam

@@ -14,10 +14,11 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
-from lopt.optimizer import Optimizer, Params, update_if_finite
+from lopt.optimizer import Optimizer, Params
 from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Problem, Task
-from lopt.unroll import Inner, start, validation_loss
+from lopt.unroll import Inner, start
+from lopt.unroll import step as inner_step
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 1024  # inner steps that one call of a compiled program takes, at most
@@ -214,14 +215,7 @@ def _advance(
         def step(i: Int[Array, ""], carry: tuple[Inner, Array]) -> tuple[Inner, Array]:
             inner, losses = carry
             batch_key = jax.random.fold_in(stream, inner.step)
-            loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, batch_key)
-            at = optimizer.eval_params(inner.opt_state, inner.params)
-            valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step, batch_key)
-            updates, opt_state = update_if_finite(
-                optimizer, grads, inner.opt_state, inner.params, value=loss, valid_value=valid_loss
-            )
-            params = optax.apply_updates(inner.params, updates)
-            inner = inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory)
+            inner, loss = inner_step(optimizer, task, inner, batch_key, guarded=True, split=None)
             return inner, losses.at[i].set(loss)
 
         return jax.lax.fori_loop(0, length, step, (inner, jnp.zeros(BLOCK)))

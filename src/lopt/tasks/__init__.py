@@ -8,37 +8,37 @@ from typing import Any
 from lopt.errors import InputError
 from lopt.names import build
 from lopt.task import Task
-from lopt.tasks.analytic_continuation import AnalyticContinuation
-from lopt.tasks.augment import RandomSubspace, Reparametrized
-from lopt.tasks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
-from lopt.tasks.chaotic import ChaoticToy
-from lopt.tasks.combinators import LogObjective, SumOfTasks, rescaled
-from lopt.tasks.corpus import CORPORA, Corpus, corpora_with, find_corpus, find_member
-from lopt.tasks.data import MissingDataError
-from lopt.tasks.data_quadratics import DataQuadratic
-from lopt.tasks.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
-from lopt.tasks.image_conv import ImageConv, conv_net, residual_net
-from lopt.tasks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
-from lopt.tasks.influence import InfluenceBalancing
-from lopt.tasks.landscapes import SURFACES, Landscape, landscape
-from lopt.tasks.language import CharRNN, CharTransformer, char_rnn, char_transformer
+from lopt.tasks.corpora.corpus import CORPORA, Corpus, corpora_with, find_corpus, find_member
+from lopt.tasks.corpora.measured import figures_of, normalized_corpus, with_scale
+from lopt.tasks.corpora.sampled import SampledTask, sample_task, sample_tasks
+from lopt.tasks.corpora.sampling import task_recipe
+from lopt.tasks.data.images import MissingDataError
 from lopt.tasks.learned_optimizer_training import LearnedOptimizerTraining, learned_optimizer_training
-from lopt.tasks.least_squares import LeastSquares, PNorm
-from lopt.tasks.linear_regression import LinearRegression
-from lopt.tasks.matmul import MatMulSearch
-from lopt.tasks.measured import figures_of, normalized_corpus, with_scale
-from lopt.tasks.noisy_quadratic import NoisyQuadratic
-from lopt.tasks.normalized import Normalized
-from lopt.tasks.quadratic import Bowl, Quadratic
-from lopt.tasks.quantized_gnn import QuantizedGNN
-from lopt.tasks.reduced import LowPrecision, ReducedBatch
-from lopt.tasks.sampled import SampledTask, sample_task, sample_tasks
-from lopt.tasks.sampling import task_recipe
-from lopt.tasks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
-from lopt.tasks.sparse_softmax import SparseSoftmax
-from lopt.tasks.tabular import Tabular, table_mlp
-from lopt.tasks.vision_transformer import VisionTransformer, image_vit
-from lopt.tasks.winding import DependencyChain, MinMaxWell, OutwardSnake
+from lopt.tasks.networks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
+from lopt.tasks.networks.image_conv import ImageConv, conv_net, residual_net
+from lopt.tasks.networks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
+from lopt.tasks.networks.language import CharRNN, CharTransformer, char_rnn, char_transformer
+from lopt.tasks.networks.quantized_gnn import QuantizedGNN
+from lopt.tasks.networks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
+from lopt.tasks.networks.tabular import Tabular, table_mlp
+from lopt.tasks.networks.vision_transformer import VisionTransformer, image_vit
+from lopt.tasks.surfaces.analytic_continuation import AnalyticContinuation
+from lopt.tasks.surfaces.chaotic import ChaoticToy
+from lopt.tasks.surfaces.data_quadratics import DataQuadratic
+from lopt.tasks.surfaces.influence import InfluenceBalancing
+from lopt.tasks.surfaces.landscapes import SURFACES, Landscape, landscape
+from lopt.tasks.surfaces.least_squares import LeastSquares, PNorm
+from lopt.tasks.surfaces.linear_regression import LinearRegression
+from lopt.tasks.surfaces.matmul import MatMulSearch
+from lopt.tasks.surfaces.noisy_quadratic import NoisyQuadratic
+from lopt.tasks.surfaces.quadratic import Bowl, Quadratic
+from lopt.tasks.surfaces.sparse_softmax import SparseSoftmax
+from lopt.tasks.surfaces.winding import DependencyChain, MinMaxWell, OutwardSnake
+from lopt.tasks.wrappers.combinators import LogObjective, SumOfTasks, rescaled
+from lopt.tasks.wrappers.coordinates import RandomSubspace, Reparametrized
+from lopt.tasks.wrappers.gradients import DelayedGradients, NoisyGradients, NormalizedGradients, SparseGradients
+from lopt.tasks.wrappers.normalized import Normalized
+from lopt.tasks.wrappers.reduced import LowPrecision, ReducedBatch
 
 TASKS: dict[str, Callable[..., Task]] = {
     "analytic_continuation": AnalyticContinuation,

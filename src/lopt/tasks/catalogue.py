@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from lopt import tasks
 from lopt.task import Task
-from lopt.tasks.corpus import CORPORA, find_corpus, find_member
-from lopt.tasks.measured import Figures, figures_of
-from lopt.tasks.sampling import task_recipe
+from lopt.tasks.corpora.corpus import CORPORA, find_corpus, find_member
+from lopt.tasks.corpora.measured import Figures, figures_of
+from lopt.tasks.corpora.sampling import task_recipe
 
 GENERATED = "generated"
 WICHROWSKA_EVERY = 4

@@ -21,6 +21,7 @@ from lopt.optimizers import OPTIMIZERS, create
 from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
+RELEASED = "general-1"  # meta-trained for hours, for general use: what is taken where no optimizer is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ def load(name_or_path: str | Path) -> Optimizer:
             like = eqx.filter_eval_shape(lambda: create(card.optimizer, **fields))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
-    return checkpoint.from_bytes(content, like, str(weights))
+    return checkpoint.from_bytes(content, like, str(weights), checked=True)
 
 
 def read_card(name_or_path: str | Path) -> Card:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from lopt.evaluate.report import _summary, _untuned
 from lopt.evaluate.report._summary import Text
-from lopt.evaluate.scores import Scores
-from lopt.evaluate.untuned import Untuned
+from lopt.evaluate.scores.summary import Scores
+from lopt.evaluate.scores.untuned import Untuned
 
 
 def code(text: str) -> str:
@@ -27,7 +27,7 @@ def summary_markdown(
     Args:
         scores: of a benchmark.
         learned: the optimizers that are meta-trained; their names are bold.
-        untuned: of the same, by `lopt.evaluate.untuned.without_tuning`; none, no table.
+        untuned: of the same, by `lopt.evaluate.scores.untuned.without_tuning`; none, no table.
         notes: of the origin of the runs, as Markdown.
     """
     said = [*_summary.sentences(scores, learned, code), *notes]

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lopt.evaluate.archive import Run
 from lopt.evaluate.report._summary import Name, listed
-from lopt.evaluate.seen import seen_by
+from lopt.evaluate.report.seen import seen_by
+from lopt.evaluate.runs import Run
 
 VALUES = {"lopt": "versions of lopt", "machine": "machines", "XLA_FLAGS": "values of XLA_FLAGS"}
 NAMED = 5  # tasks of a sentence

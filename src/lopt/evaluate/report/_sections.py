@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lopt.evaluate.archive import Run, Unit
 from lopt.evaluate.report import _pictures
 from lopt.evaluate.report._curves import Curve, Look, Problem, failures, settings
 from lopt.evaluate.report._figures import Plot
 from lopt.evaluate.report._summary import number
-from lopt.evaluate.scores import Scores
+from lopt.evaluate.runs import Run, Unit
+from lopt.evaluate.scores.summary import Scores
 
 PROFILES = """The fraction of tasks on which an optimizer reaches tuned Adam's final train loss within so many times the time of the fastest; an optimizer
 that never reaches it counts as infinitely slow. Further up and left is better."""

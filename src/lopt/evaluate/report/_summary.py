@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.evaluate.cells import Cell
 from lopt.evaluate.report._pictures import interval_picture
-from lopt.evaluate.resampling import Estimate
-from lopt.evaluate.scores import Scores, Summary
+from lopt.evaluate.scores.cells import Cell
+from lopt.evaluate.scores.resampling import Estimate
+from lopt.evaluate.scores.summary import Scores, Summary
 
 COLUMNS = (
     "optimizer",

@@ -9,8 +9,8 @@ from lopt.evaluate.report._curves import setting
 from lopt.evaluate.report._pictures import interval_picture
 from lopt.evaluate.report._sections import Section
 from lopt.evaluate.report._summary import Text, as_html, estimate, scale, share_diverged, speed
-from lopt.evaluate.scores import Scores
-from lopt.evaluate.untuned import Untuned
+from lopt.evaluate.scores.summary import Scores
+from lopt.evaluate.scores.untuned import Untuned
 
 HEADING = "One setting for all tasks"
 COLUMNS = (

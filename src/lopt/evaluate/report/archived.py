@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Archive, Run
 from lopt.evaluate.baselines import BASELINES
+from lopt.evaluate.bench.archive import Archive
+from lopt.evaluate.bench.export import cells_csv
+from lopt.evaluate.bench.suites import SUITES, find_suite
 from lopt.evaluate.contenders import split_fields
-from lopt.evaluate.export import cells_csv
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import code, summary_markdown
 from lopt.evaluate.report._origin import meta_trained_here, mixed, not_scored, on_cards
 from lopt.evaluate.report._sections import Provenance
 from lopt.evaluate.report._summary import sentences
 from lopt.evaluate.report.bench import benchmark_page
-from lopt.evaluate.scores import Scores, score
-from lopt.evaluate.selection import scored, select
-from lopt.evaluate.suites import SUITES, find_suite
-from lopt.evaluate.untuned import Untuned, without_tuning
+from lopt.evaluate.runs import Run
+from lopt.evaluate.scores.selection import scored, select
+from lopt.evaluate.scores.summary import Scores, score
+from lopt.evaluate.scores.untuned import Untuned, without_tuning
 from lopt.version import __version__
 
 REFERENCE = "adam"

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
+from lopt.errors import InputError, needs_extra
 from lopt.evaluate.report import _figures, _pictures, _summary
 from lopt.evaluate.report._curves import Curve, Look, Problem, curves, learned, looks
 from lopt.evaluate.report._sections import (
@@ -26,8 +25,9 @@ from lopt.evaluate.report._sections import (
 )
 from lopt.evaluate.report._untuned import untuned_section
 from lopt.evaluate.report.frame import document
-from lopt.evaluate.scores import Scores
-from lopt.evaluate.untuned import Untuned
+from lopt.evaluate.runs import Run, Timing
+from lopt.evaluate.scores.summary import Scores
+from lopt.evaluate.scores.untuned import Untuned
 
 TABLES = ("summary", "one-setting")  # before the plots
 
@@ -50,8 +50,8 @@ def benchmark_page(
         timings: of their steps; may be empty.
         scores: of these runs.
         provenance: what is said of their origin; the horizons on its cards make the plot of longer ones.
-        axes: of generalisation, as for `lopt.evaluate.axes.along`.
-        untuned: of the same, by `lopt.evaluate.untuned.without_tuning`; none, no table of them.
+        axes: of generalisation, as for `lopt.evaluate.scores.axes.along`.
+        untuned: of the same, by `lopt.evaluate.scores.untuned.without_tuning`; none, no table of them.
 
     Raises:
         InputError: where there are no runs, where scores are of other ones, or plotly is not installed.
@@ -116,15 +116,9 @@ def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section
 
 
 def _plotly() -> str:
-    """The source of plotly.js.
-
-    Raises:
-        InputError: where plotly is not installed.
-    """
-    try:
+    """The source of plotly.js."""
+    with needs_extra("report"):
         from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError("The interactive report needs plotly: pip install 'lopt[report]'.") from None
     return get_plotlyjs()
 
 

@@ -18,7 +18,7 @@ from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies._toy import at, stacked
 from lopt.task import Task
 from lopt.tasks import ChaoticToy
-from lopt.unroll import start
+from lopt.unroll import start, step
 
 SETTINGS = {"stable": (10.0**-1.5, 10.0**-0.5), "unstable": (1.0, 10.0**-0.5)}  # learning rate, one minus the decay
 
@@ -133,14 +133,13 @@ def jacobians_of(optimizer: Optimizer, task: Task, key: PRNGKeyArray, length: in
     inner = start(optimizer, task, key, length)
     flat, unravel = ravel_pytree((inner.params, inner.opt_state))
 
-    def step(flat: Array, key: PRNGKeyArray) -> Array:
+    def after(flat: Array, key: PRNGKeyArray) -> Array:
         params, opt_state = unravel(flat)
-        loss, gradients, _ = task.observe(inner.problem, params, inner.memory, key)
-        updates, opt_state = optimizer.update(gradients, opt_state, params, value=loss)
-        return ravel_pytree((optax.apply_updates(params, updates), opt_state))[0]
+        moved, _ = step(optimizer, task, inner._replace(params=params, opt_state=opt_state), key)
+        return ravel_pytree((moved.params, moved.opt_state))[0]
 
     def advance(flat: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-        return step(flat, key), jax.jacfwd(step)(flat, key)
+        return after(flat, key), jax.jacfwd(after)(flat, key)
 
     return jax.lax.scan(advance, flat, jax.random.split(key, length))[1]
 

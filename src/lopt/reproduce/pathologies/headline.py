@@ -12,14 +12,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt import zoo
 from lopt.errors import InputError
 from lopt.evaluate.baselines import LEARNING_RATES, tune
+from lopt.evaluate.bench.units import in_turns
 from lopt.evaluate.compare import Interval, interval
 from lopt.evaluate.training import train
-from lopt.evaluate.units import in_turns
 from lopt.optimizer import Optimizer
 from lopt.optimizers import Adam, Momentum, RMSProp
 from lopt.reproduce.claims import Claim
 from lopt.tasks import ImageConv
-from lopt.tasks.data import MissingDataError, images, only_classes
+from lopt.tasks.data.images import MissingDataError, images, only_classes
 
 TEST_CLASSES = (1, 3, 5, 7, 9)  # of Fashion-MNIST; the others are for meta-training
 LEARNED = "meta-trained"
@@ -52,7 +52,7 @@ def headline(
     Args:
         key: draws starts and minibatches, the same for all.
         weights: the saved optimizer, by name or path; nothing is run without, or without the data.
-        data: a name of `lopt.tasks.data.IMAGES`.
+        data: a name of `lopt.tasks.data.images.IMAGES`.
         classes: which of its classes are told apart; meta-training must not have seen them.
         filters: of the conv net.
         batch_size: examples a minibatch.
