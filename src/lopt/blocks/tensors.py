@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float, PyTree
 
 CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 cache
 STACKED = 8 * CHUNK  # numbers of a tensor, its gradient and its state, up to which a copy costs little
 
 Chunks = tuple[Array, ...]
+TreeDef = Any  # jax.tree_util.PyTreeDef, which is no type to a type checker
 Sums = TypeVar("Sums")  # a tree of arrays
 
 
@@ -36,7 +36,7 @@ def init_tensors(fn: Callable[[Array], Any], params: PyTree) -> PyTree:
     return kind.unflatten([treedef.unflatten(field) for field in _transposed(kind, tensors)])
 
 
-def split_tensors(states: PyTree, treedef: PyTreeDef) -> tuple[PyTreeDef, list[Any]]:
+def split_tensors(states: PyTree, treedef: TreeDef) -> tuple[TreeDef, list[Any]]:
     """The structure of the state of one tensor and the states of all, of a state from `init_tensors`.
 
     Args:
@@ -48,12 +48,12 @@ def split_tensors(states: PyTree, treedef: PyTreeDef) -> tuple[PyTreeDef, list[A
     return kind, [kind.unflatten([column[i] for column in columns]) for i in range(treedef.num_leaves)]
 
 
-def join_tensors(kind: PyTreeDef, tensors: Sequence[Any], treedef: PyTreeDef) -> PyTree:
+def join_tensors(kind: TreeDef, tensors: Sequence[Any], treedef: TreeDef) -> PyTree:
     """The reverse of `split_tensors`."""
     return kind.unflatten([treedef.unflatten(field) for field in _transposed(kind, tensors)])
 
 
-def _transposed(kind: PyTreeDef, tensors: Sequence[Any]) -> list[list[Any]]:
+def _transposed(kind: TreeDef, tensors: Sequence[Any]) -> list[list[Any]]:
     rows = [kind.flatten_up_to(t) for t in tensors]
     return [[row[i] for row in rows] for i in range(kind.num_leaves)]
 

@@ -152,7 +152,8 @@ class HierarchicalRNN(Optimizer):
         del horizon
         low, high = (0.5 * math.log(rate) for rate in self.initial_rates)
 
-        keys = iter(jax.random.split(jax.random.key(0) if key is None else key, max(1, len(jax.tree.leaves(params)))))
+        count = max(1, len(jax.tree.leaves(params)))
+        keys = iter(list(jax.random.split(jax.random.key(0) if key is None else key, count)))
 
         def begin(param: Array) -> TensorState:
             own, common = jax.random.split(next(keys))
