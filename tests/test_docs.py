@@ -224,7 +224,9 @@ PROSE = [
     *(page for page in [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("zoo/*.md"))] if page.stem not in GENERATED),
 ]
 ABBREVIATIONS = re.compile(r"\b(et al|e\.g|i\.e|vs|cf)\.")
-ELSEWHERE = re.compile(r"/work\b|/root\b|/tmp/|\b(?:agents?|assistants?|helpers?|sessions?|this machine)\b", re.IGNORECASE)
+ELSEWHERE = re.compile(
+    r"/work\b|/root\b|/tmp/|\b(?:agents?|assistants?|helpers?|sessions?|this machine)\b", re.IGNORECASE
+)
 
 
 def plain(text: str) -> str:
@@ -281,10 +283,26 @@ def test_the_check_of_sentences_sees_a_36th_word() -> None:
     long = f"A {words}end."  # 36
     assert len(long.split()) == 36
     fine = f"A {words.removesuffix('word ')}end."
-    shown = [long, f"Short. {long}", f"- one\n- {long}", f"> {long}", f"| a | {long} |", f"See [{long}](x.md)", f"1. {long}"]
+    shown = [
+        long,
+        f"Short. {long}",
+        f"- one\n- {long}",
+        f"> {long}",
+        f"| a | {long} |",
+        f"See [{long}](x.md)",
+        f"1. {long}",
+    ]
     for text in shown:
         assert len(too_long(text)) == 1, text
-    for text in [fine, f"{fine} {fine}", f"# {long}", f"```\n{long}\n```", f"`{long}`", f"- {fine}\n- {fine}", f"{fine}\n\n{fine}"]:
+    for text in [
+        fine,
+        f"{fine} {fine}",
+        f"# {long}",
+        f"```\n{long}\n```",
+        f"`{long}`",
+        f"- {fine}\n- {fine}",
+        f"{fine}\n\n{fine}",
+    ]:
         assert too_long(text) == [], text
     assert len(sentences("Metz et al. 2019 use 1.5 times as many. It ends.")) == 2
     assert len(sentences("It works (see below). **It** ends. `code` follows.")) == 3
