@@ -224,9 +224,7 @@ PROSE = [
     *(page for page in [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("zoo/*.md"))] if page.stem not in GENERATED),
 ]
 ABBREVIATIONS = re.compile(r"\b(et al|e\.g|i\.e|vs|cf)\.")
-ELSEWHERE = re.compile(
-    r"/work\b|/root\b|/tmp/|\b(?:agents?|assistants?|helpers?|sessions?|this machine)\b", re.IGNORECASE
-)
+ELSEWHERE = re.compile(r"/work\b|/root\b|/tmp/|\b(?:agents?|assistants?|sessions?|this machine)\b", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
