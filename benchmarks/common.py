@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lopt.checkpoint import write_text
-from lopt.evaluate.timing import cores, machine, spread
+from lopt.evaluate import timing
+from lopt.evaluate.timing import cores, machine
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
+    """Median and quartiles, as results are written."""
+    return timing.spread(values).as_json(digits)
 
 
 def show(*cells: object) -> None:
