@@ -202,7 +202,7 @@ def test_schedule_free_is_evaluated_where_it_is_deployed() -> None:
     state = optax.contrib.ScheduleFreeState(
         b1=jnp.array(0.5),
         weight_sum=jnp.array(1.0),
-        step_size=jnp.array(0),
+        step_count=jnp.array(0),
         max_lr=jnp.array(0.1),
         base_optimizer_state=(),
         z=jnp.array([4.0]),
