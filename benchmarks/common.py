@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lopt.checkpoint import write_text
 from lopt.evaluate import timing
 from lopt.evaluate.timing import cores, machine
@@ -17,7 +19,7 @@ __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "w
 RESULTS = Path(__file__).parent / "results"
 
 
-def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
+def spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> dict[str, float]:
     """Median and quartiles, as results are written."""
     return timing.spread(values).as_json(digits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Hashable, Mapping
@@ -67,9 +68,10 @@ def _parts(thing: Any, above: dict[int, int]) -> Hashable:
         return type(thing), tuple(_parts(x, above) for x in thing)
     if isinstance(thing, Mapping):
         return type(thing), tuple((_parts(k, above), _parts(v, above)) for k, v in thing.items())
-    if isinstance(thing, np.ndarray | np.generic) or (isinstance(thing, jax.Array) and _is_plain(thing)):
-        array = np.asarray(thing)
-        return type(thing), array.dtype.str, array.shape, array.tobytes()
+    if isinstance(thing, np.ndarray | np.generic | jax.Array):
+        with contextlib.suppress(TypeError):  # what is traced has no content yet
+            array = np.asarray(thing)
+            return type(thing), str(array.dtype), array.shape, array.tobytes()
     return _Same(thing)
 
 
@@ -78,10 +80,6 @@ def _content(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return _EMPTY
-
-
-def _is_plain(array: jax.Array) -> bool:
-    return not isinstance(array, jax.core.Tracer) and not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
 
 
 __all__ = ["Equal"]
