@@ -12,7 +12,8 @@ import numpy as np
 
 from lopt.checkpoint import write_text
 from lopt.evaluate import timing
-from lopt.evaluate.timing import cores, machine
+from lopt.evaluate.timing import machine
+from lopt.machine import cores
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 

@@ -165,18 +165,16 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_what_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.sqlite"
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE runs (a)")
-    db.close()
     with pytest.raises(InputError, match="not one of lopt"):
         Archive(path)
     Archive(mine := tmp_path / "mine.sqlite").close()
-    with sqlite3.connect(mine) as db:
+    with contextlib.closing(sqlite3.connect(mine)) as db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
     for other in (version - 1, version + 1):
-        with sqlite3.connect(mine) as db:
+        with contextlib.closing(sqlite3.connect(mine)) as db, db:
             db.execute(f"PRAGMA user_version = {other}")
-        db.close()
         with pytest.raises(
             InputError, match=f"is an archive of version {other}; this lopt reads version {version} alone"
         ):
@@ -233,13 +231,12 @@ def test_where_units_come_from(path: Path) -> None:
 
 @pytest.fixture
 def filled(path: Path) -> Iterator[Archive]:
-    archive = Archive(path)
-    archive.add(UNIT, [run_of(0), run_of(1)])
-    other = UNIT._replace(task="quadratic", optimizer="mine")
-    archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
-    archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
-    yield archive
-    archive.close()
+    with Archive(path) as archive:
+        archive.add(UNIT, [run_of(0), run_of(1)])
+        other = UNIT._replace(task="quadratic", optimizer="mine")
+        archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
+        archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
+        yield archive
 
 
 def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:

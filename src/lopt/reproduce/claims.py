@@ -6,7 +6,6 @@ import html
 import inspect
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from lopt.checkpoint import write_bytes, write_text
 from lopt.errors import InputError
 from lopt.evaluate.report.page import document, image, png_of, table
+from lopt.machine import cores
 from lopt.names import unknown
 
 VERDICTS = {True: "held", False: "did not hold", None: "not run"}
@@ -195,7 +195,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **packages,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {len(cores())} cores",
     }
 
 

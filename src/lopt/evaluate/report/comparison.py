@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from lopt.errors import needs_extra
 from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, row_text
 from lopt.evaluate.report.page import COLORS, document, image, png_of, table
 
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
     """Training (solid) and test loss (dashed) of every comparison, mean over seeds and range, as a PNG."""
-    from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
+    with needs_extra("plot"):
+        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
 
     columns = min(3, len(comparisons))
     rows = -(-len(comparisons) // columns)
