@@ -22,7 +22,8 @@ def find_paper(name: str) -> Paper:
         InputError: for an unknown name, with the nearest ones.
 
     Examples:
-        >>> list(lopt.reproduce.find_paper("pathologies").claims)[:2]
+        >>> from lopt.reproduce import find_paper
+        >>> list(find_paper("pathologies").claims)[:2]
         ['landscape', 'explosion']
     """
     if name not in PAPERS:
