@@ -98,7 +98,7 @@ def horizon_in_units(horizon: Schedule | Unrolls, truncation: Schedule | None) -
     if not isinstance(truncation, Constant):
         return multiples(horizon, 1)
     if isinstance(horizon, Constant | LogUniform) and horizon.shortest < truncation.length:
-        raise InputError(f"horizon is {horizon}; it must be at least the truncation, {truncation}.")
+        raise InputError(f"horizon is {horizon.shortest}; it must be at least the truncation, {truncation}.")
     return multiples(horizon, truncation.length)
 
 
