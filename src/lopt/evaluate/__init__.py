@@ -6,7 +6,6 @@ from lopt.evaluate.bench.export import export
 from lopt.evaluate.bench.run import run, standings
 from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
 from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
-from lopt.evaluate.contenders import task_named
 from lopt.evaluate.probes.questions import Probe, probe
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.selection import scored, select, select_one_setting
@@ -44,7 +43,6 @@ __all__ = [
     "select_one_setting",
     "settings",
     "standings",
-    "task_named",
     "train",
     "train_batch",
     "tune",

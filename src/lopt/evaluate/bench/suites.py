@@ -9,8 +9,7 @@ from typing import Any
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES, settings
 from lopt.evaluate.bench.units import Protocol
-from lopt.evaluate.contenders import with_fields
-from lopt.names import unknown
+from lopt.names import unknown, with_fields
 from lopt.tasks import find_corpus
 
 Axes = Mapping[str, tuple[str, ...]]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.errors import InputError
 from lopt.evaluate.baselines import LEARNING_RATES
-from lopt.evaluate.contenders import Contender, Fields, task_named
+from lopt.evaluate.contenders import Contender, Fields
 from lopt.evaluate.probes.rules import Guarded
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.selection import promising, select
@@ -23,6 +23,7 @@ from lopt.evaluate.timing import cores
 from lopt.evaluate.training import default_key, train_batch
 from lopt.optimizer import Optimizer
 from lopt.task import Task
+from lopt.tasks import create
 from lopt.unroll import Inner, start, unroll
 
 TURNS = 10  # of a timing
@@ -62,7 +63,7 @@ def train_unit(unit: Unit, who: Contender, protocol: Protocol) -> Trained:
         protocol: seeds, evaluations, rates.
     """
     began = time.perf_counter()
-    task = fewer_examples(task_named(unit.task), protocol.eval_size)
+    task = fewer_examples(create(unit.task), protocol.eval_size)
     runs, compile_seconds = train_settings(task, unit, who, protocol, default_key(protocol.seed))
     return Trained(runs, time.perf_counter() - began, compile_seconds)
 
@@ -170,7 +171,7 @@ def time_task(
         turns: how many.
     """
     settings = {who.label: who.optimizer(setting) for who, setting in chosen}
-    seconds = in_turns(settings, task_named(name), horizon, default_key(protocol.seed), turns)
+    seconds = in_turns(settings, create(name), horizon, default_key(protocol.seed), turns)
     return [
         Timing(name, label, horizon, turn, float(found[turn]))
         for turn in range(turns)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lopt.evaluate.report._summary import Name, listed
-from lopt.evaluate.report.seen import seen_by
+from lopt.evaluate.report.seen import seen
 from lopt.evaluate.runs import Run
 
 VALUES = {"lopt": "versions of lopt", "machine": "machines", "XLA_FLAGS": "values of XLA_FLAGS"}
@@ -84,7 +84,8 @@ def meta_trained_here(
 
 def on_cards(cards: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]) -> dict[str, list[str]]:
     """Of each saved optimizer whose card says on what it was meta-trained, the tasks of the bench that are among it."""
-    return seen_by({optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}, tasks)
+    tasks = list(tasks)
+    return {optimizer: seen(card["tasks"], tasks) for optimizer, card in cards.items() if card.get("tasks")}
 
 
 def _some(parts: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.bench.export import cells_csv
 from lopt.evaluate.bench.suites import SUITES, find_suite
-from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import code, summary_markdown
 from lopt.evaluate.report._origin import meta_trained_here, mixed, not_scored, on_cards
@@ -22,6 +21,7 @@ from lopt.evaluate.runs import Run
 from lopt.evaluate.scores.selection import scored, select
 from lopt.evaluate.scores.summary import Scores, score
 from lopt.evaluate.scores.untuned import Untuned, without_tuning
+from lopt.names import split_fields
 from lopt.version import __version__
 
 REFERENCE = "adam"
