@@ -22,6 +22,7 @@ from lopt.evaluate import tune_adam
 from lopt.evaluate.bench import measure as measuring
 from lopt.evaluate.compare import default_key
 from lopt.tasks import TASKS, Landscape, Normalized, TaskName, catalogue, find_corpus
+from lopt.tasks.corpora import measured as reading
 from lopt.tasks.corpora.corpus import CORPORA
 from lopt.tasks.corpora.measured import Figures, figures_of, read_measured
 from registry import as_users_run_it
@@ -100,7 +101,7 @@ def test_ends_that_cannot_be_are_refused(initial: float, best: float) -> None:
 
 def test_members_come_normalised_where_they_were_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = read_measured(tiny).tasks
-    monkeypatch.setattr(lopt.tasks.measured, "read_measured", lambda: read_measured(tiny))
+    monkeypatch.setattr(reading, "read_measured", lambda: read_measured(tiny))
     booth = figures["wichrowska2017_full/booth"]
     # The smaller corpus has the same members.
     for name in ("wichrowska2017/booth", "wichrowska2017_full/booth"):
@@ -113,7 +114,7 @@ def test_members_come_normalised_where_they_were_measured(tiny: Path, monkeypatc
 def test_a_baseline_that_lowers_nothing_gives_no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     for initial, best in ((1.0, 1.0), (1.0, None), (None, None)):
         figures = Figures(2, 1.0, 1.0, initial, best, None, 0)
-        monkeypatch.setattr(lopt.tasks.measured, "figures_of", lambda _, figures=figures: figures)
+        monkeypatch.setattr(reading, "figures_of", lambda _, figures=figures: figures)
         assert isinstance(lopt.tasks.create("wichrowska2017/booth"), Landscape)
 
 

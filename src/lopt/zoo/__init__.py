@@ -133,6 +133,8 @@ def read_card(name_or_path: str | Path) -> Card:
     _, path = _find(name_or_path)
     try:
         raw = json.loads(_read(path))
+        if not all(isinstance(task, dict) for task in raw.get("tasks", ())):
+            raise ValueError("its tasks are texts, as before version 0.2; save the optimizer again")
         known = {f.name for f in dataclasses.fields(Card)}
         card = Card(**{k: tuples(v) for k, v in raw.items() if k in known})
     except (ValueError, TypeError, AttributeError) as error:
@@ -141,11 +143,7 @@ def read_card(name_or_path: str | Path) -> Card:
         value = getattr(card, name)
         if not isinstance(value, kind) or value == "":
             raise CheckpointError(f"{path} is not a card: its {name} is {value!r}.")
-    if "fingerprint" not in raw or not all(isinstance(task, dict) for task in card.tasks):
-        raise CheckpointError(
-            f"{path} is a card of a version before 0.2, which cannot be read; save the optimizer again."
-        )
-    if raw["fingerprint"] != card.fingerprint:
+    if raw.get("fingerprint") != card.fingerprint:
         raise CheckpointError(
             f"{path} does not have its own fingerprint: its optimizer, its fields or its sha256 were changed or damaged after it was saved."
         )
