@@ -334,7 +334,7 @@ def test_a_card_whose_fields_were_changed(saved: Path, value: Any) -> None:
 
 def test_a_card_of_an_earlier_version(saved: Path) -> None:
     edit(saved, lambda card: card.update(tasks=["digits_mlp()"]))
-    assert "before 0.2" in refusal(saved)
+    assert "before version 0.2" in refusal(saved)
     edit(saved, lambda card: card.update(tasks=[]))
     lopt.load(saved)
     edit(saved, lambda card: card.pop("fingerprint"))

@@ -26,7 +26,6 @@ from lopt.version import __version__
 
 REFERENCE = "adam"
 KEPT = ("seeds", "finalists", "evals", "seed", "eval_size")  # of the protocol, on the page
-TO_CHOOSE = "The tasks of this suite are to choose by, never to report on."  # meta_valid's
 
 
 class Report(NamedTuple):
@@ -83,7 +82,7 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     origins = mixed(archive.origins())
     there = on_cards(known, tasks)
     beyond = trained if horizon is None else []
-    purpose = [TO_CHOOSE] if suite == "meta_valid" else []
+    purpose = [note for name, build in SUITES.items() if name == suite and (note := build().note)]
     notes, in_markdown = (
         [*purpose, *not_scored(beyond, found.horizons, name), *origins, *meta_trained_here(known, there, name)]
         for name in (str, code)
