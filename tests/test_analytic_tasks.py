@@ -411,7 +411,7 @@ def test_both_ways_of_reading_an_embedding_agree() -> None:
         ("least_squares", {"dim": 0}, "dim is 0; it must be at least 1"),
         ("p_norm", {"power": 0.5}, r"power is 0\.5; it must be at least 1"),
         ("linear_regression", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ("noisy_quadratic", {"spectrum": [-1.0]}, r"spectrum is \[-1\.0\]; it must be a row"),
+        ("noisy_quadratic", {"spectrum": [-1.0]}, r"spectrum is \(-1\.0,\); it must be a row"),
         ("noisy_quadratic", {"covariance": [1.0, 2.0]}, r"covariance has shape \[2\]; for 3 eigenvalues"),
         ("noisy_quadratic", {"covariance": -1.0}, r"covariance is -1\.0; it must be symmetric"),
         ("matmul_search", {"k": 3}, "k is 3; for n = 2 it must be between 4 and 8"),

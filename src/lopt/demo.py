@@ -59,10 +59,9 @@ def evaluate(
         for label, task, fields in networks
     ]
     png = report.figure(comparisons)
-    mixture = ", ".join(str(tasks.TaskName.from_json(task)) for task in card.tasks)
     notes = [
         f"The optimizer: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
-        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {mixture}.",
+        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {card.mixture}.",
         f"Reproduce: {card.command}",
         f"{RELEASED} comes with lopt, for general use. In its meta-training it has seen the home network, and other networks on both data sets.",
     ]

@@ -20,6 +20,7 @@ from lopt.errors import InputError
 from lopt.names import tuples, unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
+from lopt.tasks.naming import TaskName
 from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
@@ -47,6 +48,11 @@ class Card:
     meta_parameters: int = 0
     lopt_version: str = ""
     sha256: str = ""  # of the weights file
+
+    @property
+    def mixture(self) -> str:
+        """The tasks that it was meta-trained on, as text."""
+        return ", ".join(str(TaskName.from_json(task)) for task in self.tasks)
 
     @property
     def fingerprint(self) -> str:
