@@ -1,4 +1,4 @@
-"""A new task, whole: a random teacher network to imitate; then trained by Adam, by a batch of Adams, and by STAR.
+"""A complete new task, a random teacher network to imitate, trained by Adam, by a batch of Adams, and by STAR.
 
 python examples/add_a_task.py
 

@@ -1,4 +1,4 @@
-"""A new learned optimizer, whole: its equation, state, fields, `init` and `update`; then a little meta-training.
+"""A complete new learned optimizer: its equation, state, fields, `init` and `update`; then a little meta-training.
 
 python examples/add_an_optimizer.py
 

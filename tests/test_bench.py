@@ -669,7 +669,7 @@ def test_first_passage_is_the_median_over_tasks_that_have_a_target(benches: Any)
         "no target": cells((10, math.nan)),
     }
     said = benches.passage(SimpleNamespace(table=table), ["early", "late", "no target", "absent"])
-    assert said.endswith("median over tasks: `early` 0.40 (on 2 of 3 tasks), `late` never (on 1 of 3 tasks).\n")
+    assert said.endswith("Median over tasks: `early` 0.40 (on 2 of 3 tasks), `late` never (on 1 of 3 tasks).\n")
     assert benches.passage(SimpleNamespace(table=table), ["absent"]) == ""
 
 
@@ -683,7 +683,7 @@ def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], benches: Any
     page, table = (tmp_path / f"{name}.md").read_text(), (tmp_path / "data" / f"{name}.csv").read_text()
     assert len(table.splitlines()) == 1 + len(horizons) * len(TASKS) * 2
     assert page.count("Who wins where") == (len(horizons) if name == "held_out" else 1)
-    assert page.count("First passage, the part") == (len(horizons) if name == "held_out" else 0)
+    assert page.count("First passage is the part") == (len(horizons) if name == "held_out" else 0)
     assert f"lopt bench {name} --optimizers" in page
     assert "runs/mine.safetensors" in page
     assert str(tmp_path) not in page

@@ -26,9 +26,10 @@ from lopt.estimators import ESTIMATORS
 from lopt.evaluate import timing
 from lopt.evaluate.bench.suites import SUITES
 from lopt.evaluate.compare import COLUMNS, TUNED, default_key
-from lopt.meta_train import CHECKPOINT, METRICS, Progress, meta_train
+from lopt.meta_train import Progress, meta_train
 from lopt.optimizers import OPTIMIZERS
 from lopt.recipes import RECIPES
+from lopt.run_directory import CHECKPOINT, METRICS
 from lopt.tasks import TASKS
 from lopt.tasks.data import images as data
 

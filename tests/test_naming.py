@@ -120,8 +120,10 @@ def test_a_bad_name_is_one_sentence(text: str, sentence: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("entry", [{}, {"name": 3}, {"name": "bowl", "fields": 3}, {"name": "bowl", "wrappers": [1]}])
-def test_a_bad_entry_is_one_sentence(entry: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "entry", ["digits_mlp()", {}, {"name": 3}, {"name": "bowl", "fields": 3}, {"name": "bowl", "wrappers": [1]}]
+)
+def test_a_bad_entry_is_one_sentence(entry: Any) -> None:
     with as_users_run_it(), pytest.raises(InputError, match=r"is not a task|must be a list of pairs"):
         TaskName.from_json(entry)
 

@@ -17,13 +17,14 @@ from lopt import tasks, zoo
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
-from lopt.estimators.particles import check_horizon
+from lopt.estimators.particles import as_horizon, as_truncation, horizon_in_units
 from lopt.estimators.schedules import Even, Growing, Widening
 from lopt.machine import cores
-from lopt.meta_train import METRICS, Progress, meta_train
+from lopt.meta_train import Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
+from lopt.run_directory import METRICS
 from lopt.task import Split, Task
 from lopt.tasks.naming import Wrapping
 
@@ -110,7 +111,7 @@ class Recipe:
         fields = {name: value for name, value in fields.items() if name in known} | self.estimator_fields
         if self.curriculum and "horizon" not in self.estimator_fields:
             # Here, for its curriculum would pass, or be refused in words of its own.
-            check_horizon(self.horizon, fields.get("truncation"))
+            horizon_in_units(as_horizon(self.horizon), as_truncation(fields.get("truncation")))
             fields["horizon"] = self.widening
         estimators: tuple[Estimator, ...] = tuple(
             kind(task.build(), **_with(fields, split=task.split or fields["split"]), tell_horizon=task.tell_horizon)

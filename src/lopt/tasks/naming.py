@@ -58,15 +58,17 @@ class TaskName:
         return cls(name, fields, _checked(text, fields.pop(WRAPPERS_KEY, ())))
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> TaskName:
+    def from_json(cls, entry: Any) -> TaskName:
         """The task of a JSON object with `name`, and perhaps `fields` and `wrappers`; other keys are ignored.
 
         Raises:
             InputError: for an object that is not of this form.
         """
-        name, fields = entry.get("name"), entry.get("fields", {})
+        name, fields = (entry.get("name"), entry.get("fields", {})) if isinstance(entry, Mapping) else (None, {})
         if not isinstance(name, str) or not isinstance(fields, Mapping):
-            raise InputError(f"{entry!r} is not a task: it must have a text as name, and its fields must be an object.")
+            raise InputError(
+                f"{entry!r} is not a task: it must be an object with a text as name and, if it has fields, an object as fields."
+            )
         return cls(name, tuples(dict(fields)), _checked(name, entry.get(WRAPPERS_KEY, ())))
 
     def to_json(self) -> dict[str, Any]:

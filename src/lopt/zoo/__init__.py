@@ -132,7 +132,7 @@ def load(name_or_path: str | Path) -> Optimizer:
             like = eqx.filter_eval_shape(lambda: create(card.optimizer, **card.fields))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
-    return checkpoint.from_bytes(content, like, str(weights))
+    return checkpoint.from_bytes(content, like, str(weights), checked=True)
 
 
 def read_card(name_or_path: str | Path) -> Card:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from lopt.errors import InputError
@@ -10,7 +10,7 @@ from lopt.tasks import TaskName
 from lopt.tasks.catalogue import identity
 
 
-def seen(card_tasks: Iterable[Mapping[str, Any]], tasks: Iterable[str]) -> list[str]:
+def seen(card_tasks: Iterable[Any], tasks: Iterable[str]) -> list[str]:
     """The tasks of a benchmark that are on a card, under whatever name.
 
     Two names are one task where they stand for the same family with the same fields and wrappers. So `digits_mlp` is `small_images/digits_32`.

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.engine import Gradients
 from lopt.estimators import Backprop, LogUniform
 from lopt.evaluate.compare import interval
+from lopt.meta_train import MetaState, apply, as_outer, meta_init, step_key
 from lopt.optimizers import SGD
 from lopt.reproduce.claims import Claim
 from lopt.task import Task
@@ -78,25 +79,19 @@ def truncation(
     estimator = Backprop(
         task, truncation=LogUniform(1, horizon), horizon=horizon, objective="mean", particles=particles
     )
-    outer = optax.adam(outer_rate)
+    outer = as_outer(optax.adam(outer_rate))
 
     @jax.jit
     def run(length: Array, keys: Array) -> Float[Array, "seeds steps"]:
         def one(log_rate: Array, key: Array) -> Array:
-            def step(carry: Any, key: Array) -> tuple[Any, Array]:
-                optimizer, outer_state, state = carry
-                contributions, state = estimator.advance(optimizer, state, jax.random.split(key, particles), length)
-                gradient, _ = estimator.combine(*contributions)
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, outer_state = outer.update(gradient, outer_state)
-                optimizer = optax.apply_updates(optimizer, updates)
-                return (optimizer, outer_state, state), jax.tree.leaves(optimizer)[0]
+            def step(state: MetaState, nothing: None) -> tuple[MetaState, Array]:
+                del nothing
+                gradient, after, metrics = estimator.take(state.optimizer, state.estimators[0], step_key(state), length)
+                state, _ = apply(outer, state, Gradients(gradient, (after,), metrics))
+                return state, jax.tree.leaves(state.optimizer)[0]
 
-            optimizer: Any = SGD(learning_rate=jnp.exp(log_rate))
-            begin_key, run_key = jax.random.split(key)
-            state = estimator.begin(optimizer, jax.random.split(begin_key, particles))
-            carry = (optimizer, outer.init(optimizer), state)
-            return jax.lax.scan(step, carry, jax.random.split(run_key, meta_steps))[1]
+            begun = meta_init(SGD(learning_rate=jnp.exp(log_rate)), (estimator,), outer, key)
+            return jax.lax.scan(step, begun, None, meta_steps)[1]
 
         return jax.vmap(one)(begin, keys)
 

@@ -19,7 +19,7 @@ class ImageMLP(ClassificationTask):
 
     $$f(w; B) = -\frac{1}{|B|} \sum_{(x, y) \in B} \log \mathrm{softmax}(\mathrm{MLP}_w(x))_y$$
 
-    Everything else is that of `LearningTask`.
+    `LearningTask` has everything else.
 
     Args:
         images: the data set.
@@ -65,7 +65,7 @@ class ImageMLP(ClassificationTask):
         return mlp(sizes, activation or function_of(self.activation), norm=self.norm, dropout=self.dropout, key=key)
 
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch classes"]:
-        """What the MLP says of images whose brightest pixel is 1."""
+        """The logits of images whose brightest pixel is 1."""
         dtype = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))[0].dtype
         inputs = inputs.astype(dtype) / self.brightest
         if not self.dropout:

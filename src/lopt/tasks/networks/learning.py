@@ -1,4 +1,4 @@
-"""What problems of learning from examples share: minibatches, cross-entropy, accuracy."""
+"""The common part of problems of learning from examples: minibatches, cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LearningTask(Task):
     $$f(w; B) = \frac{1}{|B|} \sum_{(x, y) \in B} \ell(\mathrm{net}_w(x), y)$$
 
     The data are arrays on the device; every loss draws its minibatch $B$ from the key, with replacement, from one split. All problems
-    of the task are alike: what differs is the initialisation (`networks.draw`). A family says what its network is and what it measures.
+    of the task are alike; only the initialisation differs (`networks.draw`). A family defines its network and its metrics.
 
     Args:
         examples: inputs and targets of the training, validation and test split.
@@ -53,18 +53,18 @@ class LearningTask(Task):
         """The network. Only its shapes count: the weights are drawn by `init`.
 
         Args:
-            key: what equinox's layers ask for.
+            key: for equinox's layers.
             activation: instead of the task's own, for tasks that have one.
         """
 
     @abc.abstractmethod
     def measure(self, network: Any, batch: Batch, key: PRNGKeyArray, training: bool) -> dict[str, Float[Array, ""]]:
-        """`loss`, and what else is reported, on a batch.
+        """`loss` and all other metrics on a batch.
 
         Args:
             network: from `assemble`.
             batch: inputs and targets.
-            key: for what is random beside the minibatch.
+            key: for randomness other than the minibatch.
             training: whether dropout acts.
         """
 
@@ -96,7 +96,7 @@ class LearningTask(Task):
         return self.measure(self.assemble(params), batch, jax.random.fold_in(key, BESIDE), split == "train")["loss"]
 
     def metrics(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split) -> dict[str, Float[Array, ""]]:
-        """What the task measures, on the whole split, or on `eval_size` examples drawn from a larger one."""
+        """The task's metrics on the whole split, or on `eval_size` examples drawn from a larger one."""
         del problem
         batch: Batch = getattr(self, split)
         batch = batch if len(batch[1]) <= self.eval_size else self._draw(key, split, self.eval_size)
@@ -132,7 +132,7 @@ class ClassificationTask(LearningTask):
     def logits(
         self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool
     ) -> Float[Array, "batch ... classes"]:
-        """What the network says of a batch of inputs."""
+        """The logits of a batch of inputs."""
 
     def measure(self, network: Any, batch: Batch, key: PRNGKeyArray, training: bool) -> dict[str, Float[Array, ""]]:
         """`loss` and `accuracy`."""
