@@ -293,10 +293,15 @@ def test_versions_and_machines_are_told_where_there_are_several() -> None:
 def test_who_was_meta_trained_on_tasks_of_the_bench_is_told() -> None:
     tasks = ["digits_mlp", 'digits_mlp{"widths":[128]}', "bowl"]
     cards = {
-        "a": {"tasks": ["digits_mlp()", "digits_mlp(widths=(128,)), horizon untold"]},
-        "b": {"tasks": ["small_images/digits_128"]},
+        "a": {
+            "tasks": [
+                {"name": "digits_mlp"},
+                {"name": "digits_mlp", "fields": {"widths": [128]}, "tell_horizon": False},
+            ]
+        },
+        "b": {"tasks": [{"name": "small_images/digits_128"}]},
         "c": {},
-        "d": {"tasks": ["two_moons()"]},
+        "d": {"tasks": [{"name": "two_moons"}]},
     }
     found = seen_table(cards, tasks)
     assert found is not None
@@ -364,7 +369,9 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
     ]
     with Archive(tmp_path / "bench.sqlite") as archive:
         archive.settle({"suite": "smoke", "seeds": 4, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
-        archive.add_card(f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train", "tasks": ["digits_mlp1()"]})
+        archive.add_card(
+            f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train", "tasks": [{"name": "digits_mlp1"}]}
+        )
         for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in runs):
             archive.add(
                 unit,

@@ -38,6 +38,7 @@ SHARED: dict[str, dict[str, str]] = {
         "corpora/measured": "reads what was measured on tasks",
         "corpora/sampling": "what the sampled tasks are, as plain data",
         "corpora/wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
+        "naming": "what a task is as data, with tests of its own",
         "data/images": "loads the arrays that tasks hold",
         "data/points": "draws and takes rows of the arrays that tasks hold",
         "data/tables": "loads the arrays that tasks hold",

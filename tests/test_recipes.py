@@ -54,8 +54,8 @@ def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
     estimator = estimators[1]
     gradient, *_ = jax.jit(estimator.estimate)(optimizer, jax.jit(estimator.init)(optimizer, KEY), KEY)
     np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
-    assert str(specs[0]) == "wichrowska2017/bowl_1"
-    assert str(specs[1]) == "quadratic(dim=2), valid loss, horizon untold"
+    assert specs[0].to_json() == {"name": "wichrowska2017/bowl_1"}
+    assert specs[1].to_json() == {"name": "quadratic", "fields": {"dim": 2}, "tell_horizon": False, "split": "valid"}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -68,7 +68,7 @@ def test_a_recipe_refuses_what_it_does_not_know_or_would_ignore() -> None:
 
 def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     card = lopt.zoo.Card(
-        command="first", tasks=("digits_mlp()",), meta_steps=3, inner_steps=40, horizon=(7, 8), seconds=1e6
+        command="first", tasks=({"name": "digits_mlp"},), meta_steps=3, inner_steps=40, horizon=(7, 8), seconds=1e6
     )
     saved = lopt.save(tmp_path / "first", lopt.create("relative_mlp", key=KEY), card)
     small = recipe("smoke", pairs=1, truncation=5, horizon=[5, 10], learning_rate=0.0)
@@ -76,7 +76,7 @@ def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     assert eqx.tree_equal(lopt.load(saved), lopt.load(weights))
     found = lopt.zoo.read_card(weights)
     assert found.command == "first && second"
-    assert found.tasks == ("digits_mlp()", "quadratic(dim=10)")
+    assert found.tasks == ({"name": "digits_mlp"}, {"name": "quadratic", "fields": {"dim": 10}})
     assert (found.meta_steps, found.inner_steps, found.horizon) == (4, 50, (5, 10))
     assert found.seconds is not None
     assert found.seconds > 1e6

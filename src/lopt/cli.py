@@ -428,7 +428,7 @@ class List:
         from lopt.tasks import TASKS
 
         kinds: dict[str, dict[str, str]] = {
-            "tasks": {name: _summary(task) for name, task in TASKS.items()},
+            "tasks": {name: _summary(family.build) for name, family in TASKS.items()},
             "optimizers": {name: _summary(kind) for name, kind in OPTIMIZERS.items()},
             "estimators": {name: _summary(kind) for name, kind in ESTIMATORS.items()},
             "recipes": {name: recipe.description for name, recipe in RECIPES.items()},
@@ -549,9 +549,11 @@ def _task(name: str, fields: Fields) -> Any:
 
 def _optimizer(name: str, fields: Fields) -> Any:
     """What `train` and `probe` take: an optimizer at one setting."""
-    from lopt.evaluate.contenders import is_random, one_setting, split_fields
+    from lopt.evaluate.contenders import is_random, one_setting
 
     found = one_setting(name, _parse(fields))
+    from lopt.names import split_fields
+
     if is_random(kind := split_fields(name)[0]):
         print(RANDOM.format(kind), file=sys.stderr)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +163,7 @@ def task_tables(
         if figures is not None:
             cost = (f"{figures.parameters:,}", f"{figures.step_ms:.2g}", f"{figures.ratio_to_digits_mlp:.2g}")
         shown = name.removeprefix(f"{corpus}/")
-        table.add_row(shown, *([split] if corpus else []), *cost, data, _reference(source) or "–")
+        table.add_row(shown, *([split] if corpus else []), *cost, data, source or "–")
     yield table
     if sizes:
         table = Table("corpora")
@@ -174,10 +173,3 @@ def task_tables(
             table.add_row(name, *(f"{n:,}" for n in counts.values()))
         table.caption, table.caption_justify = "lopt tasks --corpus NAME lists its members", "left"
         yield table
-
-
-def _reference(source: str) -> str:
-    """The beginning of a source, up to its year; where it has none, its first clause."""
-    found = re.match(r".*?\b(?:19|20)\d\d\b|[^,;]+", source)
-    text = found[0] if found else ""
-    return text + ")" * (text.count("(") - text.count(")"))

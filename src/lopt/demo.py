@@ -61,7 +61,7 @@ def evaluate(
     png = report.figure(comparisons)
     notes = [
         f"The optimizer: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
-        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {', '.join(card.tasks)}.",
+        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {card.mixture}.",
         f"Reproduce: {card.command}",
         f"{RELEASED} comes with lopt, for general use. In its meta-training it has seen the home network, and other networks on both data sets.",
     ]

@@ -26,37 +26,34 @@ from lopt.optimizer import Optimizer
 from lopt.optimizers import create
 from lopt.run_directory import METRICS
 from lopt.task import Split, Task
-from lopt.tasks.wrappers.coordinates import Level
+from lopt.tasks.naming import Wrapping
 
 TaskNorm = Literal["none", "estimate", "average"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task by name, or a corpus's member by `corpus/member`, perhaps in random coordinates."""
+    """A task of a recipe: what it is, as `lopt.tasks.TaskName` has it, and how it is used."""
 
     name: str
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    reparametrize: Level | None = None
-    scales: tuple[float, float] = (1e-2, 1e2)
+    wrappers: tuple[Wrapping, ...] = ()
     tell_horizon: bool = True  # to the optimizer
     split: Split | None = None  # whose losses make the meta-loss, where not that of the recipe
 
-    def build(self) -> Task:
-        """The task."""
-        task = tasks.find_member(self.name)() if "/" in self.name else tasks.create(self.name, **self.fields)
-        if self.reparametrize is None:
-            return task
-        return tasks.Reparametrized(task, self.reparametrize, low=self.scales[0], high=self.scales[1])
+    @property
+    def task(self) -> tasks.TaskName:
+        """What it is."""
+        return tasks.TaskName(self.name, self.fields, self.wrappers)
 
-    def __str__(self) -> str:
-        fields = ", ".join(f"{k}={v}" for k, v in self.fields.items())
-        text = self.name if "/" in self.name else f"{self.name}({fields})"
-        if self.split is not None:
-            text += f", {self.split} loss"
-        if not self.tell_horizon:
-            text += ", horizon untold"
-        return text if self.reparametrize is None else f"{text}, {self.reparametrize} scales {self.scales}"
+    def build(self) -> Task:
+        """The task, by `lopt.tasks.create`."""
+        return tasks.create(self.task)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a card says of it: the task's JSON, and how it was used where that is not the usual way."""
+        told = {} if self.tell_horizon else {"tell_horizon": False}
+        return {**self.task.to_json(), **told, **({} if self.split is None else {"split": self.split})}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,6 +192,8 @@ FEW_EXAMPLES = (
     *(f"taskset/sampled_{seed}" for seed in (0, 2, 5, 6, 17, 45, 50, 58, 73, 108, 110)),
 )
 
+SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.3, "high": 3.0}),)
+
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
         description="STAR on four small digits MLPs, for a low validation loss: about two minutes on two cores.",
@@ -245,8 +244,7 @@ RECIPES: dict[str, Recipe] = {
                 name=name,
                 tell_horizon=i % 2 == 0,
                 split="valid" if name in FEW_EXAMPLES else None,
-                reparametrize="tensor" if i % 3 == 2 else None,
-                scales=(0.3, 3.0),
+                wrappers=SCALED if i % 3 == 2 else (),
             )
             for i, name in enumerate(GENERAL_LONGER)
         ),
@@ -336,7 +334,7 @@ def run(
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     card = zoo.Card(
         description=recipe.description,
-        tasks=tuple(str(task) for task in recipe.tasks),
+        tasks=tuple(task.to_json() for task in recipe.tasks),
         seed=seed,
         meta_steps=steps,
         inner_steps=last["inner_steps"],
@@ -359,7 +357,7 @@ def _in_all(before: zoo.Card, card: zoo.Card) -> zoo.Card:
     horizons = [c.horizon for c in (before, card) if c.horizon]
     return dataclasses.replace(
         card,
-        tasks=tuple(dict.fromkeys((*before.tasks, *card.tasks))),
+        tasks=tuple({json.dumps(task, sort_keys=True): task for task in (*before.tasks, *card.tasks)}.values()),
         meta_steps=before.meta_steps + card.meta_steps,
         inner_steps=before.inner_steps + card.inner_steps,
         horizon=(min(h[0] for h in horizons), max(h[1] for h in horizons)) if horizons else None,
