@@ -20,7 +20,7 @@ from common import RESULTS, header, machine, show, write
 from lopt import zoo
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
-from lopt.evaluate.bench.run import run as bench
+from lopt.evaluate.bench.run import run_bench as bench
 from lopt.evaluate.bench.suites import find_suite
 from lopt.evaluate.scores.resampling import Estimate
 from lopt.evaluate.scores.selection import select

@@ -19,7 +19,7 @@ import pytest
 import lopt
 from lopt.console import console, task_tables
 from lopt.errors import InputError
-from lopt.evaluate import tune_adam
+from lopt.evaluate import tune
 from lopt.evaluate.bench import measure as measuring
 from lopt.evaluate.compare import default_key
 from lopt.tasks import TASKS, Landscape, Normalized, catalogue, find_corpus
@@ -137,10 +137,10 @@ def test_what_is_measured_is_what_the_tuned_adam_does(tiny: Path) -> None:
     assert {"cpu", "cores", "load_before", "python", "jax", "lopt", "learning_rates"} <= run.keys()
     assert str(Path.home()) not in tiny.read_text()
     found = measured.tasks["quadratic"]
-    sweep = tune_adam(lopt.tasks.create("quadratic"), steps=5, key=default_key(0), seeds=2)
+    adam = tune("adam", lopt.tasks.create("quadratic"), steps=5, key=default_key(0), seeds=2)
     assert found.parameters == 20
-    assert found.best_rate == sweep.best
-    assert found.best_loss == pytest.approx(sweep.train_loss.mean(axis=1).min(), rel=1e-4)
+    assert found.best_rate == adam.setting["learning_rate"]
+    assert found.best_loss == pytest.approx(adam.train_loss.mean(), rel=1e-4)
     assert found.best_loss < found.initial_loss  # pyright: ignore[reportOptionalOperand]
     assert found.step_ms > 0
     assert found.ratio_to_digits_mlp > 0

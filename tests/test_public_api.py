@@ -24,7 +24,7 @@ from lopt.errors import InputError
 from lopt.evaluate import report
 from lopt.evaluate.report import bench as page
 from lopt.tasks.data import images, points, tables
-from registry import ESTIMATORS, OPTIMIZERS, TASKS
+from registry import ANALYSES, ESTIMATORS, OPTIMIZERS, TASKS
 
 SOURCE = Path(lopt.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs" / "api"
@@ -52,11 +52,13 @@ SHARED: dict[str, dict[str, str]] = {
         "schedules": "an argument of all estimators, with tests of its own",
         "per_task": "wraps any estimator, with tests of its own",
     },
+    "analyze": {},
 }
 
 ROWS: dict[str, set[str]] = {
     "optimizers": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in OPTIMIZERS},  # pyright: ignore[reportOptionalMemberAccess]
     "tasks": {row.module for row in TASKS},
+    "analyze": {row.module for row in ANALYSES},
     "estimators": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in ESTIMATORS},  # pyright: ignore[reportOptionalMemberAccess]
 }
 

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
@@ -127,8 +127,8 @@ class Train:
         from rich.table import Table
 
         from lopt.console import console
-        from lopt.evaluate.compare import default_key, interval
-        from lopt.evaluate.training import train
+        from lopt.evaluate.scores.statistics import mean_interval
+        from lopt.evaluate.training import default_key, train
 
         task = _task(self.task, self.task_fields)
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
@@ -151,9 +151,9 @@ class Train:
         for column in ("", "at the start", f"after {self.steps} steps"):
             table.add_column(column)
         for name, curve in curves.items():
-            table.add_row(name.replace("_", " "), str(interval(curve[:, 0])), str(interval(curve[:, -1])))
+            table.add_row(name.replace("_", " "), str(mean_interval(curve[:, 0])), str(mean_interval(curve[:, -1])))
         console.print(table)
-        milliseconds = interval(1e3 * record.seconds_per_step)
+        milliseconds = mean_interval(1e3 * record.seconds_per_step)
         console.print(f"{milliseconds} ms a step; compiled in {record.compile_seconds:.1f} s")
 
 
@@ -227,10 +227,10 @@ class Bench:
         from lopt.console import bench_progress, console, standings_table
         from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.bench.export import export
-        from lopt.evaluate.bench.run import run, standings
+        from lopt.evaluate.bench.run import run_bench, standings
         from lopt.evaluate.bench.suites import find_suite
         from lopt.evaluate.contenders import contenders
-        from lopt.evaluate.scores.selection import scored
+        from lopt.evaluate.scores.selection import within_suite
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
@@ -239,12 +239,12 @@ class Bench:
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
-                failed = run(
+                failed = run_bench(
                     suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
                 )
             title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
             console.print(
-                standings_table(title, standings(scored(archive.runs(), archive.protocol()), archive.timings()))
+                standings_table(title, standings(within_suite(archive.runs(), archive.protocol()), archive.timings()))
             )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
@@ -311,7 +311,7 @@ class Report:
     title: str | None = None
     """Of the page; names the suite by default."""
     markdown: Path | None = None
-    """Write the summary, sentences and table, as Markdown as well."""
+    """Write the summary, its notes and tables, as Markdown as well."""
     cells: Path | None = None
     """Write a row for each optimizer and task, as CSV, as well."""
     horizon: int | None = None
@@ -320,7 +320,7 @@ class Report:
     def run(self) -> None:
         """Score, write, print."""
         from lopt.checkpoint import write_text
-        from lopt.console import console
+        from lopt.console import console, summary_table
         from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.report import archive_report
 
@@ -331,8 +331,9 @@ class Report:
             write_text(self.markdown, found.markdown)
         if self.cells is not None:
             write_text(self.cells, found.cells)
-        for sentence in (*found.sentences, *found.notes):
-            console.print(sentence, soft_wrap=True, markup=False)
+        console.print(summary_table(found.scores))
+        for note in found.notes:
+            console.print(note, soft_wrap=True, markup=False)
         console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)
 
 
@@ -340,30 +341,31 @@ class Report:
 class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
-    paper: tyro.conf.Positional[Literal["pathologies"]]
-    """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
+    paper: tyro.conf.Positional[str]
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train."""
     quick: bool = False
     """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0
     """Draws everything."""
-    weights: str = "conv-net-1"
-    """A saved optimizer, by name or path, for the claim that needs a meta-trained one."""
+    fields: Fields = ()
+    """Arguments of its claims, as `weights=runs/mine/optimizer.safetensors`: a saved optimizer, by name or path, for the claim that needs one."""
 
     def run(self) -> None:
         """Measure, write, print."""
         from rich.table import Table
 
         from lopt.console import console
+        from lopt.reproduce import find_paper, measure
         from lopt.reproduce.claims import VERDICTS
-        from lopt.reproduce.pathologies import pathologies
 
-        report = pathologies(
+        report = measure(
+            find_paper(self.paper),
             self.out or Path("runs") / self.paper,
             seed=self.seed,
             quick=self.quick,
-            weights=self.weights,
+            fields=_parse(self.fields),
             command=shlex.join(("lopt", *sys.argv[1:])),
             on_progress=_say,
         )

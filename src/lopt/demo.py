@@ -70,5 +70,5 @@ def evaluate(
     figure, page = run_dir / "curves.png", run_dir / "report.html"
     checkpoint.write_bytes(figure, png)
     title = "A learned optimizer against a tuned Adam"
-    checkpoint.write_text(page, report.page(title, comparisons, notes, png))
+    checkpoint.write_text(page, report.comparison_page(title, comparisons, notes, png))
     return Demo(comparisons, weights, figure, page)

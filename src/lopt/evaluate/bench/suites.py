@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES, settings
-from lopt.evaluate.bench.units import Protocol
 from lopt.evaluate.contenders import with_fields
+from lopt.evaluate.grid import Protocol
 from lopt.names import unknown
 from lopt.tasks import find_corpus
 
@@ -72,8 +73,8 @@ class Suite:
             InputError: for numbers below 1.
         """
         for name, number in (("steps", steps), ("seeds", seeds)):
-            if number is not None and number < 1:
-                raise InputError(f"{name} is {number}; it must be at least 1.")
+            if number is not None:
+                at_least(name, number, 1)
         suite = self if steps is None else dataclasses.replace(self, steps=steps, steps_of={})
         if seeds is not None:
             suite = dataclasses.replace(suite, protocol=suite.protocol._replace(seeds=seeds))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import needs_extra
-from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, cells
-from lopt.evaluate.report.frame import COLORS, document
+from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, row_text
+from lopt.evaluate.report.page import COLORS, document, image, png_of, table
 
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
@@ -31,9 +29,7 @@ def figure(comparisons: Sequence[Comparison]) -> bytes:
         axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=max(2, len(labels) // 2), frameon=False)
-    out = io.BytesIO()
-    fig.savefig(out, format="png", dpi=130)
-    return out.getvalue()
+    return png_of(fig)
 
 
 def _panel(axes: Any, found: Comparison) -> None:
@@ -48,25 +44,18 @@ def _panel(axes: Any, found: Comparison) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:
+def comparison_page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:
     """One self-contained HTML page: summary, table, figure, how to reproduce."""
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in ("task", *COLUMNS))
-    body = "".join(
-        f"<tr{' class=first' if i == 0 else ''}><th>{html.escape(found.task) if i == 0 else ''}</th>"
-        + "".join(f"<td>{html.escape(c)}</td>" for c in cells(row))
-        + "</tr>"
-        for found in comparisons
-        for i, row in enumerate(found.rows)
-    )
+    rows = [(found.task if i == 0 else "", *row_text(row)) for found in comparisons for i, row in enumerate(found.rows)]
+    marked = ["first" if i == 0 else "" for found in comparisons for i in range(len(found.rows))]
     summary = "".join(f"<li>{html.escape(verdict(found))}</li>" for found in comparisons)
     extra = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    image = base64.b64encode(png).decode()
     body = f"""<ul>{summary}</ul>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+{table(("task", *COLUMNS), rows, marked=marked)}
 <p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
 tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam. Time: of a step of one training over that of
 tuned Adam, all in turns, median and quartiles.</p>
-<img alt="Training and test loss of each optimizer on each task" src="data:image/png;base64,{image}">
+{image(png, "Training and test loss of each optimizer on each task")}
 {extra}"""
     return document(title, body)
 

@@ -1,8 +1,12 @@
-"""The frame and style of every page."""
+"""What every page is made of: its frame and style, tables, pictures."""
 
 from __future__ import annotations
 
+import base64
 import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 COLORS = (
     "#0072b2",
@@ -37,6 +41,57 @@ def document(title: str, body: str, head: str = "") -> str:
 </body>
 </html>
 """
+
+
+class Html(str):
+    """Text that is HTML already. All other text is escaped."""
+
+    __slots__ = ()
+
+
+def markup(text: str) -> str:
+    """Text as HTML.
+
+    Examples:
+        >>> markup("a < b"), markup(Html("<b>a</b>"))
+        ('a &lt; b', '<b>a</b>')
+    """
+    return text if isinstance(text, Html) else html.escape(text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "", marked: Sequence[str] = ()) -> str:
+    """A table that scrolls where it is too wide. The first cell of a row is its heading.
+
+    Args:
+        columns: their names.
+        rows: the cells of each.
+        kind: class of the table.
+        marked: class of each row.
+    """
+    head = "".join(f"<th>{markup(column)}</th>" for column in columns)
+    body = []
+    for i, (first, *rest) in enumerate(rows):
+        mark = f' class="{marked[i]}"' if marked and marked[i] else ""
+        body.append(f"<tr{mark}><th>{markup(first)}</th>{''.join(f'<td>{markup(cell)}</td>' for cell in rest)}</tr>")
+    named = f' class="{kind}"' if kind else ""
+    return f"""<div class="scroll" tabindex="0"><table{named}><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>"""
+
+
+def image(png: bytes, alt: str) -> str:
+    """A PNG inside the page.
+
+    Args:
+        png: the file.
+        alt: what it shows, plain text.
+    """
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def png_of(figure: Any) -> bytes:
+    """A figure of matplotlib as a PNG."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()
 
 
 STYLE = """
