@@ -11,11 +11,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
 from lopt.zoo import RELEASED
+
+if TYPE_CHECKING:
+    from lopt.evaluate.compare import Comparison
 
 with needs_extra("cli"):
     import rich  # noqa: F401 - the commands draw their tables with it
@@ -27,7 +30,7 @@ RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives train
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Meta-train an optimizer on real digits, then pit it against a tuned Adam on networks it has never seen."""
+    """Pit a saved optimizer against a tuned Adam, meta-train one, and compare it with both, on real digits."""
 
     run_dir: Path = Path("runs/demo")
     """Where the optimizer, its card, the figure and the report go. An unfinished run there is resumed."""
@@ -36,24 +39,37 @@ class Demo:
     seeds: int = 5
     """Trainings of each network."""
     steps: int | None = None
-    """Meta-steps; the recipe's own by default."""
+    """Meta-steps; by default as many as take 100 s on this machine, the recipe's own at most."""
 
     def run(self) -> None:
-        """Meta-train, evaluate, print."""
+        """Compare, meta-train, compare again, print."""
         from lopt import demo
         from lopt.console import comparison_table, console, meta_training_progress
-        from lopt.recipes import recipe, run
+        from lopt.recipes import plan_steps, recipe, run
 
         _at_least("seeds", self.seeds, 2)
-        console.print("Meta-training an optimizer on scikit-learn's digits ...")
+        if self.steps is not None:
+            _at_least("steps", self.steps, 1)
+
+        def show(found: Comparison) -> None:
+            console.print()
+            console.print(comparison_table(found))
+
+        common: dict[str, Any] = {"seed": self.seed, "seeds": self.seeds, "on_table": show, "on_progress": _say}
+        console.print(f"First, {demo.RELEASED}, which comes with lopt, on scikit-learn's digits.")
+        before = demo.first_look(**common)
+        chosen, steps = recipe("demo"), self.steps
+        if steps is None:
+            console.print("\nNow a meta-training. A rehearsal of 40 meta-steps says how many fit here ...")
+            steps = plan_steps(chosen, self.run_dir, seed=self.seed, seconds=demo.SECONDS)
+            console.print(
+                f"{steps:,} meta-steps, of {chosen.steps:,} in the recipe, to take about {demo.SECONDS:.0f} s."
+            )
         with meta_training_progress() as on_step:
             weights = run(
-                recipe("demo"), self.run_dir, seed=self.seed, steps=self.steps, command="lopt demo", on_step=on_step
+                chosen, self.run_dir, seed=self.seed, steps=steps, command=f"lopt demo --steps {steps}", on_step=on_step
             )
-        found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
-        for comparison in found.comparisons:
-            console.print()
-            console.print(comparison_table(comparison))
+        found = demo.evaluate(weights, before, self.run_dir, **common)
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")
         for line in (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.errors import InputError
@@ -24,9 +26,12 @@ from lopt.meta_train import Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
-from lopt.run_directory import METRICS
+from lopt.run_directory import CONFIG, METRICS
 from lopt.task import Split, Task
 from lopt.tasks.naming import Wrapping
+
+LEAST_STEPS = 500  # meta-steps, below which `plan_steps` does not go
+REHEARSED = 40  # meta-steps of its rehearsal
 
 TaskNorm = Literal["none", "estimate", "average"]
 
@@ -120,8 +125,11 @@ class Recipe:
         if self.task_norm != "none":
             normalize = optax.normalize_by_update_norm if self.task_norm == "estimate" else normalize_by_average_norm
             estimators = tuple(PerTask(e, normalize()) for e in estimators)
-        schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
-        return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
+        return (
+            optimizer,
+            estimators,
+            optax.chain(optax.clip(self.clip), optax.scale_by_adam(), _annealed(self.learning_rate, steps)),
+        )
 
     @property
     def widening(self) -> Widening:
@@ -267,6 +275,56 @@ RECIPES: dict[str, Recipe] = {
         steps=500,
     ),
 }
+
+
+class AnnealedState(NamedTuple):
+    """Meta-steps taken, and in all."""
+
+    count: Int[Array, ""]
+    steps: Int[Array, ""]
+
+
+def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Minus a learning rate that a cosine lowers to a tenth. The number of steps is part of the state, so one compiled program serves any number."""
+
+    def init(params: Any) -> AnnealedState:
+        del params
+        return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
+
+    def update(updates: Any, state: AnnealedState, params: Any = None) -> tuple[Any, AnnealedState]:
+        del params
+        over = jnp.minimum(state.count.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
+        rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))
+        return jax.tree.map(lambda u: -rate * u, updates), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def plan_steps(recipe: Recipe, run_dir: Path, *, seed: int, seconds: float) -> int:
+    """How many meta-steps of a recipe take about so many seconds on this machine: those of a run that is there already, else by a rehearsal.
+
+    Args:
+        recipe: what will be meta-trained.
+        run_dir: where.
+        seed: of the run.
+        seconds: that the meta-training may take, compilation left out.
+
+    Returns:
+        Hundreds of meta-steps: at least `LEAST_STEPS`, at most the recipe's own.
+    """
+    config = run_dir / CONFIG
+    if config.exists():
+        steps = json.loads(config.read_text()).get("steps")
+        if isinstance(steps, int):
+            return steps
+    init_key, key = jax.random.split(jax.random.key(seed))
+    optimizer, estimators, outer = recipe.build(init_key, recipe.steps)
+    times: list[float] = []
+    meta_train(
+        optimizer, estimators, outer, steps=REHEARSED, key=key, on_step=lambda _: times.append(time.perf_counter())
+    )
+    usual = float(np.median(np.diff(times[REHEARSED // 4 :])))
+    return int(np.clip(100 * round(seconds / usual / 100), LEAST_STEPS, recipe.steps))
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
