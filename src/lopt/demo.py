@@ -83,7 +83,7 @@ def evaluate(
     png = report.figure(comparisons)
     notes = [
         f"{LEARNED}: {card.optimizer}, {card.meta_parameters} meta-parameters, meta-trained for {card.meta_steps:,} meta-steps "
-        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {', '.join(card.mixture)}.",
+        f"({card.inner_steps:,} inner steps, {card.seconds:.0f} s on {card.cores} cores) on {card.mixture}.",
         f"Reproduce: {card.command}",
         f"{RELEASED} comes with lopt, for general use. Its meta-training has seen the home network, and other networks on this data set.",
         f"{HAND_DESIGNED}: optax's, at the learning rate {ONE_SETTING['learning_rate']} on every network. Adam is tuned on each network.",

@@ -291,7 +291,7 @@ def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
         del params
         return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
 
-    def update(updates: Any, state: AnnealedState, params: Any = None) -> tuple[Any, AnnealedState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AnnealedState]:
         del params
         over = jnp.minimum(state.count.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
         rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))
