@@ -280,7 +280,7 @@ RECIPES: dict[str, Recipe] = {
 class AnnealedState(NamedTuple):
     """Meta-steps taken, and in all."""
 
-    count: Int[Array, ""]
+    taken: Int[Array, ""]
     steps: Int[Array, ""]
 
 
@@ -293,9 +293,9 @@ def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AnnealedState]:
         del params
-        over = jnp.minimum(state.count.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
+        over = jnp.minimum(state.taken.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
         rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))
-        return jax.tree.map(lambda u: -rate * u, updates), state._replace(count=state.count + 1)
+        return jax.tree.map(lambda u: -rate * u, updates), state._replace(taken=state.taken + 1)
 
     return optax.GradientTransformation(init, update)
 
