@@ -1,18 +1,28 @@
-"""What the benchmarks share: tables, and the file they write. Facts about the machine and quartiles are `lopt.evaluate.cost`'s."""
+"""What the benchmarks share: tables, and the file they write. Facts about the machine and quartiles are `lopt.evaluate.timing`'s."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lopt.checkpoint import write_text
-from lopt.evaluate.cost import cores, machine, spread
+from lopt.evaluate import timing
+from lopt.evaluate.timing import machine
+from lopt.machine import cores
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> dict[str, float]:
+    """Median and quartiles, as results are written."""
+    return timing.spread(values).as_json(digits)
 
 
 def show(*cells: object) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import tyro
 
 from common import RESULTS, header, machine, show, spread, text, write
-from lopt.tasks.image_conv import convolve
+from lopt.tasks.networks.image_conv import convolve
 
 LAYERS = {  # channels in, channels out, kernel, stride, side of the image
     "first of conv_net, digits": (1, 8, 3, 2, 8),

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from common import RESULTS, header, machine, show, write
-from lopt.evaluate.resampling import Estimate, Method, bootstrap, quartiles, trimmed_mean
-from lopt.evaluate.statistics import probability_of_improvement_interval
+from lopt.evaluate.scores.resampling import Estimate, Method, bootstrap, quartiles, trimmed_mean
+from lopt.evaluate.scores.statistics import probability_of_improvement_interval
 
 RESAMPLES = 2000
 

@@ -1,4 +1,4 @@
-"""The tables of the property tests: one row for each optimizer, task and estimator.
+"""The tables of the property tests: one row for each optimizer, task, estimator, paper and analysis.
 
 A file in `lopt/optimizers`, `lopt/tasks` or `lopt/estimators` without a row here fails `test_public_api.py`. Adding an optimizer is
 one file and one row; every property of `test_optimizers.py` then holds for it or a test fails.
@@ -24,7 +24,7 @@ import lopt
 from lopt.estimators import Particles
 from lopt.optimizer import Optimizer
 from lopt.task import Task
-from lopt.tasks.data import fashion_mnist_folder
+from lopt.tasks.data.images import fashion_mnist_folder
 
 
 def _same(optimizer: Optimizer) -> Optimizer:
@@ -73,7 +73,7 @@ class TaskRow(NamedTuple):
     Attributes:
         name: of the row.
         kind: its key in `lopt.tasks.TASKS`, or the name of the wrapper.
-        module: the file in `lopt/tasks` that it is there to test.
+        module: the file in `lopt/tasks` that it is there to test, as `surfaces/quadratic`.
         build: makes it; use `create`, which makes it once.
         learning_rate: at which 100 steps of Adam lower the loss.
         noisy: whether two keys give two training losses.
@@ -336,7 +336,7 @@ AUGMENTED = [
     TaskRow(
         "normalized",
         "Normalized",
-        "normalized",
+        "wrappers/normalized",
         lambda: lopt.tasks.Normalized(_small_quadratic(), initial=1.1, best=0.01),
         0.05,
         noisy=False,
@@ -345,7 +345,7 @@ AUGMENTED = [
     TaskRow(
         "noisy_delayed",
         "NoisyGradients",
-        "gradients",
+        "wrappers/gradients",
         lambda: lopt.tasks.NoisyGradients(lopt.tasks.DelayedGradients(_small_quadratic(), 2), 0.05),
         0.05,
         noisy=False,  # the loss is not
@@ -354,7 +354,7 @@ AUGMENTED = [
     TaskRow(
         "random_subspace",
         "RandomSubspace",
-        "augment",
+        "wrappers/coordinates",
         lambda: lopt.tasks.RandomSubspace(_small_quadratic(), 4),
         0.05,
         noisy=False,
@@ -363,7 +363,7 @@ AUGMENTED = [
     TaskRow(
         "reduced_batch_bfloat16",
         "ReducedBatch",
-        "reduced",
+        "wrappers/reduced",
         lambda: lopt.tasks.ReducedBatch(
             lopt.tasks.LowPrecision(_digits(widths=(8,), batch_size=32)(), "bfloat16"), 0.5
         ),
@@ -389,7 +389,7 @@ META_TASKS = [
     TaskRow(
         "analytic_continuation",
         "analytic_continuation",
-        "analytic_continuation",
+        "surfaces/analytic_continuation",
         lambda: lopt.tasks.AnalyticContinuation(frequencies=17, points=12, noise=0.01, entropy=0.1),
         0.05,
         noisy=False,
@@ -399,7 +399,7 @@ META_TASKS = [
     TaskRow(
         "quantized_gnn",
         "quantized_gnn",
-        "quantized_gnn",
+        "networks/quantized_gnn",
         lambda: lopt.tasks.QuantizedGNN(nodes=48, classes=3, features=6, hidden=5, noise=1.0, bits=(2, 8)),
         0.02,
         noisy=False,
@@ -420,11 +420,11 @@ def _learning(
 
 
 TASKS = [
-    TaskRow("quadratic", "quadratic", "quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
+    TaskRow("quadratic", "quadratic", "surfaces/quadratic", _small_quadratic, 0.05, noisy=False, splits=False),
     TaskRow(
         "quadratic_noisy",
         "quadratic",
-        "quadratic",
+        "surfaces/quadratic",
         lambda: lopt.tasks.Quadratic(dim=5, low=-1.0, noise=0.1),
         0.05,
         noisy=True,
@@ -433,7 +433,7 @@ TASKS = [
     TaskRow(
         "digits_mlp",
         "digits_mlp",
-        "image_mlp",
+        "networks/image_mlp",
         _digits(widths=(8,), batch_size=16),
         0.01,
         noisy=True,
@@ -443,7 +443,7 @@ TASKS = [
     TaskRow(
         "digits_softmax",
         "digits_mlp",
-        "image_mlp",
+        "networks/image_mlp",
         _digits(widths=(), batch_size=16),
         0.01,
         noisy=True,
@@ -453,7 +453,7 @@ TASKS = [
     TaskRow(
         "digits_deep_tanh",
         "digits_mlp",
-        "image_mlp",
+        "networks/image_mlp",
         _digits(widths=(8, 4), activation="tanh", batch_size=16),
         0.01,
         noisy=True,
@@ -463,7 +463,7 @@ TASKS = [
     TaskRow(
         "fashion_mlp",
         "fashion_mlp",
-        "image_mlp",
+        "networks/image_mlp",
         lambda: lopt.tasks.fashion_mlp(size=7, widths=(8,), batch_size=16),
         0.01,
         noisy=True,
@@ -471,11 +471,13 @@ TASKS = [
         reports=("loss", "accuracy"),
     ),
     # Learning from real data.
-    _learning("digits_mlp_batch_norm", "digits_mlp", "image_mlp", widths=(8,), norm="batch", activation="tanh"),
+    _learning(
+        "digits_mlp_batch_norm", "digits_mlp", "networks/image_mlp", widths=(8,), norm="batch", activation="tanh"
+    ),
     _learning(
         "digits_mlp_dropout",
         "digits_mlp",
-        "image_mlp",
+        "networks/image_mlp",
         slow=True,
         widths=(16,),
         norm="layer",
@@ -485,35 +487,46 @@ TASKS = [
     _learning(
         "conv_net",
         "conv_net",
-        "image_conv",
+        "networks/image_conv",
         slow=True,
         filters=((3, 3, 4),),
         objective="squared_error",
         activation="silu",
     ),
     _learning(
-        "residual_net", "residual_net", "image_conv", slow=True, channels=4, blocks=1, norm="layer", activation="gelu"
+        "residual_net",
+        "residual_net",
+        "networks/image_conv",
+        slow=True,
+        channels=4,
+        blocks=1,
+        norm="layer",
+        activation="gelu",
     ),
-    _learning("plain_autoencoder", "plain_autoencoder", "autoencoder", widths=(), code=4, classifies=False),
+    _learning("plain_autoencoder", "plain_autoencoder", "networks/autoencoder", widths=(), code=4, classifies=False),
     _learning(
         "variational_autoencoder",
         "variational_autoencoder",
-        "autoencoder",
+        "networks/autoencoder",
         slow=True,
         widths=(),
         code=4,
         classifies=False,
     ),
-    _learning("table_mlp", "table_mlp", "tabular", table="wine", widths=(8,), activation="tanh"),
-    _learning("table_regression", "table_mlp", "tabular", slow=True, table="diabetes", widths=(), classifies=False),
-    _learning("char_rnn", "char_rnn", "language", slow=True, length=4, cell="rnn", hidden=8, embedding=4),
-    _learning("char_transformer", "char_transformer", "language", slow=True, length=4, width=8, depth=1, heads=2),
-    _learning("image_vit", "image_vit", "vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
+    _learning("table_mlp", "table_mlp", "networks/tabular", table="wine", widths=(8,), activation="tanh"),
+    _learning(
+        "table_regression", "table_mlp", "networks/tabular", slow=True, table="diabetes", widths=(), classifies=False
+    ),
+    _learning("char_rnn", "char_rnn", "networks/language", slow=True, length=4, cell="rnn", hidden=8, embedding=4),
+    _learning(
+        "char_transformer", "char_transformer", "networks/language", slow=True, length=4, width=8, depth=1, heads=2
+    ),
+    _learning("image_vit", "image_vit", "networks/vision_transformer", slow=True, patch=4, width=8, depth=1, heads=2),
     # An MLP on digits with a tenth of the labels noisy; see `test_sampled.py` for the others.
     TaskRow(
         "sampled",
         "sampled",
-        "sampled",
+        "corpora/sampled",
         lambda: lopt.tasks.sample_task(165),
         0.02,
         True,
@@ -522,13 +535,21 @@ TASKS = [
     ),
     # End of learning from real data.
     *(
-        TaskRow(f"reparametrized_{level}", "Reparametrized", "augment", _reparametrized(level), 0.02, False, False)
+        TaskRow(
+            f"reparametrized_{level}",
+            "Reparametrized",
+            "wrappers/coordinates",
+            _reparametrized(level),
+            0.02,
+            False,
+            False,
+        )
         for level in ("global", "tensor", "parameter")
     ),
     TaskRow(
         "reparametrized_digits",
         "Reparametrized",
-        "augment",
+        "wrappers/coordinates",
         lambda: lopt.tasks.Reparametrized(_digits(widths=(8,), batch_size=16)(), "parameter", low=0.5, high=2.0),
         0.03,
         noisy=True,
@@ -551,68 +572,95 @@ TASKS = [
             slow=slow,
         )
         for name, kind, module, fields, rate, noisy, splits, slow in (
-            ("rosenbrock", "landscape", "landscapes", {"function": "rosenbrock"}, 0.3, False, False, False),
-            ("styblinski_tang", "landscape", "landscapes", {"function": "styblinski_tang"}, 0.1, False, False, True),
-            ("bowl", "bowl", "quadratic", {"angle": 0.8}, 0.05, False, False, True),
+            ("rosenbrock", "landscape", "surfaces/landscapes", {"function": "rosenbrock"}, 0.3, False, False, False),
+            (
+                "styblinski_tang",
+                "landscape",
+                "surfaces/landscapes",
+                {"function": "styblinski_tang"},
+                0.1,
+                False,
+                False,
+                True,
+            ),
+            ("bowl", "bowl", "surfaces/quadratic", {"angle": 0.8}, 0.05, False, False, True),
             (
                 "quadratic_tilted",
                 "quadratic",
-                "quadratic",
+                "surfaces/quadratic",
                 {"dim": 5, "low": -2.0, "tilted": True},
                 0.3,
                 False,
                 False,
                 True,
             ),
-            ("least_squares", "least_squares", "least_squares", {"dim": 6}, 0.05, False, False, True),
-            ("p_norm", "p_norm", "least_squares", {"dim": 6, "power": 1.5}, 0.05, False, False, False),
-            ("linear_regression", "linear_regression", "linear_regression", {"low": -1.0}, 0.05, True, False, False),
+            ("least_squares", "least_squares", "surfaces/least_squares", {"dim": 6}, 0.05, False, False, True),
+            ("p_norm", "p_norm", "surfaces/least_squares", {"dim": 6, "power": 1.5}, 0.05, False, False, False),
+            (
+                "linear_regression",
+                "linear_regression",
+                "surfaces/linear_regression",
+                {"low": -1.0},
+                0.05,
+                True,
+                False,
+                False,
+            ),
             (
                 "noisy_quadratic",
                 "noisy_quadratic",
-                "noisy_quadratic",
+                "surfaces/noisy_quadratic",
                 {"covariance": [0.0, 0.1, 0.1]},
                 0.05,
                 True,
                 False,
                 False,
             ),
-            ("matmul_search", "matmul_search", "matmul", {}, 0.05, False, False, True),
-            ("chaotic", "chaotic", "chaotic", {"spread": 0.5}, 0.1, False, False, True),
-            ("dependency_chain", "dependency_chain", "winding", {"dim": 4}, 0.05, False, False, True),
-            ("min_max_well", "min_max_well", "winding", {"dim": 5}, 0.02, False, False, True),
-            ("outward_snake", "outward_snake", "winding", {"dim": 4}, 0.05, True, False, False),
-            ("projection", "data_quadratic", "data_quadratics", {"dim": 4}, 0.05, True, False, False),
+            ("matmul_search", "matmul_search", "surfaces/matmul", {}, 0.05, False, False, True),
+            ("chaotic", "chaotic", "surfaces/chaotic", {"spread": 0.5}, 0.1, False, False, True),
+            ("dependency_chain", "dependency_chain", "surfaces/winding", {"dim": 4}, 0.05, False, False, True),
+            ("min_max_well", "min_max_well", "surfaces/winding", {"dim": 5}, 0.02, False, False, True),
+            ("outward_snake", "outward_snake", "surfaces/winding", {"dim": 4}, 0.05, True, False, False),
+            ("projection", "data_quadratic", "surfaces/data_quadratics", {"dim": 4}, 0.05, True, False, False),
             (
                 "sum_of_quadratics",
                 "data_quadratic",
-                "data_quadratics",
+                "surfaces/data_quadratics",
                 {"form": "sum", "dim": 4},
                 0.05,
                 True,
                 False,
                 True,
             ),
-            ("influence_balancing", "influence_balancing", "influence", {}, 0.02, False, False, True),
-            ("sparse_softmax", "sparse_softmax", "sparse_softmax", {}, 0.1, False, False, True),
-            ("clusters", "clusters_mlp", "small_mlp", {"batch_size": 20}, 0.03, True, True, False),
+            ("influence_balancing", "influence_balancing", "surfaces/influence", {}, 0.02, False, False, True),
+            ("sparse_softmax", "sparse_softmax", "surfaces/sparse_softmax", {}, 0.1, False, False, True),
+            ("clusters", "clusters_mlp", "networks/small_mlp", {"batch_size": 20}, 0.03, True, True, False),
             (
                 "random_network_mlp",
                 "random_network_mlp",
-                "small_mlp",
+                "networks/small_mlp",
                 {"inputs": 4, "widths": (8,), "batch_size": 64},
                 0.1,
                 True,
                 False,
                 True,
             ),
-            ("two_moons", "two_moons", "small_mlp", {"widths": (8,), "batch_size": 64}, 0.05, True, True, True),
+            (
+                "two_moons",
+                "two_moons",
+                "networks/small_mlp",
+                {"widths": (8,), "batch_size": 64},
+                0.05,
+                True,
+                True,
+                True,
+            ),
         )
     ),
     TaskRow(
         "log_bowl",
         "LogObjective",
-        "combinators",
+        "wrappers/combinators",
         lambda: lopt.tasks.LogObjective(lopt.tasks.Bowl()),
         0.05,
         noisy=False,
@@ -622,7 +670,7 @@ TASKS = [
     TaskRow(
         "sum_of_tasks",
         "SumOfTasks",
-        "combinators",
+        "wrappers/combinators",
         lambda: lopt.tasks.SumOfTasks([lopt.tasks.Bowl(), lopt.tasks.Quadratic(dim=3, noise=0.1)]),
         0.05,
         noisy=True,
@@ -686,3 +734,52 @@ def example_params(key: PRNGKeyArray | None = None, dtype: Any = jnp.float32) ->
         n: jax.random.normal(k, s, jnp.float32).astype(dtype) for k, (n, s) in zip(keys, shapes.items(), strict=True)
     }
     return params | {"absent": None}
+
+
+class PaperRow(NamedTuple):
+    """A paper.
+
+    Attributes:
+        name: its key in `lopt.reproduce.PAPERS`.
+        sizes: arguments by claim with which all of it is measured in seconds.
+        not_run: claims that are not run at these sizes, for want of weights.
+    """
+
+    name: str
+    sizes: Mapping[str, Mapping[str, Any]]
+    not_run: tuple[str, ...] = ()
+
+
+REPRODUCED: list[PaperRow] = [
+    PaperRow(
+        "pathologies",
+        {
+            "landscape": {"unrolls": (2, 6), "std": 0.3, "spacing": 0.05, "pixel": 0.15},
+            "explosion": {"lengths": (2, 4, 8), "starts": 3},
+            "truncation": {"truncations": (2, 4), "horizon": 4, "flat": 2, "particles": 2, "meta_steps": 8, "seeds": 2}
+            | {"rates": 5, "trainings": 8},
+            "variance": {"lengths": (2, 4), "pairs": (2, 3), "repeats": 8, "resamples": 5},
+            "influence": {"size": 5, "positive": 2, "horizon": 8, "truncation": 2, "longer": 4, "particles": 4}
+            | {"few": 2, "meta_steps": 8, "seeds": 2},
+            "headline": {"weights": None},  # a slow test of test_reproduce.py runs it
+        },
+        not_run=("headline",),
+    ),
+]
+
+
+class AnalysisRow(NamedTuple):
+    """An analysis.
+
+    Attributes:
+        name: its key in `lopt.analyze.ANALYSES`.
+        module: the file in `lopt/analyze`.
+        fields: arguments besides optimizer, task and key with which it takes seconds.
+    """
+
+    name: str
+    module: str
+    fields: Mapping[str, Any]
+
+
+ANALYSES: list[AnalysisRow] = [AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2})]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import dataclasses
 import json
 import math
 import sqlite3
-import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import pytest
 from hypothesis import strategies as st
 
 from lopt.errors import InputError
-from lopt.evaluate.archive import Archive, Run, Timing, Unit, differences
-from lopt.zoo import Card
+from lopt.evaluate.bench.archive import Archive, differences
+from lopt.evaluate.bench.export import export
+from lopt.evaluate.runs import Run, Timing, Unit
 
 UNIT = Unit('digits_mlp{"widths":[8]}', "adam", 20)
 
@@ -127,54 +128,6 @@ def test_new_timings_take_the_place_of_the_old(path: Path) -> None:
         assert archive.machines() == [{"cpu": "another"}]
 
 
-def test_an_archive_of_the_first_version_is_read_and_added_to(path: Path) -> None:
-    old = Timing(*UNIT, 0, 1.0)
-    with Archive(path) as archive:
-        archive.add(UNIT, [run_of()])
-        archive.add_timings([old])
-    with sqlite3.connect(path) as db:  # back to what the first version made
-        for change in (
-            "DROP TABLE optimizers",
-            "CREATE TABLE plain (task TEXT, optimizer TEXT, horizon INTEGER, turn INTEGER, seconds_per_step REAL)",
-            "INSERT INTO plain SELECT task, optimizer, horizon, turn, seconds_per_step FROM timings",
-            "DROP TABLE timings",
-            "ALTER TABLE plain RENAME TO timings",
-            "PRAGMA user_version = 1",
-        ):
-            db.execute(change)
-    db.close()
-    with Archive(path, create=False) as archive:
-        assert (archive.timings(), archive.given()) == ([old], {"adam": "adam"})
-        assert archive._version() == 1, "an older lopt may go on writing what is only read"
-        archive.add_given({"adam": "adam", "mine": "runs/mine.safetensors"})
-        new = Timing("bowl", "adam", 20, 0, 3.0, "new")
-        archive.add_timings([new])
-        assert archive.timings() == [new, old]
-        assert archive.given() == {"adam": "adam"}, "of what has runs"
-
-
-def test_an_archive_of_the_second_version_knew_saved_optimizers_by_their_weights(path: Path) -> None:
-    """What is written to it first gives their runs and cards the fingerprints that a bench looks for."""
-    saved = Card(optimizer="small_fc", fields={"hidden": (4, 4)}, sha256="abc")
-    unit = Unit("bowl", "mine", 20)
-    with Archive(path) as archive:
-        archive.settle({"seeds": 1})
-        archive.add(unit, [run_of(task="bowl", optimizer="mine", fingerprint="abc", config={})])
-        archive.add(UNIT, [run_of()])
-        archive.add_card("abc", dataclasses.asdict(saved))
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
-    db.close()
-    with Archive(path, create=False) as archive:
-        assert archive.fingerprints() == {"adam": None, "mine": "abc"}
-        for _ in range(2):
-            archive.settle({"seeds": 1})
-            assert archive.fingerprints() == {"adam": None, "mine": saved.fingerprint}
-            assert list(archive.cards()) == [saved.fingerprint]
-        assert archive._read("SELECT weights FROM units WHERE optimizer = 'mine'") == [(saved.fingerprint,)]
-        assert archive.units() == {UNIT, unit}
-
-
 def test_another_protocol_is_refused(path: Path) -> None:
     with Archive(path) as archive:
         archive.settle({"seeds": 3, "rates": [0.1]})
@@ -184,7 +137,6 @@ def test_another_protocol_is_refused(path: Path) -> None:
 
 
 def test_a_protocol_that_says_less_is_added_to(path: Path) -> None:
-    """As one that an older lopt settled."""
     with Archive(path) as archive:
         archive.settle({"seeds": 3})
         archive.settle({"seeds": 3, "grids": {"sgd": [0.1]}})
@@ -196,7 +148,8 @@ def test_a_protocol_that_says_less_is_added_to(path: Path) -> None:
 
 def test_the_log_is_written_ahead_and_others_read_meanwhile(path: Path) -> None:
     with Archive(path) as archive, Archive(path, create=False) as reader:
-        assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         archive.add(UNIT, [run_of()])
         assert reader.units() == {UNIT}
 
@@ -212,17 +165,20 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_what_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.sqlite"
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE runs (a)")
-    db.close()
     with pytest.raises(InputError, match="not one of lopt"):
         Archive(path)
     Archive(mine := tmp_path / "mine.sqlite").close()
-    with sqlite3.connect(mine) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
-    with pytest.raises(InputError, match="newer lopt"):
-        Archive(mine)
+    with contextlib.closing(sqlite3.connect(mine)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    for other in (version - 1, version + 1):
+        with contextlib.closing(sqlite3.connect(mine)) as db, db:
+            db.execute(f"PRAGMA user_version = {other}")
+        with pytest.raises(
+            InputError, match=f"is an archive of version {other}; this lopt reads version {version} alone"
+        ):
+            Archive(mine)
     with pytest.raises(InputError, match=r"no archive .*none.sqlite; `lopt bench` makes one"):
         Archive(tmp_path / "none.sqlite", create=False)
 
@@ -274,17 +230,17 @@ def test_where_units_come_from(path: Path) -> None:
 
 
 @pytest.fixture
-def filled(path: Path) -> Archive:
-    archive = Archive(path)
-    archive.add(UNIT, [run_of(0), run_of(1)])
-    other = UNIT._replace(task="quadratic", optimizer="mine")
-    archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
-    archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
-    return archive
+def filled(path: Path) -> Iterator[Archive]:
+    with Archive(path) as archive:
+        archive.add(UNIT, [run_of(0), run_of(1)])
+        other = UNIT._replace(task="quadratic", optimizer="mine")
+        archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
+        archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
+        yield archive
 
 
 def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:
-    runs, timings = filled.export(tmp_path / "out" / "all.csv")
+    runs, timings = export(filled, tmp_path / "out" / "all.csv")
     rows = list(csv.DictReader(runs.read_text().splitlines()))
     assert len(rows) == 3 * 3, "a row an evaluation"
     assert timings.name == "all-timings.csv"
@@ -307,28 +263,9 @@ def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:
     ]
 
 
-def test_export_to_parquet(filled: Archive, tmp_path: Path) -> None:
-    duckdb = pytest.importorskip("duckdb")
-    runs, timings = filled.export(tmp_path / "all.parquet")
-    with duckdb.connect() as db:
-        found = db.execute(
-            f"SELECT task, config, fingerprint, seed, step, train_loss, test_loss, test_accuracy FROM '{runs}'"
-        ).fetchall()
-        assert db.execute(f"SELECT * FROM '{timings}'").fetchall() == [(*UNIT, 0, 0.25, "now")]
-    assert len(found) == 9
-    for row, (run, i) in zip(found, [(r, i) for r in filled.runs() for i in range(3)], strict=True):
-        assert row[:5] == (run.task, json.dumps(run.config), run.fingerprint, run.seed, run.steps[i])
-        np.testing.assert_array_equal(np.asarray(row[5:7], np.float32), [run.train_loss[i], run.test_loss[i]])
-        assert row[7] == (run.metrics["test_accuracy"][i] if run.metrics else None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["all-timings.parquet", "all.parquet", "deep"]
-
-
-def test_an_export_that_cannot_be(filled: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"all.json must end in .csv or .parquet"):
-        filled.export(tmp_path / "all.json")
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(InputError, match=r"lopt\[analysis\]"):
-        filled.export(tmp_path / "all.parquet")
+def test_an_export_that_cannot_be(filled: Archive, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"all.json must end in .csv"):
+        export(filled, tmp_path / "all.json")
 
 
 def test_many_open_a_new_archive_at_once(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from lopt.tasks import (
     Reparametrized,
     SparseGradients,
 )
-from lopt.tasks.data import fashion_mnist_folder
+from lopt.tasks.data.images import fashion_mnist_folder
 from registry import as_users_run_it
 
 SHAPES = {"matrix": (60, 70), "vector": (799,), "scalar": ()}

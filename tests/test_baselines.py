@@ -16,7 +16,6 @@ import pytest
 import lopt
 from lopt.errors import InputError
 from lopt.evaluate import TrainRecord, train_batch
-from lopt.evaluate.archive import Run
 from lopt.evaluate.baselines import (
     BASELINES,
     LEARNING_RATES,
@@ -26,7 +25,8 @@ from lopt.evaluate.baselines import (
     select_one_setting,
     settings,
 )
-from lopt.evaluate.selection import finalists, promising
+from lopt.evaluate.runs import Run
+from lopt.evaluate.scores.selection import finalists, promising
 
 KEY = jax.random.key(3)
 TASK = lopt.tasks.create("quadratic", dim=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -13,21 +14,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 import pytest
 
 import lopt
-from lopt import cli, recipes, zoo
+from lopt import cli, machine, recipes, zoo
 from lopt.estimators import ESTIMATORS
+from lopt.evaluate import timing
+from lopt.evaluate.bench.suites import SUITES
 from lopt.evaluate.compare import COLUMNS, TUNED, default_key
-from lopt.evaluate.suites import SUITES
-from lopt.meta_train import CHECKPOINT, METRICS, Progress, meta_train
+from lopt.meta_train import Progress, meta_train
 from lopt.optimizers import OPTIMIZERS
 from lopt.recipes import RECIPES
-from lopt.tasks import TASKS, data
+from lopt.run_directory import CHECKPOINT, METRICS
+from lopt.tasks import TASKS
+from lopt.tasks.data import images as data
 
 # As users have it, and without touching the settings that JAX has in this process.
 pytestmark = pytest.mark.usefixtures("unchecked", "settled")
@@ -152,7 +156,9 @@ def test_tasks_measures_when_asked_to(run: Run, tmp_path: Path, monkeypatch: pyt
     from lopt.tasks import catalogue
 
     monkeypatch.setattr(catalogue, "to_measure", lambda corpus: [f"{corpus}/booth"])
-    monkeypatch.setattr("lopt.evaluate.measure.measure.__kwdefaults__", {"steps": 3, "seeds": 1, "on_progress": None})
+    monkeypatch.setattr(
+        "lopt.evaluate.bench.measure.measure.__kwdefaults__", {"steps": 3, "seeds": 1, "on_progress": None}
+    )
     out = tmp_path / "measured.json"
     found = run("tasks", "--measure", "--corpus", "wichrowska2017_full", "--out", out)
     assert (found.code, found.err) == (0, "")
@@ -303,6 +309,14 @@ def test_help_names_every_command(run: Run) -> None:
         assert re.search(rf"\b{command}\b", found.out)
 
 
+@pytest.mark.parametrize("command", [get_args(command)[0] for command in get_args(cli.Command)])
+def test_a_command_needs_one_option_at_most(command: type) -> None:
+    """What is required and missing is said before what is wrong with the rest; of one option it cannot be."""
+    options = [f.name for f in dataclasses.fields(command) if "Positional" not in str(f.type)]
+    defaults = inspect.signature(command).parameters
+    assert len([name for name in options if defaults[name].default is inspect.Parameter.empty]) <= 1
+
+
 # --- Meta-training. ---
 
 
@@ -323,6 +337,17 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     assert weights.read_bytes() == before
     assert len((folder / METRICS).read_text().splitlines()) == 2
     assert run("train", "--task", "quadratic", "--optimizer", weights, "--steps", "2", "--seeds", "1").code == 0
+
+
+def test_places_that_need_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: list[Path] = []
+    monkeypatch.setattr(recipes, "run", lambda recipe, run_dir, **rest: directories.append(run_dir))
+    assert run("meta-train", "--recipe", "smoke").code == 0
+    assert directories == [Path("runs/smoke")]
+    monkeypatch.setattr("lopt.convert.read_flax", lambda path: {})
+    monkeypatch.setattr("lopt.convert.from_learned_optimization", lambda kind, arrays: lopt.create("sgd"))
+    assert run("convert", "celo", tmp_path / "theta.state").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theta.json", "theta.safetensors"]
 
 
 def test_ctrl_c_says_how_to_continue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +406,10 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
         (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
         (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),
+        # What is wrong is said, not what is missing.
+        (("train", "--task", "nope"), ["task", "'nope'"]),
+        (("compare", "--task", "nope"), ["task", "'nope'"]),
+        (("meta-train", "--recipe", "smoek"), ["recipe", "'smoek'", "did you mean smoke"]),
         # Fields.
         ((*TRAIN, "--task-fields", "dimm=3"), ["field of task quadratic", "'dimm'", "did you mean dim"]),
         ((*TRAIN, "--optimizer-fields", "learning_rat=1"), ["field of optimizer sgd", "did you mean learning_rate"]),
@@ -583,12 +612,31 @@ def test_jax_that_is_in_use_is_left_as_it_is(run: Run, monkeypatch: pytest.Monke
     assert jax.device_count() == devices
 
 
+def test_a_system_that_cannot_name_its_cores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS and Windows; the latter cannot count what runs either."""
+    for name in ("sched_getaffinity", "getloadavg"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    assert machine.cores() == [0, 1, 2]
+    facts = timing.machine()
+    assert (facts["cores"], facts["load_before"]) == (3, None)
+    assert run("list", "--json").code == 0
+
+
+def test_the_cores_are_counted_in_one_place() -> None:
+    source = Path(lopt.__file__).parent
+    counting = [p.name for p in source.rglob("*.py") if re.search(r"sched_getaffinity|cpu_count", p.read_text())]
+    assert counting == ["machine.py"]
+
+
 SETTINGS = """
 import os, sys
-from lopt import cli
+from lopt import cli, machine
 cli.main(sys.argv[1:])
 import jax
-print(jax.device_count() == len(os.sched_getaffinity(0)), jax.config.jax_compilation_cache_dir)
+print(jax.device_count() == len(machine.cores()), jax.config.jax_compilation_cache_dir)
 """
 
 
@@ -607,7 +655,7 @@ def test_a_device_a_core_and_a_cache(tmp_path: Path) -> None:
 
 
 def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
-    found = fresh("-m", "lopt.cli", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
+    found = fresh("-m", "lopt", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
     assert found.returncode == 2
     assert found.stdout == ""
     assert (
@@ -623,10 +671,8 @@ def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lopt import demo
 
-    home, other = demo.NETWORKS[:2]
-    monkeypatch.setattr(demo, "NETWORKS", (home, other))
+    monkeypatch.setattr(demo, "NETWORKS", demo.NETWORKS[:1])
     monkeypatch.setattr(demo, "STEPS", 10)
-    monkeypatch.setattr(demo, "fashion_mnist_folder", lambda: None)
     recipe = dataclasses.replace(RECIPES["demo"], tasks=RECIPES["demo"].tasks[:1], pairs=1)
     monkeypatch.setitem(RECIPES, "demo", recipe)
     folder = tmp_path / "demo"
@@ -635,10 +681,13 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("curves.png", "report.html", "optimizer.safetensors", "optimizer.json"):
         assert (folder / name).stat().st_size > 0
     page = (folder / "report.html").read_text()
-    for label in (home[0], other[0]):
+    for label in (demo.NETWORKS[0][0], demo.UNSEEN[0], demo.LEARNED, demo.HAND_DESIGNED, demo.RELEASED):
         assert label in page
-        assert label in found.out
-    assert "Fashion-MNIST is not installed" in page
+        assert label.split()[0] in found.out
+    first, later = found.out.split("meta-step", 1)
+    assert demo.RELEASED in first
+    assert demo.LEARNED not in first, "the first table stands before the meta-training"
+    assert demo.LEARNED in later
     # The lines that it ends with do what they say.
     lines = [line.strip() for line in found.out.splitlines() if line.startswith("    ")]
     assert lines[0] == "import lopt, optax"

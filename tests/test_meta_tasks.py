@@ -14,8 +14,8 @@ from jaxtyping import Array
 import lopt
 from lopt.errors import InputError
 from lopt.tasks import AnalyticContinuation, LearnedOptimizerTraining, Quadratic, QuantizedGNN
-from lopt.tasks.analytic_continuation import fermionic_kernel
-from lopt.tasks.quantized_gnn import QuantizedParams, quantize
+from lopt.tasks.networks.quantized_gnn import QuantizedParams, quantize
+from lopt.tasks.surfaces.analytic_continuation import fermionic_kernel
 from registry import as_users_run_it
 
 SPLITS = ("train", "valid", "test")

@@ -17,8 +17,8 @@ import pytest
 import lopt
 from lopt import cli
 from lopt.errors import InputError
-from lopt.evaluate.probe_task import ProbeTask, Setting
-from lopt.evaluate.probes import QUESTIONS, Probe, probe
+from lopt.evaluate.probes.questions import QUESTIONS, Probe, probe
+from lopt.evaluate.probes.task import ProbeTask, Setting
 
 DOCS = Path(__file__).parents[1] / "docs" / "probes.md"
 KEY = jax.random.key(0)

@@ -15,8 +15,8 @@ from jaxtyping import Array
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks.data import fashion_mnist_folder
-from lopt.tasks.sampling import CONFIGS, Config, Recipe, task_recipe
+from lopt.tasks.corpora.sampling import CONFIGS, Config, Recipe, task_recipe
+from lopt.tasks.data.images import fashion_mnist_folder
 from lopt.unroll import Inner
 from registry import as_users_run_it
 

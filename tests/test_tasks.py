@@ -23,8 +23,9 @@ from jaxtyping import Array, PyTree
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks import MissingDataError, PointMLP, Quadratic, Reparametrized, SampledTask, data
-from lopt.tasks.learning import LearningTask
+from lopt.tasks import MissingDataError, PointMLP, Quadratic, Reparametrized, SampledTask
+from lopt.tasks.data import images as data
+from lopt.tasks.networks.learning import LearningTask
 from registry import TASKS, TaskRow, as_users_run_it, task_marks, task_rows
 
 SPLITS = ("train", "valid", "test")

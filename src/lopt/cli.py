@@ -11,11 +11,18 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from lopt.errors import InputError, needs_extra
+from lopt.machine import cores
+from lopt.zoo import RELEASED
 
-from lopt.errors import InputError
+if TYPE_CHECKING:
+    from lopt.evaluate.compare import Comparison
+
+with needs_extra("cli"):
+    import rich  # noqa: F401 - the commands draw their tables with it
+    import tyro
 
 Fields = tuple[str, ...]
 RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives trained ones"
@@ -23,7 +30,7 @@ RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives train
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Meta-train an optimizer on real digits, then pit it against a tuned Adam on networks it has never seen."""
+    """Pit a saved optimizer against a tuned Adam, meta-train one, and compare it with both, on real digits."""
 
     run_dir: Path = Path("runs/demo")
     """Where the optimizer, its card, the figure and the report go. An unfinished run there is resumed."""
@@ -32,24 +39,37 @@ class Demo:
     seeds: int = 5
     """Trainings of each network."""
     steps: int | None = None
-    """Meta-steps; the recipe's own by default."""
+    """Meta-steps; by default as many as take 100 s on this machine, the recipe's own at most."""
 
     def run(self) -> None:
-        """Meta-train, evaluate, print."""
+        """Compare, meta-train, compare again, print."""
         from lopt import demo
         from lopt.console import comparison_table, console, meta_training_progress
-        from lopt.recipes import recipe, run
+        from lopt.recipes import plan_steps, recipe, run
 
         _at_least("seeds", self.seeds, 2)
-        console.print("Meta-training an optimizer on scikit-learn's digits ...")
+        if self.steps is not None:
+            _at_least("steps", self.steps, 1)
+
+        def show(found: Comparison) -> None:
+            console.print()
+            console.print(comparison_table(found))
+
+        common: dict[str, Any] = {"seed": self.seed, "seeds": self.seeds, "on_table": show, "on_progress": _say}
+        console.print(f"First, {demo.RELEASED}, which comes with lopt, on scikit-learn's digits.")
+        before = demo.first_look(**common)
+        chosen, steps = recipe("demo"), self.steps
+        if steps is None:
+            console.print("\nNow a meta-training. A rehearsal of 40 meta-steps says how many fit here ...")
+            steps = plan_steps(chosen, self.run_dir, seed=self.seed, seconds=demo.SECONDS)
+            console.print(
+                f"{steps:,} meta-steps, of {chosen.steps:,} in the recipe, to take about {demo.SECONDS:.0f} s."
+            )
         with meta_training_progress() as on_step:
             weights = run(
-                recipe("demo"), self.run_dir, seed=self.seed, steps=self.steps, command="lopt demo", on_step=on_step
+                chosen, self.run_dir, seed=self.seed, steps=steps, command=f"lopt demo --steps {steps}", on_step=on_step
             )
-        found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
-        for comparison in found.comparisons:
-            console.print()
-            console.print(comparison_table(comparison))
+        found = demo.evaluate(weights, before, self.run_dir, **common)
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")
         for line in (
@@ -66,8 +86,8 @@ class MetaTrain:
 
     recipe: str
     """A name that `lopt list` prints."""
-    run_dir: Path
-    """Where the run lives; the result is DIR/optimizer.safetensors."""
+    run_dir: Path | None = None
+    """Where the run lives, runs/RECIPE by default; the result is DIR/optimizer.safetensors."""
     seed: int = 0
     """Draws everything."""
     steps: int | None = None
@@ -87,7 +107,7 @@ class MetaTrain:
         with meta_training_progress() as on_step:
             weights = run(
                 chosen,
-                self.run_dir,
+                self.run_dir or Path("runs") / self.recipe,
                 seed=self.seed,
                 steps=self.steps,
                 init=self.init,
@@ -103,7 +123,7 @@ class Train:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizer: str
+    optimizer: str = RELEASED
     """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
     steps: int = 200
     """Inner steps."""
@@ -123,8 +143,8 @@ class Train:
         from rich.table import Table
 
         from lopt.console import console
-        from lopt.evaluate.compare import default_key, interval
-        from lopt.evaluate.training import train
+        from lopt.evaluate.scores.statistics import mean_interval
+        from lopt.evaluate.training import default_key, train
 
         task = _task(self.task, self.task_fields)
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
@@ -147,9 +167,9 @@ class Train:
         for column in ("", "at the start", f"after {self.steps} steps"):
             table.add_column(column)
         for name, curve in curves.items():
-            table.add_row(name.replace("_", " "), str(interval(curve[:, 0])), str(interval(curve[:, -1])))
+            table.add_row(name.replace("_", " "), str(mean_interval(curve[:, 0])), str(mean_interval(curve[:, -1])))
         console.print(table)
-        milliseconds = interval(1e3 * record.seconds_per_step)
+        milliseconds = mean_interval(1e3 * record.seconds_per_step)
         console.print(f"{milliseconds} ms a step; compiled in {record.compile_seconds:.1f} s")
 
 
@@ -159,7 +179,7 @@ class Compare:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizers: tuple[str, ...]
+    optimizers: tuple[str, ...] = (RELEASED,)
     """Baselines such as `nadamw`, tuned as well; names that `lopt list` prints, with fields as `adam{"b1":0.8}`; or paths of saved optimizers."""
     steps: int = 200
     """Inner steps."""
@@ -221,11 +241,12 @@ class Bench:
     def run(self) -> None:
         """Train, time, print."""
         from lopt.console import bench_progress, console, standings_table
-        from lopt.evaluate.archive import Archive
-        from lopt.evaluate.bench import run, standings
+        from lopt.evaluate.bench.archive import Archive
+        from lopt.evaluate.bench.export import export
+        from lopt.evaluate.bench.run import run_bench, standings
+        from lopt.evaluate.bench.suites import find_suite
         from lopt.evaluate.contenders import contenders
-        from lopt.evaluate.selection import scored
-        from lopt.evaluate.suites import find_suite
+        from lopt.evaluate.scores.selection import within_suite
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
@@ -234,16 +255,16 @@ class Bench:
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
-                failed = run(
+                failed = run_bench(
                     suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
                 )
             title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
             console.print(
-                standings_table(title, standings(scored(archive.runs(), archive.protocol()), archive.timings()))
+                standings_table(title, standings(within_suite(archive.runs(), archive.protocol()), archive.timings()))
             )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
-                console.print(f"Exported: {', '.join(map(str, archive.export(self.export)))}", soft_wrap=True)
+                console.print(f"Exported: {', '.join(map(str, export(archive, self.export)))}", soft_wrap=True)
         for unit, error in failed.items():
             sys.stderr.write(f"Failed: {unit.optimizer} on {unit.task}, {unit.horizon} steps: {error}\n")
         if failed:
@@ -272,7 +293,7 @@ class Probe:
 
         from lopt.console import console
         from lopt.evaluate.compare import default_key
-        from lopt.evaluate.probes import probe
+        from lopt.evaluate.probes.questions import probe
 
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
         found = probe(optimizer, default_key(self.seed), only=self.only or None, on_progress=_say)
@@ -306,7 +327,7 @@ class Report:
     title: str | None = None
     """Of the page; names the suite by default."""
     markdown: Path | None = None
-    """Write the summary, sentences and table, as Markdown as well."""
+    """Write the summary, its notes and tables, as Markdown as well."""
     cells: Path | None = None
     """Write a row for each optimizer and task, as CSV, as well."""
     horizon: int | None = None
@@ -315,8 +336,8 @@ class Report:
     def run(self) -> None:
         """Score, write, print."""
         from lopt.checkpoint import write_text
-        from lopt.console import console
-        from lopt.evaluate.archive import Archive
+        from lopt.console import console, summary_table
+        from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.report import archive_report
 
         with Archive(self.archive, create=False) as archive:
@@ -326,8 +347,9 @@ class Report:
             write_text(self.markdown, found.markdown)
         if self.cells is not None:
             write_text(self.cells, found.cells)
-        for sentence in (*found.sentences, *found.notes):
-            console.print(sentence, soft_wrap=True, markup=False)
+        console.print(summary_table(found.scores))
+        for note in found.notes:
+            console.print(note, soft_wrap=True, markup=False)
         console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)
 
 
@@ -335,30 +357,31 @@ class Report:
 class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
-    paper: tyro.conf.Positional[Literal["pathologies"]]
-    """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
+    paper: tyro.conf.Positional[str]
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train."""
     quick: bool = False
     """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0
     """Draws everything."""
-    weights: str = "conv-net-1"
-    """A saved optimizer, by name or path, for the claim that needs a meta-trained one."""
+    fields: Fields = ()
+    """Arguments of its claims, as `weights=runs/mine/optimizer.safetensors`: a saved optimizer, by name or path, for the claim that needs one."""
 
     def run(self) -> None:
         """Measure, write, print."""
         from rich.table import Table
 
         from lopt.console import console
+        from lopt.reproduce import find_paper, measure
         from lopt.reproduce.claims import VERDICTS
-        from lopt.reproduce.pathologies import pathologies
 
-        report = pathologies(
+        report = measure(
+            find_paper(self.paper),
             self.out or Path("runs") / self.paper,
             seed=self.seed,
             quick=self.quick,
-            weights=self.weights,
+            fields=_parse(self.fields),
             command=shlex.join(("lopt", *sys.argv[1:])),
             on_progress=_say,
         )
@@ -377,8 +400,8 @@ class Convert:
     """What it holds: celo, velo, hierarchical_lstm, mlp, small_fc or nominal."""
     checkpoint: tyro.conf.Positional[Path]
     """The file."""
-    out: Path
-    """Where the optimizer goes; its card goes beside it."""
+    out: Path | None = None
+    """Where the optimizer goes, beside the checkpoint by default; its card goes beside it."""
     optimizer_fields: Fields = ()
     """Arguments of the optimizer that the file does not hold, as `step_mult=0.001`."""
     licence: str = "not stated"
@@ -397,7 +420,9 @@ class Convert:
             command=shlex.join(("lopt", *sys.argv[1:])),
             licence=self.licence,
         )
-        console.print(f"Optimizer: {zoo.save(self.out, optimizer, card)}")
+        console.print(
+            f"Optimizer: {zoo.save(self.out or self.checkpoint.with_suffix('.safetensors'), optimizer, card)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -419,7 +444,7 @@ class List:
         from lopt.tasks import TASKS
 
         kinds: dict[str, dict[str, str]] = {
-            "tasks": {name: _summary(task) for name, task in TASKS.items()},
+            "tasks": {name: _summary(family.build) for name, family in TASKS.items()},
             "optimizers": {name: _summary(kind) for name, kind in OPTIMIZERS.items()},
             "estimators": {name: _summary(kind) for name, kind in ESTIMATORS.items()},
             "recipes": {name: recipe.description for name, recipe in RECIPES.items()},
@@ -453,14 +478,14 @@ class Tasks:
         """Measure if asked to, print."""
         from lopt.console import console, task_tables
         from lopt.tasks import catalogue
-        from lopt.tasks.corpus import find_corpus
-        from lopt.tasks.measured import MEASURED, read_measured
+        from lopt.tasks.corpora.corpus import find_corpus
+        from lopt.tasks.corpora.measured import MEASURED, read_measured
 
         if self.corpus is not None:
             find_corpus(self.corpus)
         path = self.out or MEASURED
         if self.measure:
-            from lopt.evaluate.measure import measure
+            from lopt.evaluate.bench.measure import measure
 
             corpus = () if self.corpus is None else ("--corpus", self.corpus)
             command = shlex.join(("lopt", "tasks", "--measure", *corpus))
@@ -526,7 +551,7 @@ def _configure_jax() -> None:
 
     if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):  # JAX is in use already: its devices are settled
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", len(cores()))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "lopt" / "xla"))
@@ -540,9 +565,11 @@ def _task(name: str, fields: Fields) -> Any:
 
 def _optimizer(name: str, fields: Fields) -> Any:
     """What `train` and `probe` take: an optimizer at one setting."""
-    from lopt.evaluate.contenders import is_random, one_setting, split_fields
+    from lopt.evaluate.contenders import is_random, one_setting
 
     found = one_setting(name, _parse(fields))
+    from lopt.names import split_fields
+
     if is_random(kind := split_fields(name)[0]):
         print(RANDOM.format(kind), file=sys.stderr)
     return found
@@ -590,7 +617,3 @@ def _say(text: str) -> None:
     from lopt.console import console
 
     console.print(text, style="dim")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,16 @@
-"""The inner loop: start an inner problem, unroll it, restart it at its horizon."""
+"""The inner loop: start an inner problem, take a step or unroll it, restart it at its horizon."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.optimizer import Optimizer, Params, State
+from lopt.optimizer import Optimizer, Params, State, update_if_finite
 from lopt.task import Memory, Problem, Split, Task
 
 
@@ -63,44 +64,79 @@ def restart(
     return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, inner)
 
 
-def unroll(
-    optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, length: int, *, split: Split = "train"
-) -> tuple[Inner, Float[Array, " length"]]:
-    r"""Take `length` inner steps with one `lax.scan`.
+def step(
+    optimizer: Optimizer,
+    task: Task,
+    inner: Inner,
+    key: PRNGKeyArray,
+    *,
+    guarded: bool = False,
+    split: Split | None = "train",
+) -> tuple[Inner, Float[Array, ""]]:
+    r"""Take one inner step. Every loop of the library takes this one.
 
     $$\ell_t = f(w_t; \xi_t), \quad (u_t, s_{t+1}) = U(\nabla f(w_t; \xi_t), s_t, w_t; \theta), \quad w_{t+1} = w_t + u_t$$
 
-    The gradient is what `task.observe` shows, which for an augmented task is another than $\nabla f$.
+    The gradient is the one that `task.observe` returns; an augmented task returns another than $\nabla f$.
 
     Args:
         optimizer: $U$ with its meta-parameters $\theta$.
         task: gives $f$; draws the minibatch $\xi_t$ from the key.
+        inner: where to begin.
+        key: draws the minibatch.
+        guarded: whether a step with a non-finite gradient is skipped, as `to_optax` skips it.
+        split: the split of the minibatch whose loss is returned, at `eval_params`. With `None` it is the loss that came with the gradient: at the
+            point where the gradient was taken, which for most optimizers is that of `train`.
+
+    Returns:
+        The inner problem after the step, and the loss $\ell_t$ before it.
+
+    Examples:
+        >>> import jax, lopt
+        >>> optimizer, task = lopt.optimizers.SGD(learning_rate=0.1), lopt.tasks.Quadratic(dim=2)
+        >>> inner = lopt.start(optimizer, task, jax.random.key(0), horizon=10)
+        >>> inner, loss = lopt.step(optimizer, task, inner, jax.random.key(1))
+        >>> int(inner.step)
+        1
+    """
+    loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, key)
+    at = optimizer.eval_params(inner.opt_state, inner.params)
+    valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step, key)
+    update = partial(update_if_finite, optimizer) if guarded else optimizer.update
+    updates, opt_state = update(grads, inner.opt_state, inner.params, value=loss, valid_value=valid_loss)
+    if split is not None and (split != "train" or at is not inner.params):
+        loss = task.loss(inner.problem, at, key, split)
+    params = optax.apply_updates(inner.params, updates)
+    return inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory), loss
+
+
+def unroll(
+    optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, length: int, *, split: Split = "train"
+) -> tuple[Inner, Float[Array, " length"]]:
+    """Take `length` inner steps, each a `step`, with one `lax.scan`.
+
+    Args:
+        optimizer: the update rule with its meta-parameters.
+        task: gives the losses and gradients.
         inner: where to begin.
         key: draws the minibatches.
         length: number of steps.
         split: where the losses that are returned come from; gradients always come from the training split.
 
     Returns:
-        The inner problem after `length` steps, and the losses on the way, shape `[length]`: the training losses $\ell_t$ of the very
-        minibatches that gave the gradients, or losses on minibatches of another split. Losses are those of `eval_params`: where a rule
-        takes its gradients elsewhere than at the parameters that it has found, the latter count.
+        The inner problem after `length` steps, and the losses on the way, shape `[length]`. With `split="train"` they are the losses of the
+        minibatches that gave the gradients. All are losses at `eval_params`.
     """
+    # What never changes stays out of the carry: reverse mode would keep a copy of it for every step.
+    fixed = {"problem": inner.problem, "horizon": inner.horizon}
+    nothing: dict[str, Any] = dict.fromkeys(fixed)
 
-    def step(
-        carry: tuple[Params, State, Memory], given: tuple[PRNGKeyArray, Int[Array, ""]]
-    ) -> tuple[tuple[Params, State, Memory], Float[Array, ""]]:
-        (params, opt_state, memory), (key, t) = carry, given
-        loss, grads, memory = task.observe(inner.problem, params, memory, key)
-        at = optimizer.eval_params(opt_state, params)
-        valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step + t, key)
-        updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, valid_value=valid_loss)
-        if split != "train" or at is not params:
-            loss = task.loss(inner.problem, at, key, split)
-        return (optax.apply_updates(params, updates), opt_state, memory), loss
+    def one(carry: Inner, key: PRNGKeyArray) -> tuple[Inner, Float[Array, ""]]:
+        after, loss = step(optimizer, task, carry._replace(**fixed), key, split=split)
+        return after._replace(**nothing), loss
 
-    given = jax.random.split(key, length), jnp.arange(length, dtype=jnp.int32)
-    (params, opt_state, memory), losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.memory), given)
-    return inner._replace(params=params, opt_state=opt_state, step=inner.step + length, memory=memory), losses
+    after, losses = jax.lax.scan(one, inner._replace(**nothing), jax.random.split(key, length))
+    return after._replace(**fixed), losses
 
 
 def validation_loss(

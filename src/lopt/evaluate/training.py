@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -13,11 +14,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from lopt.errors import InputError
-from lopt.optimizer import Optimizer, Params, update_if_finite
+from lopt.checks import at_least
+from lopt.evaluate.equal import Equal
+from lopt.optimizer import Optimizer, Params
 from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Problem, Task
-from lopt.unroll import Inner, start, validation_loss
+from lopt.unroll import Inner, start
+from lopt.unroll import step as inner_step
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 1024  # inner steps that one call of a compiled program takes, at most
@@ -67,7 +70,7 @@ def train(
         steps: inner steps.
         key: draws everything.
         seeds: independent trainings, run together.
-        evals: how many times, evenly spaced, all splits are evaluated.
+        evals: how many times all splits are evaluated after the start, as evenly as whole steps allow; at most once a step.
         tell_horizon: whether the optimizer is told `steps`; some must be.
         on_eval: called with the step after each evaluation.
 
@@ -81,9 +84,7 @@ def train(
         >>> record.train_loss.shape
         (2, 5)
     """
-    if not isinstance(optimizer, Optimizer):
-        optimizer = FromOptax(optimizer)
-    one = jax.tree.map(lambda x: x[None], optimizer)
+    one = jax.tree.map(lambda x: x[None], as_optimizer(optimizer))
     record = train_batch(
         one, task, steps=steps, key=key, seeds=seeds, evals=evals, batch=1, tell_horizon=tell_horizon, on_eval=on_eval
     )
@@ -115,8 +116,7 @@ def train_batch(
         A record whose arrays have `batch` as their first axis and seeds as their second.
     """
     for name, number in (("steps", steps), ("seeds", seeds), ("evals", evals)):
-        if number < 1:
-            raise InputError(f"{name} is {number}; it must be at least 1.")
+        at_least(name, number, 1)
     keys = jax.random.split(key, seeds)
     inner = _begin(optimizers, task, keys, steps, batch, tell_horizon)
 
@@ -127,10 +127,10 @@ def train_batch(
     began = time.perf_counter()
     program = _advance.lower(optimizers, task, inner, keys, 1, batch).compile()
     compile_seconds = time.perf_counter() - began
-    every = max(1, steps // evals)
-    at, curves, minibatch, seconds = [0], [evaluate(inner)], [], []
-    while at[-1] < steps:
-        length = min(every, steps - at[-1])
+    at = np.round(np.linspace(0, steps, min(evals, steps) + 1)).astype(int)
+    curves, minibatch, seconds = [evaluate(inner)], [], []
+    for before, after in itertools.pairwise(at.tolist()):
+        length = after - before
         began = time.perf_counter()
         for taken in range(0, length, BLOCK):
             block = min(BLOCK, length - taken)
@@ -138,13 +138,12 @@ def train_batch(
             minibatch.append(np.asarray(losses)[..., :block])
         jax.block_until_ready(inner)
         seconds.append(time.perf_counter() - began)
-        at.append(at[-1] + length)
         curves.append(evaluate(inner))
         if on_eval is not None:
-            on_eval(at[-1])
+            on_eval(after)
     stacked = {name: np.stack([c[name] for c in curves], axis=-1) for name in curves[0]}
     return TrainRecord(
-        steps=np.asarray(at),
+        steps=at,
         train_loss=stacked.pop("train_loss"),
         valid_loss=stacked.pop("valid_loss"),
         test_loss=stacked.pop("test_loss"),
@@ -154,6 +153,18 @@ def train_batch(
         seconds=np.asarray(seconds),
         compile_seconds=compile_seconds,
     )
+
+
+def as_optimizer(optimizer: Optimizer | optax.GradientTransformation) -> Optimizer:
+    """An optimizer as it is, an optax transformation as `FromOptax`: the same object for equal ones, so that they share compiled programs."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    return _from_optax(Equal(optimizer))
+
+
+@lru_cache(maxsize=256)
+def _from_optax(tx: Equal) -> FromOptax:
+    return FromOptax(tx.value)
 
 
 def default_key(seed: int) -> PRNGKeyArray:
@@ -214,14 +225,7 @@ def _advance(
         def step(i: Int[Array, ""], carry: tuple[Inner, Array]) -> tuple[Inner, Array]:
             inner, losses = carry
             batch_key = jax.random.fold_in(stream, inner.step)
-            loss, grads, memory = task.observe(inner.problem, inner.params, inner.memory, batch_key)
-            at = optimizer.eval_params(inner.opt_state, inner.params)
-            valid_loss = validation_loss(optimizer, task, inner.problem, at, inner.step, batch_key)
-            updates, opt_state = update_if_finite(
-                optimizer, grads, inner.opt_state, inner.params, value=loss, valid_value=valid_loss
-            )
-            params = optax.apply_updates(inner.params, updates)
-            inner = inner._replace(params=params, opt_state=opt_state, step=inner.step + 1, memory=memory)
+            inner, loss = inner_step(optimizer, task, inner, batch_key, guarded=True, split=None)
             return inner, losses.at[i].set(loss)
 
         return jax.lax.fori_loop(0, length, step, (inner, jnp.zeros(BLOCK)))
@@ -229,4 +233,4 @@ def _advance(
     return _cross(advance, batch)(optimizers, inner, keys)
 
 
-__all__ = ["TrainRecord", "default_key", "train", "train_batch"]
+__all__ = ["TrainRecord", "as_optimizer", "default_key", "train", "train_batch"]

@@ -16,7 +16,7 @@ from lopt.errors import InputError
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
 from lopt.task import Split, Task
-from lopt.tasks.image_mlp import digits_mlp
+from lopt.tasks.networks.image_mlp import digits_mlp
 from lopt.unroll import start, unroll
 
 

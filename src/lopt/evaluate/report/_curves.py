@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lopt.evaluate.archive import Run, Timing, Unit
-from lopt.evaluate.cells import diverged
-from lopt.evaluate.report.frame import COLORS
+from lopt.evaluate.report.page import COLORS
+from lopt.evaluate.runs import Run, Timing, Unit
+from lopt.evaluate.scores.cells import diverged
 
 SPLITS = ("train", "valid", "test")
 DASHES = ("solid", "dash", "dot", "dashdot")  # plotly's names
@@ -132,7 +132,7 @@ def failures(runs: Sequence[Run], baselines: Iterable[str]) -> list[Failure]:
 
     Args:
         runs: one setting for each optimizer on each problem.
-        baselines: as for `lopt.evaluate.cells.diverged`, which says what has diverged.
+        baselines: as for `lopt.evaluate.scores.cells.diverged`, which says what has diverged.
     """
     problems, seeds_of = grouped(runs), diverged(runs, baselines)
     names = dict.fromkeys(name for found in problems.values() for name in found)

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lopt.evaluate.axes import along, extrapolation
-from lopt.evaluate.cells import Cell
 from lopt.evaluate.report._curves import rounded
-from lopt.evaluate.resampling import Estimate
-from lopt.evaluate.scores import Scores
+from lopt.evaluate.scores.axes import along, extrapolation
+from lopt.evaluate.scores.cells import Cell
+from lopt.evaluate.scores.resampling import Estimate
+from lopt.evaluate.scores.summary import Scores
 
 FLOOR = 0.01  # speed-ups below are drawn there
 TICKS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]

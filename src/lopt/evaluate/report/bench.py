@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from lopt.errors import InputError
-from lopt.evaluate.archive import Run, Timing
+from lopt.errors import InputError, needs_extra
 from lopt.evaluate.report import _figures, _pictures, _summary
 from lopt.evaluate.report._curves import Curve, Look, Problem, curves, learned, looks
 from lopt.evaluate.report._sections import (
@@ -18,6 +17,7 @@ from lopt.evaluate.report._sections import (
     Provenance,
     Section,
     curves_section,
+    facts_section,
     failures_section,
     plots_section,
     reproduce_section,
@@ -25,11 +25,12 @@ from lopt.evaluate.report._sections import (
     tasks_section,
 )
 from lopt.evaluate.report._untuned import untuned_section
-from lopt.evaluate.report.frame import document
-from lopt.evaluate.scores import Scores
-from lopt.evaluate.untuned import Untuned
+from lopt.evaluate.report.page import document
+from lopt.evaluate.runs import Run, Timing
+from lopt.evaluate.scores.summary import Scores
+from lopt.evaluate.scores.untuned import Untuned
 
-TABLES = ("summary", "one-setting")  # before the plots
+TABLES = ("summary", "one-setting", "seen", "origins")  # before the plots
 
 
 def benchmark_page(
@@ -50,8 +51,8 @@ def benchmark_page(
         timings: of their steps; may be empty.
         scores: of these runs.
         provenance: what is said of their origin; the horizons on its cards make the plot of longer ones.
-        axes: of generalisation, as for `lopt.evaluate.axes.along`.
-        untuned: of the same, by `lopt.evaluate.untuned.without_tuning`; none, no table of them.
+        axes: of generalisation, as for `lopt.evaluate.scores.axes.along`.
+        untuned: of the same, by `lopt.evaluate.scores.untuned.without_tuning`; none, no table of them.
 
     Raises:
         InputError: where there are no runs, where scores are of other ones, or plotly is not installed.
@@ -75,6 +76,7 @@ def benchmark_page(
     sections = [
         Section("summary", "Summary", _summary.table(scores, meta_trained, swatches)),
         untuned_section(untuned, scores, meta_trained, swatches),
+        *(facts_section(facts) for facts in provenance.tables),
         curves_section(found),
         tasks_section(found, drawn, scores, ranked),
         plots_section("profiles", "Performance profiles", profiles, PROFILES),
@@ -89,9 +91,7 @@ def benchmark_page(
     plots = [plot for plot in (*profiles, speedups, tests, longer, *along) if plot is not None]
     data = _payload(found, drawn, [{"id": p.id, "traces": p.traces, "layout": p.layout} for p in plots])
     parts = [section for section in sections if section is not None]
-    return _put_together(
-        title, _summary.lead(scores, meta_trained, provenance.notes), _pictures.legend(drawn), parts, data
-    )
+    return _put_together(title, _summary.lead(provenance.notes), _pictures.legend(drawn), parts, data)
 
 
 def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: str) -> str:
@@ -116,15 +116,9 @@ def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section
 
 
 def _plotly() -> str:
-    """The source of plotly.js.
-
-    Raises:
-        InputError: where plotly is not installed.
-    """
-    try:
+    """The source of plotly.js."""
+    with needs_extra("report"):
         from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError("The interactive report needs plotly: pip install 'lopt[report]'.") from None
     return get_plotlyjs()
 
 

@@ -1,0 +1,1 @@
+"""Run a bench: units of work, worker processes, the archive."""

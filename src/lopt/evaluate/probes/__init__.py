@@ -1,0 +1,1 @@
+"""Interrogate an optimizer: pass/fail questions."""

@@ -1,0 +1,1 @@
+"""From runs to scores: selection, speed-ups, intervals."""

@@ -1,0 +1,1 @@
+"""Named collections of tasks, and what was measured on them."""

@@ -1,0 +1,1 @@
+"""Arrays that tasks hold: images, tables, text, points."""

@@ -1,0 +1,1 @@
+"""Analytic problems: surfaces and models without a network."""

@@ -1,0 +1,1 @@
+"""Tasks around tasks: other coordinates, gradients, precision, sums, scales."""
