@@ -358,7 +358,11 @@ class _Writer:
 def increment(jaxpr: core.Jaxpr, var: core.Var, result: Any) -> int | None:
     """What a loop adds to an integer at each turn, if that is all it does to it."""
     for eqn in jaxpr.eqns:
-        if result in eqn.outvars and eqn.primitive.name == "add" and var.aval.dtype.kind == "i":
+        if (
+            result in eqn.outvars
+            and eqn.primitive.name == "add"
+            and np.issubdtype(getattr(var.aval, "dtype", np.float32), np.integer)
+        ):
             steps = [v.val for v in eqn.invars if isinstance(v, core.Literal)]
             return int(steps[0]) if len(steps) == 1 and any(v is var for v in eqn.invars) else None
     return None
@@ -388,6 +392,6 @@ def _count(counter: str, begin: int, step: int, counters: Counters) -> int:
     return begin + counters[counter] * step
 
 
-def _the_same(known: torch.Tensor, counters: Counters) -> Any:
+def _the_same(known: torch.Tensor | None, counters: Counters) -> Any:
     del counters
-    return known.item()
+    return known.item() if known is not None else None

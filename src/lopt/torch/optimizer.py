@@ -171,7 +171,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         new: Sequence[Tensor],
     ) -> None:
         """Add the updates and keep the new state, unless an input is not finite. Nothing is read on the host."""
-        norms = torch._foreach_norm([*(x for x in inputs if x.numel()), inputs[0].new_zeros(1)], float("inf"))
+        norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
+            [*(x for x in inputs if x.numel()), inputs[0].new_zeros(1)], float("inf")
+        )
         finite = torch.stack(norms).max() < LARGEST
         for old, leaf in zip(leaves, new, strict=True):
             if old is not leaf:
