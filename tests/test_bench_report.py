@@ -232,9 +232,9 @@ def test_the_table_is_of_the_tasks_that_all_ran() -> None:
 
 
 def test_a_table_escapes_what_is_not_html() -> None:
-    text = table(["<a>"], [["<b>", Html("<i>x</i>")]], marked=["learned"])
+    text = table(["<a>", '"c"'], [["<b>", Html("<i>x</i>")]], marked=["learned"])
     assert "&lt;a&gt;" in text
-    assert '<tr class="learned"><th>&lt;b&gt;</th><td><i>x</i></td></tr>' in text
+    assert '<tr class="learned"><th>&lt;b&gt;</th><td data-column="&quot;c&quot;"><i>x</i></td></tr>' in text
 
 
 def test_the_summary_in_markdown() -> None:

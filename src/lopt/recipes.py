@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
+from lopt.checks import at_least, one_of
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
@@ -89,19 +90,16 @@ class Recipe:
         self, key: PRNGKeyArray, steps: int, init: Path | None = None
     ) -> tuple[Optimizer, tuple[Estimator, ...], optax.GradientTransformation]:
         """The initial optimizer, drawn or that of a saved one, the estimators and the outer optimizer."""
-        if steps < 1:
-            raise InputError(f"steps is {steps}; it must be at least 1.")
+        at_least(1, steps=steps)
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
-        if self.curriculum < 0:
-            raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        at_least(0, curriculum=self.curriculum)
         if self.even != "problems" and not self.curriculum:
             raise InputError(
                 f"even is {self.even!r} and curriculum is 0; horizons are drawn so in a curriculum alone, if only of 1."
             )
-        if self.task_norm not in get_args(TaskNorm):
-            raise InputError(f"task_norm is {self.task_norm!r}; it must be one of {', '.join(get_args(TaskNorm))}.")
+        one_of("task_norm", self.task_norm, TaskNorm)
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
