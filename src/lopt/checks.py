@@ -8,7 +8,7 @@ from typing import Any, get_args
 from lopt.errors import InputError
 
 
-def at_least(least: float, /, **numbers: float) -> None:
+def at_least(least: int | float, /, **numbers: Any) -> None:
     """Refuse a number below the least.
 
     Args:
@@ -29,7 +29,7 @@ def at_least(least: float, /, **numbers: float) -> None:
             raise InputError(f"{name} is {given}; it must be at least {least}.")
 
 
-def positive(**numbers: float) -> None:
+def positive(**numbers: Any) -> None:
     """Refuse a number that is not above zero.
 
     Args:
@@ -58,7 +58,7 @@ def sizes(**numbers: Any) -> None:
             raise InputError(f"{name} is {tuple(given) if several else given}; it must be of positive whole numbers.")
 
 
-def widths(**layers: Sequence[int]) -> None:
+def widths(**layers: Any) -> None:
     """Refuse no hidden layer, and widths below 1.
 
     Args:
@@ -72,7 +72,7 @@ def widths(**layers: Sequence[int]) -> None:
             raise InputError(f"{name} is {tuple(given)}; it must hold at least one width, each at least 1.")
 
 
-def shares(**numbers: float | Sequence[float]) -> None:
+def shares(**numbers: Any) -> None:
     """Refuse what is not in $[0, 1)$, such as decays and probabilities of dropout, and sequences that hold nothing or anything else.
 
     Args:

@@ -275,7 +275,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-class AnnealedState(NamedTuple):
+class _AnnealedState(NamedTuple):
     """Meta-steps taken, and in all."""
 
     taken: Int[Array, ""]
@@ -285,11 +285,11 @@ class AnnealedState(NamedTuple):
 def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
     """Minus a learning rate that a cosine lowers to a tenth. The number of steps is part of the state, so one compiled program serves any number."""
 
-    def init(params: Any) -> AnnealedState:
+    def init(params: Any) -> _AnnealedState:
         del params
-        return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
+        return _AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AnnealedState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _AnnealedState]:
         del params
         over = jnp.minimum(state.taken.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
         rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))
