@@ -687,7 +687,7 @@ def has_such_fields(kind: type[Particles], fields: dict[str, Any]) -> bool:
     ("kind", "fields", "words"),
     [
         pytest.param(kind, fields, words, id=f"{kind.__name__}-{fields}")
-        for kind in (PES, FullES, Backprop, Merged)
+        for kind in (PES, FullES, lopt.estimators.Backprop, Merged)
         for fields, words in BAD
         if has_such_fields(kind, fields)
     ],
