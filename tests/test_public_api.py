@@ -377,7 +377,8 @@ def test_the_check_of_extras_sees_imports_that_are_not_guarded(source: str, foun
 
 def test_all_extras_are_in_all_and_for_developers() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert extras["all"] == [f"lopt[{','.join(USED)}]"]
+    # PyTorch is a large package that comes in several builds: whoever wants it says so.
+    assert extras["all"] == [f"lopt[{','.join(name for name in USED if name != 'torch')}]"]
     assert "lopt[all]" in extras["dev"]
     assert "lopt[all]" in extras["docs"]
     assert not CORE & set().union(*USED.values())
