@@ -29,7 +29,7 @@ DIRECTIVE = re.compile(r"^::: *([\w.]+)", re.MULTILINE)
 
 def modules() -> list[ModuleType]:
     """The public modules of lopt, itself included."""
-    names = (info.name for info in pkgutil.walk_packages(lopt.__path__, "lopt."))
+    names = (info.name for info in pkgutil.walk_packages(lopt.__path__, "lopt.", onerror=lambda name: None))
     public = [n for n in names if n not in INTERNAL and not n.rpartition(".")[2].startswith("_") and is_importable(n)]
     # Not by attribute: `lopt.unroll` is a function and `lopt.unroll` a module.
     return [importlib.import_module(name) for name in ("lopt", *public)]

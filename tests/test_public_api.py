@@ -180,7 +180,7 @@ def test_the_registry_has_every_name_that_can_be_created() -> None:
 
 def modules() -> Iterator[ModuleType]:
     yield lopt
-    for info in pkgutil.walk_packages(lopt.__path__, "lopt."):
+    for info in pkgutil.walk_packages(lopt.__path__, "lopt.", onerror=lambda name: None):
         optional = info.name.split(".")[1] == "torch" and importlib.util.find_spec("torch") is None
         if not info.name.endswith("__main__") and not optional:
             yield importlib.import_module(info.name)
@@ -391,6 +391,7 @@ NEEDS: list[tuple[str, str, Callable[[], object]]] = [
     ("plot", "matplotlib", lambda: report.figure([])),
     ("report", "plotly", lambda: page._plotly()),
     ("convert", "msgpack", lambda: lopt.convert.read_flax("none")),
+    ("torch", "torch", lambda: importlib.reload(importlib.import_module("lopt.torch"))),
     ("cli", "tyro", lambda: importlib.reload(importlib.import_module("lopt.cli"))),
 ]
 

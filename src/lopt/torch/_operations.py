@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
+
+with needs_extra("torch"):
+    import torch
 
 DTYPES = {
     "bool": torch.bool,

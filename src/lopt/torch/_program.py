@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import torch
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.torch._operations import TAKES_NUMBERS, Number, cut, dtype, expression, number
 from lopt.torch._source import NAME, Block, Line, Loop, render
+
+with needs_extra("torch"):
+    import torch
 
 FOLD = 4_096  # numbers of a constant; larger ones are made anew at each step rather than kept
 CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "remat", "checkpoint"}

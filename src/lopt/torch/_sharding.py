@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from lopt.errors import needs_extra
+
+with needs_extra("torch"):
+    from torch import Tensor
 
 
 def is_sharded(x: Any) -> bool:

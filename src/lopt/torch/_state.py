@@ -8,15 +8,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lopt import checkpoint
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS
 from lopt.torch._trace import Layout
 from lopt.zoo import Card
+
+with needs_extra("torch"):
+    import torch
+    from torch import Tensor
 
 States = dict[Any, dict[str, Tensor]]
 

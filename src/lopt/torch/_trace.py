@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from jax.tree_util import DictKey, keystr
-from torch import Tensor
 
 from lopt.blocks.nets import all_products
+from lopt.errors import needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch._program import Program, convert
+
+with needs_extra("torch"):
+    import torch
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 

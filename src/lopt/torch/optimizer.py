@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import torch
-from torch import Tensor
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.optimizer import LARGEST, Optimizer
 from lopt.torch import _trace as trace
 from lopt.torch._program import Program
 from lopt.torch._sharding import local_part, whole
 from lopt.torch._state import adopt, card_of, gather
 from lopt.zoo import load
+
+with needs_extra("torch"):
+    import torch
+    from torch import Tensor
 
 _Loss = Tensor | float
 
