@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: demo test test-slow lint types docs clean
+.PHONY: demo test test-slow lint types docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lopt demo
@@ -20,6 +20,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -28,14 +29,17 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/coverage.py
 	PYTHONPATH=docs $(BIN)/zensical build --clean --strict
 
+wheel:
+	.ci/wheel
+
 clean:
 	rm -rf $(VENV) site runs
 
 # uv where it is installed, venv and pip where not; pins come from constraints.txt in both.
-$(VENV)/.demo: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt src/lopt/version.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"lopt needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; name another with make PYTHON=...")'
 	@test -x $(BIN)/python || uv venv -q --python $(PYTHON) $(VENV) 2>/dev/null || $(PYTHON) -m venv $(VENV)
-	@$(call install,.)
+	@$(call install,.[cli$(comma)data$(comma)plot])
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
@@ -46,6 +50,7 @@ $(VENV)/.docs: $(VENV)/.dev
 	@$(call install,.[docs])
 	@touch $@
 
+comma := ,
 install = if uv --version >/dev/null 2>&1; \
 	then uv pip install -q --python $(BIN)/python -c constraints.txt -e '$(1)'; \
 	else test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '$(1)'; fi

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lopt.checkpoint import write_text
-from lopt.evaluate.timing import cores, machine, spread
+from lopt.evaluate.timing import machine, spread
+from lopt.machine import cores
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 

@@ -20,7 +20,7 @@ import lopt
 
 API = Path(__file__).parent / "api"
 # The command line has a page of its own, written for its users; the rest serves it and promises nothing.
-INTERNAL = {"lopt.cli", "lopt.console", "lopt.demo", "lopt.names"}
+INTERNAL = {"lopt.cli", "lopt.console", "lopt.demo", "lopt.machine", "lopt.names"}
 DIRECTIVE = re.compile(r"^::: *([\w.]+)", re.MULTILINE)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sqlite3
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 # Small kernels: handing work to a second thread costs more than it saves, and the tests run a process a core. Most tests compile far
 # longer than they compute, so the machine code is not optimised, but for those that are marked `optimised`, in `make test-slow`.
@@ -31,6 +34,33 @@ def _forget_compiled_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next, and a few thousand of them fill gigabytes."""
     yield
     jax.clear_caches()
+
+
+class Recorded(sqlite3.Connection):
+    """A connection that is in `left` until it is closed, in whatever thread."""
+
+    left: ClassVar[dict[int, Recorded]] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.left[id(self)] = self
+
+    def close(self) -> None:
+        super().close()
+        self.left.pop(id(self), None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_database_stays_open() -> Iterator[None]:
+    """Who opens a database closes it. Python warns of it from 3.13 on, in whatever test runs when the connection is collected."""
+    connect = functools.partial(sqlite3.connect, factory=Recorded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect)
+        yield
+    left = list(Recorded.left.values())
+    for connection in left:
+        connection.close()
+    assert not left, f"{len(left)} databases were left open"
 
 
 @pytest.fixture

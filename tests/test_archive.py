@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,7 @@ def test_an_archive_of_the_first_version_is_read_and_added_to(path: Path) -> Non
     with Archive(path) as archive:
         archive.add(UNIT, [run_of()])
         archive.add_timings([old])
-    with sqlite3.connect(path) as db:  # back to what the first version made
+    with contextlib.closing(sqlite3.connect(path)) as db, db:  # back to what the first version made
         for change in (
             "DROP TABLE optimizers",
             "CREATE TABLE plain (task TEXT, optimizer TEXT, horizon INTEGER, turn INTEGER, seconds_per_step REAL)",
@@ -143,7 +145,6 @@ def test_an_archive_of_the_first_version_is_read_and_added_to(path: Path) -> Non
             "PRAGMA user_version = 1",
         ):
             db.execute(change)
-    db.close()
     with Archive(path, create=False) as archive:
         assert (archive.timings(), archive.given()) == ([old], {"adam": "adam"})
         assert archive._version() == 1, "an older lopt may go on writing what is only read"
@@ -163,9 +164,8 @@ def test_an_archive_of_the_second_version_knew_saved_optimizers_by_their_weights
         archive.add(unit, [run_of(task="bowl", optimizer="mine", fingerprint="abc", config={})])
         archive.add(UNIT, [run_of()])
         archive.add_card("abc", dataclasses.asdict(saved))
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA user_version = 2")
-    db.close()
     with Archive(path, create=False) as archive:
         assert archive.fingerprints() == {"adam": None, "mine": "abc"}
         for _ in range(2):
@@ -197,7 +197,8 @@ def test_a_protocol_that_says_less_is_added_to(path: Path) -> None:
 
 def test_the_log_is_written_ahead_and_others_read_meanwhile(path: Path) -> None:
     with Archive(path) as archive, Archive(path, create=False) as reader:
-        assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         archive.add(UNIT, [run_of()])
         assert reader.units() == {UNIT}
 
@@ -213,15 +214,13 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_what_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.sqlite"
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE runs (a)")
-    db.close()
     with pytest.raises(InputError, match="not one of lopt"):
         Archive(path)
     Archive(mine := tmp_path / "mine.sqlite").close()
-    with sqlite3.connect(mine) as db:
+    with contextlib.closing(sqlite3.connect(mine)) as db, db:
         db.execute("PRAGMA user_version = 99")
-    db.close()
     with pytest.raises(InputError, match="newer lopt"):
         Archive(mine)
     with pytest.raises(InputError, match=r"no archive .*none.sqlite; `lopt bench` makes one"):
@@ -275,13 +274,13 @@ def test_where_units_come_from(path: Path) -> None:
 
 
 @pytest.fixture
-def filled(path: Path) -> Archive:
-    archive = Archive(path)
-    archive.add(UNIT, [run_of(0), run_of(1)])
-    other = UNIT._replace(task="quadratic", optimizer="mine")
-    archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
-    archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
-    return archive
+def filled(path: Path) -> Iterator[Archive]:
+    with Archive(path) as archive:
+        archive.add(UNIT, [run_of(0), run_of(1)])
+        other = UNIT._replace(task="quadratic", optimizer="mine")
+        archive.add(other, [run_of(0, task="quadratic", optimizer="mine", config={}, fingerprint="f00", metrics={})])
+        archive.add_timings([Timing(*UNIT, 0, 0.25, "now")])
+        yield archive
 
 
 def test_export_to_csv(filled: Archive, tmp_path: Path) -> None:

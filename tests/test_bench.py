@@ -564,7 +564,7 @@ BENCH = ("bench", "smoke", "--optimizers", "sgd", "--steps", "4", "--seeds", "2"
 
 
 def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "lopt.cli", *BENCH, *map(str, arguments)]
+    return [sys.executable, "-m", "lopt", *BENCH, *map(str, arguments)]
 
 
 @pytest.mark.slow
@@ -602,7 +602,7 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
     archive, table = tmp_path / "smoke.sqlite", tmp_path / "runs.csv"
     options = ("--steps", "4", "--seeds", "2", "--archive", archive, "--export", table, "--optimizers", "sgd", saved)
     found = subprocess.run(
-        [sys.executable, "-m", "lopt.cli", "bench", "smoke", *map(str, options)], capture_output=True, text=True
+        [sys.executable, "-m", "lopt", "bench", "smoke", *map(str, options)], capture_output=True, text=True
     )
     assert (found.returncode, found.stderr) == (0, "")
     text = found.stdout

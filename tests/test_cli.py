@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -13,15 +14,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 import pytest
 
 import lopt
-from lopt import cli, recipes, zoo
+from lopt import cli, machine, recipes, zoo
 from lopt.estimators import ESTIMATORS
+from lopt.evaluate import timing
 from lopt.evaluate.bench.suites import SUITES
 from lopt.evaluate.compare import COLUMNS, TUNED, default_key
 from lopt.meta_train import CHECKPOINT, METRICS, Progress, meta_train
@@ -306,6 +308,14 @@ def test_help_names_every_command(run: Run) -> None:
         assert re.search(rf"\b{command}\b", found.out)
 
 
+@pytest.mark.parametrize("command", [get_args(command)[0] for command in get_args(cli.Command)])
+def test_a_command_needs_one_option_at_most(command: type) -> None:
+    """What is required and missing is said before what is wrong with the rest; of one option it cannot be."""
+    options = [f.name for f in dataclasses.fields(command) if "Positional" not in str(f.type)]
+    defaults = inspect.signature(command).parameters
+    assert len([name for name in options if defaults[name].default is inspect.Parameter.empty]) <= 1
+
+
 # --- Meta-training. ---
 
 
@@ -326,6 +336,17 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     assert weights.read_bytes() == before
     assert len((folder / METRICS).read_text().splitlines()) == 2
     assert run("train", "--task", "quadratic", "--optimizer", weights, "--steps", "2", "--seeds", "1").code == 0
+
+
+def test_places_that_need_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: list[Path] = []
+    monkeypatch.setattr(recipes, "run", lambda recipe, run_dir, **rest: directories.append(run_dir))
+    assert run("meta-train", "--recipe", "smoke").code == 0
+    assert directories == [Path("runs/smoke")]
+    monkeypatch.setattr("lopt.convert.read_flax", lambda path: {})
+    monkeypatch.setattr("lopt.convert.from_learned_optimization", lambda kind, arrays: lopt.create("sgd"))
+    assert run("convert", "celo", tmp_path / "theta.state").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theta.json", "theta.safetensors"]
 
 
 def test_ctrl_c_says_how_to_continue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +405,10 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
         (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
         (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),
+        # What is wrong is said, not what is missing.
+        (("train", "--task", "nope"), ["task", "'nope'"]),
+        (("compare", "--task", "nope"), ["task", "'nope'"]),
+        (("meta-train", "--recipe", "smoek"), ["recipe", "'smoek'", "did you mean smoke"]),
         # Fields.
         ((*TRAIN, "--task-fields", "dimm=3"), ["field of task quadratic", "'dimm'", "did you mean dim"]),
         ((*TRAIN, "--optimizer-fields", "learning_rat=1"), ["field of optimizer sgd", "did you mean learning_rate"]),
@@ -586,12 +611,31 @@ def test_jax_that_is_in_use_is_left_as_it_is(run: Run, monkeypatch: pytest.Monke
     assert jax.device_count() == devices
 
 
+def test_a_system_that_cannot_name_its_cores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS and Windows; the latter cannot count what runs either."""
+    for name in ("sched_getaffinity", "getloadavg"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    assert machine.cores() == [0, 1, 2]
+    facts = timing.machine()
+    assert (facts["cores"], facts["load_before"]) == (3, None)
+    assert run("list", "--json").code == 0
+
+
+def test_the_cores_are_counted_in_one_place() -> None:
+    source = Path(lopt.__file__).parent
+    counting = [p.name for p in source.rglob("*.py") if re.search(r"sched_getaffinity|cpu_count", p.read_text())]
+    assert counting == ["machine.py"]
+
+
 SETTINGS = """
 import os, sys
-from lopt import cli
+from lopt import cli, machine
 cli.main(sys.argv[1:])
 import jax
-print(jax.device_count() == len(os.sched_getaffinity(0)), jax.config.jax_compilation_cache_dir)
+print(jax.device_count() == len(machine.cores()), jax.config.jax_compilation_cache_dir)
 """
 
 
@@ -610,7 +654,7 @@ def test_a_device_a_core_and_a_cache(tmp_path: Path) -> None:
 
 
 def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
-    found = fresh("-m", "lopt.cli", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
+    found = fresh("-m", "lopt", "train", "--task", "quadratc", "--optimizer", "sgd", XDG_CACHE_HOME=str(tmp_path))
     assert found.returncode == 2
     assert found.stdout == ""
     assert (

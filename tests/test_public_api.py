@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -17,6 +20,10 @@ from typing import NamedTuple
 import pytest
 
 import lopt
+from lopt.errors import InputError
+from lopt.evaluate import report
+from lopt.evaluate.report import bench as page
+from lopt.tasks.data import images, points, tables
 from registry import ESTIMATORS, OPTIMIZERS, TASKS
 
 SOURCE = Path(lopt.__file__).parent
@@ -255,9 +262,11 @@ HEAVY = (
     "ray",
     "matplotlib",
     "sklearn",
-    "scipy.stats",
+    "scipy",
     "tyro",
     "rich",
+    "plotly",
+    "msgpack",
     "flax",
     "haiku",
     "tensorflow",
@@ -289,6 +298,120 @@ def test_version_is_that_of_the_package() -> None:
     assert lopt.__version__ == version("lopt")
 
 
+# Extras.
+
+PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+MODULES = {"scikit-learn": "sklearn"}  # distributions whose module has another name
+
+
+def brings(requirements: Iterable[str]) -> set[str]:
+    """The modules that requirements bring."""
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+    return {MODULES.get(name, name) for name in names}
+
+
+CORE = brings(PYPROJECT["project"]["dependencies"])
+EXTRAS = {name: brings(found) for name, found in PYPROJECT["project"]["optional-dependencies"].items()}
+USED = {name: modules for name, modules in EXTRAS.items() if name not in ("all", "dev", "docs")}
+
+
+def unguarded(source: str) -> list[str]:
+    """Packages that are neither core dependencies nor imported inside `needs_extra` of their extra.
+
+    A file that imports a package so at its top may import from it again below.
+    """
+    tree = ast.parse(source)
+    guarded: set[ast.AST] = set()
+    at_the_top: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.With(
+                items=[
+                    ast.withitem(
+                        context_expr=ast.Call(func=ast.Name(id="needs_extra"), args=[ast.Constant(value=extra)])
+                    )
+                ]
+            ):
+                right = {inner for inner in ast.walk(node) if set(top_levels(inner)) <= USED.get(str(extra), set())}
+                guarded |= right
+                at_the_top |= {name for inner in right if node in tree.body for name in top_levels(inner)}
+    allowed = CORE | sys.stdlib_module_names | at_the_top | {"lopt"}
+    return sorted({n for node in ast.walk(tree) if node not in guarded for n in top_levels(node)} - allowed)
+
+
+def top_levels(node: ast.AST) -> list[str]:
+    """First names of the modules that a statement imports."""
+    match node:
+        case ast.Import(names=names):
+            return [alias.name.partition(".")[0] for alias in names]
+        case ast.ImportFrom(level=0, module=str(module)):
+            return [module.partition(".")[0]]
+    return []
+
+
+def test_optional_packages_are_imported_where_an_error_names_their_extra() -> None:
+    found = {str(path.relative_to(SOURCE)): unguarded(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import jax, os", []),
+        ("def f():\n    from sklearn.datasets import load_wine", ["sklearn"]),
+        ("with needs_extra('data'):\n    from sklearn.datasets import load_wine", []),
+        ("with needs_extra('plot'):\n    from sklearn.datasets import load_wine", ["sklearn"]),
+        ("with needs_extra('cli'):\n    import rich\ndef f():\n    from rich.table import Table", []),
+        ("def f():\n    with needs_extra('cli'):\n        import rich\nimport rich", ["rich"]),
+        ("import pandas", ["pandas"]),
+    ],
+)
+def test_the_check_of_extras_sees_imports_that_are_not_guarded(source: str, found: list[str]) -> None:
+    assert unguarded(source) == found
+
+
+def test_all_extras_are_in_all_and_for_developers() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert extras["all"] == [f"lopt[{','.join(USED)}]"]
+    assert "lopt[all]" in extras["dev"]
+    assert "lopt[all]" in extras["docs"]
+    assert not CORE & set().union(*USED.values())
+
+
+NEEDS: list[tuple[str, str, Callable[[], object]]] = [
+    ("data", "sklearn", lambda: images.digits.__wrapped__()),
+    ("data", "sklearn", tables.wine),
+    ("data", "sklearn", lambda: points.moons.__wrapped__(0.1)),
+    ("plot", "matplotlib", lambda: report.figure([])),
+    ("report", "plotly", lambda: page._plotly()),
+    ("convert", "msgpack", lambda: lopt.convert.read_flax("none")),
+    ("cli", "tyro", lambda: importlib.reload(importlib.import_module("lopt.cli"))),
+]
+
+
+@pytest.mark.parametrize(("extra", "package", "call"), NEEDS)
+def test_a_missing_package_is_a_sentence_that_names_its_extra(
+    extra: str, package: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        InputError, match=rf"^The package {package} is not installed; pip install 'lopt\[{extra}\]' inst"
+    ):
+        call()
+
+
+def test_every_extra_has_a_case_above() -> None:
+    assert {extra for extra, *_ in NEEDS} == set(USED)
+
+
+def test_the_command_without_its_extra_says_so() -> None:
+    found = run_python("import sys; sys.modules['tyro'] = None; from lopt.__main__ import main; main()")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "lopt: The package tyro is not installed; pip install 'lopt[cli]' installs it.\n"
+
+
 # Floors.
 
 
@@ -299,24 +422,15 @@ def floors() -> list[list[str]]:
     return [[name.removesuffix(".py").rstrip("/") for name in re.findall(r"`([\w./]+)`", row)] for row in rows]
 
 
-def imported(path: Path) -> set[str]:
-    """First names below lopt that a file imports anywhere in it."""
-    return set(re.findall(r"^\s*(?:from|import) lopt\.(\w+)", path.read_text(), re.MULTILINE)) | {
-        name
-        for names in re.findall(r"^\s*from lopt import (.+)$", path.read_text(), re.MULTILINE)
-        for name in names.split(", ")
+def test_the_contract_of_the_floors_is_that_of_the_design() -> None:
+    """`make lint` enforces the contract; the page shows it to readers."""
+    contract = next(c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    layers = [re.findall(r"[\w.]+", layer) for layer in reversed(contract["layers"])]
+    height = {room: i for i, rooms in enumerate(layers) for room in rooms}
+    shown = [[height[room] for room in rooms] for rooms in floors()]
+    assert len(shown) > 8
+    assert all(max(below) < min(above) for below, above in itertools.pairwise(shown)), floors()
+    assert {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} <= {
+        "__init__",
+        *height,
     }
-
-
-def test_each_floor_imports_only_from_those_above_it() -> None:
-    order = {name: i for i, names in enumerate(floors()) for name in names}
-    assert {"tasks", "unroll", "cli"} <= set(order)
-    wrong = [
-        f"{path.relative_to(SOURCE)} imports {name}"
-        for floor, i in order.items()
-        for path in [*(SOURCE / floor).rglob("*.py"), SOURCE / f"{floor}.py"]
-        if path.exists()
-        for name in imported(path)
-        if order.get(name, -1) > i
-    ]
-    assert wrong == []

@@ -213,7 +213,7 @@ def test_tuning_adam_is_tuning() -> None:
 @pytest.mark.parametrize("seed", [1])
 def test_the_quick_run_finds_what_must_hold(seed: int, tmp_path: Path) -> None:
     """Biases, signs and rates are theorems; how ragged or how noisy something is, is not."""
-    command = [sys.executable, "-m", "lopt.cli", "reproduce", "pathologies", "--quick", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "lopt", "reproduce", "pathologies", "--quick", "--out", str(tmp_path / "out")]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+from lopt.errors import InputError, needs_extra
+from lopt.machine import cores
+from lopt.zoo import RELEASED
 
-from lopt.errors import InputError
+with needs_extra("cli"):
+    import rich  # noqa: F401 - the commands draw their tables with it
+    import tyro
 
 Fields = tuple[str, ...]
 RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives trained ones"
@@ -66,8 +70,8 @@ class MetaTrain:
 
     recipe: str
     """A name that `lopt list` prints."""
-    run_dir: Path
-    """Where the run lives; the result is DIR/optimizer.safetensors."""
+    run_dir: Path | None = None
+    """Where the run lives, runs/RECIPE by default; the result is DIR/optimizer.safetensors."""
     seed: int = 0
     """Draws everything."""
     steps: int | None = None
@@ -87,7 +91,7 @@ class MetaTrain:
         with meta_training_progress() as on_step:
             weights = run(
                 chosen,
-                self.run_dir,
+                self.run_dir or Path("runs") / self.recipe,
                 seed=self.seed,
                 steps=self.steps,
                 init=self.init,
@@ -103,7 +107,7 @@ class Train:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizer: str
+    optimizer: str = RELEASED
     """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
     steps: int = 200
     """Inner steps."""
@@ -159,7 +163,7 @@ class Compare:
 
     task: str
     """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
-    optimizers: tuple[str, ...]
+    optimizers: tuple[str, ...] = (RELEASED,)
     """Baselines such as `nadamw`, tuned as well; names that `lopt list` prints, with fields as `adam{"b1":0.8}`; or paths of saved optimizers."""
     steps: int = 200
     """Inner steps."""
@@ -378,8 +382,8 @@ class Convert:
     """What it holds: celo, velo, hierarchical_lstm, mlp, small_fc or nominal."""
     checkpoint: tyro.conf.Positional[Path]
     """The file."""
-    out: Path
-    """Where the optimizer goes; its card goes beside it."""
+    out: Path | None = None
+    """Where the optimizer goes, beside the checkpoint by default; its card goes beside it."""
     optimizer_fields: Fields = ()
     """Arguments of the optimizer that the file does not hold, as `step_mult=0.001`."""
     licence: str = "not stated"
@@ -398,7 +402,9 @@ class Convert:
             command=shlex.join(("lopt", *sys.argv[1:])),
             licence=self.licence,
         )
-        console.print(f"Optimizer: {zoo.save(self.out, optimizer, card)}")
+        console.print(
+            f"Optimizer: {zoo.save(self.out or self.checkpoint.with_suffix('.safetensors'), optimizer, card)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -527,7 +533,7 @@ def _configure_jax() -> None:
 
     if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):  # JAX is in use already: its devices are settled
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", len(cores()))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "lopt" / "xla"))
@@ -591,7 +597,3 @@ def _say(text: str) -> None:
     from lopt.console import console
 
     console.print(text, style="dim")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from lopt.errors import needs_extra
 from lopt.evaluate.bench.run import Progress as BenchProgress
 from lopt.evaluate.bench.run import Standing
 from lopt.evaluate.compare import COLUMNS, Comparison, cells
 from lopt.meta_train import Progress as MetaProgress
 from lopt.tasks.catalogue import Entry
+
+with needs_extra("cli"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.table import Table
 
 console = Console(highlight=False)
 if not console.is_terminal:

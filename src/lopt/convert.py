@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.checkpoint import CheckpointError
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import STAR, Celo, HierarchicalLSTM, MLPOptimizer, SmallFC, VeLO, create
@@ -55,7 +55,8 @@ def read_flax(path: str | Path) -> dict[str, np.ndarray]:
         CheckpointError: for a file that cannot be read, is damaged or truncated, or holds anything but maps of arrays of floating-point
             numbers.
     """
-    import msgpack
+    with needs_extra("convert"):
+        import msgpack
 
     def extension(code: int, content: bytes) -> np.ndarray:
         if code not in (ARRAY, SCALAR):

@@ -10,10 +10,10 @@ from lopt import checkpoint, tasks, zoo
 from lopt.evaluate import report
 from lopt.evaluate.compare import Comparison, compare, default_key
 from lopt.tasks.data.images import fashion_mnist_folder
+from lopt.zoo import RELEASED
 
 STEPS = 200  # inner steps of every evaluation
 LEARNED = "meta-trained here"
-RELEASED = "general-1"  # meta-trained for hours, for general use
 NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("digits 64-32-10 (home)", "digits_mlp", {}),
     ("digits 64-128-10 (wider)", "digits_mlp", {"widths": (128,)}),

@@ -1,7 +1,35 @@
-"""What lopt raises when what it was given cannot be used."""
+"""What lopt raises when what it was given cannot be used, or when an optional package is missing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """An argument, a name or a file cannot be used; the message says what was given and what is allowed."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Import optional packages inside this context: if one is missing, the error names the extra that installs it.
+
+    Args:
+        extra: an optional dependency of `pyproject.toml`, as `plot`.
+
+    Raises:
+        InputError: if an import inside the context finds no package.
+
+    Examples:
+        >>> from lopt.errors import needs_extra
+        >>> with needs_extra("plot"):
+        ...     import a_missing_package
+        Traceback (most recent call last):
+            ...
+        lopt.errors.InputError: The package a_missing_package is not installed; pip install 'lopt[plot]' installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise InputError(f"The package {package} is not installed; pip install 'lopt[{extra}]' installs it.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +19,7 @@ from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, norm
 from lopt.estimators.objectives import Objective
 from lopt.estimators.particles import check_horizon
 from lopt.estimators.schedules import Even, Growing, Widening
+from lopt.machine import cores
 from lopt.meta_train import METRICS, Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
@@ -341,7 +341,7 @@ def run(
         inner_steps=last["inner_steps"],
         horizon=recipe.reached(steps),
         seconds=last["seconds"],
-        cores=os.cpu_count(),
+        cores=len(cores()),
         command=command,
     )
     if init is not None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.machine import cores
 from lopt.optimizers.hand_designed import Adam
 from lopt.task import Problem, Task
 from lopt.unroll import Inner, unroll
@@ -22,7 +23,10 @@ from lopt.version import __version__
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on. `load_before` is the number of runnable processes a minute before: well below 1 if the machine is quiet."""
+    """What a figure depends on. `load_before` is the number of runnable processes a minute before: well below 1 if the machine is quiet.
+
+    Windows does not count them: `load_before` is None there.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return {
@@ -30,17 +34,12 @@ def machine() -> dict[str, Any]:
             (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
         ),
         "cores": len(cores()),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "lopt": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def cores() -> list[int]:
-    """The cores this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:

@@ -6,7 +6,6 @@ import base64
 import html
 import json
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import numpy as np
 
 from lopt.checkpoint import write_bytes, write_text
 from lopt.evaluate.report import document
+from lopt.machine import cores
 
 VERDICTS = {True: "held", False: "did not hold", None: "not run"}
 
@@ -142,7 +142,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **packages,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {len(cores())} cores",
     }
 
 

@@ -21,6 +21,7 @@ from lopt.optimizers import OPTIMIZERS, create
 from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
+RELEASED = "general-1"  # meta-trained for hours, for general use: what is taken where no optimizer is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

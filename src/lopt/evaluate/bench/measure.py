@@ -14,8 +14,8 @@ import numpy as np
 from lopt.checkpoint import write_text
 from lopt.errors import InputError
 from lopt.evaluate.baselines import LEARNING_RATES, tune_adam
-from lopt.evaluate.compare import default_key
 from lopt.evaluate.timing import Stretch, in_turns, machine, spread
+from lopt.evaluate.training import default_key
 from lopt.task import Task
 from lopt.tasks import MissingDataError, create
 from lopt.tasks.catalogue import builder, content

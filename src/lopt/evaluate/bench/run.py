@@ -20,7 +20,8 @@ from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.cells import diverged, spreads
 from lopt.evaluate.scores.selection import select
 from lopt.evaluate.scores.statistics import ranks
-from lopt.evaluate.timing import cores, machine
+from lopt.evaluate.timing import machine
+from lopt.machine import cores
 
 
 class Progress(NamedTuple):

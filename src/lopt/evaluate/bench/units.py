@@ -19,8 +19,8 @@ from lopt.evaluate.contenders import Contender, Fields, task_named
 from lopt.evaluate.probes.rules import Guarded
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.selection import promising, select
-from lopt.evaluate.timing import cores
 from lopt.evaluate.training import default_key, train_batch
+from lopt.machine import cores
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.unroll import Inner, start, unroll

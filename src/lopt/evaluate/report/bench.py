@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.evaluate.report import _figures, _pictures, _summary
 from lopt.evaluate.report._curves import Curve, Look, Problem, curves, learned, looks
 from lopt.evaluate.report._sections import (
@@ -116,15 +116,9 @@ def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section
 
 
 def _plotly() -> str:
-    """The source of plotly.js.
-
-    Raises:
-        InputError: where plotly is not installed.
-    """
-    try:
+    """The source of plotly.js."""
+    with needs_extra("report"):
         from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError("The interactive report needs plotly: pip install 'lopt[report]'.") from None
     return get_plotlyjs()
 
 

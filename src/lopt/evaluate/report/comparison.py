@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from lopt.errors import needs_extra
 from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, cells
 from lopt.evaluate.report.frame import COLORS, document
 
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
     """Training (solid) and test loss (dashed) of every comparison, mean over seeds and range, as a PNG."""
-    from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
+    with needs_extra("plot"):
+        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
 
     columns = min(3, len(comparisons))
     rows = -(-len(comparisons) // columns)

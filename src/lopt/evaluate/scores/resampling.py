@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtr, stdtrit
 
 from lopt.errors import InputError
 
@@ -132,6 +131,8 @@ def _expanded(tail: float, found: Float[np.ndarray, " resamples"], units: Counts
     narrow = (
         np.sqrt(shares.sum() / resampled.sum()) if variance is None else max(1.0, np.sqrt(variance / centred.var()))
     )
+    from scipy.special import ndtr
+
     return float(ndtr(-narrow * student(1 - tail, shares, sizes)))
 
 
@@ -145,6 +146,8 @@ def student(quantile: float, shares: Float[np.ndarray, " tasks"], sizes: Sequenc
 
     Source: Satterthwaite 1946.
     """
+    from scipy.special import stdtrit
+
     freedom = shares.sum() ** 2 / (shares**2 / (np.asarray(sizes) - 1)).sum()
     return float(stdtrit(freedom, quantile))
 

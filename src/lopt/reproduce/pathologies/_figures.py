@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lopt.errors import needs_extra
 from lopt.evaluate.report.frame import COLORS
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies.landscape import GAPS, LINE, RATES
@@ -28,7 +29,8 @@ def draw(claim: Claim) -> bytes | None:
 
 
 def _grid(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
+    with needs_extra("plot"):
+        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
 
     fig = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False)

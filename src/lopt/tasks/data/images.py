@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.names import unknown
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package puts it
@@ -57,7 +57,8 @@ class Images(NamedTuple):
 @functools.cache
 def digits() -> Images:
     """scikit-learn's bundled digits: 1,797 real 8x8 images in ten classes, split 1197/300/300 by a fixed permutation."""
-    from sklearn.datasets import load_digits
+    with needs_extra("data"):
+        from sklearn.datasets import load_digits
 
     pixels, classes = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(classes))

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt.errors import needs_extra
+
 Arrays = TypeVar("Arrays", bound=tuple[Array, ...])
 
 TEACHER_WIDTHS = (20,) * 6
@@ -83,7 +85,8 @@ def random_network_points(key: PRNGKeyArray, inputs: int) -> PointSplits:
 @functools.lru_cache(maxsize=16)
 def clusters(inputs: int, classes: int, separation: float, examples: int, seed: int) -> PointSplits:
     """Clusters of sklearn's `make_classification`, all coordinates informative."""
-    from sklearn.datasets import make_classification
+    with needs_extra("data"):
+        from sklearn.datasets import make_classification
 
     x, y = make_classification(
         n_samples=examples + HELD_OUT,
@@ -100,7 +103,8 @@ def clusters(inputs: int, classes: int, separation: float, examples: int, seed: 
 @functools.lru_cache(maxsize=4)
 def moons(noise: float) -> PointSplits:
     """Two interleaved half-circles."""
-    from sklearn.datasets import make_moons
+    with needs_extra("data"):
+        from sklearn.datasets import make_moons
 
     x, y = make_moons(n_samples=1024 + HELD_OUT, noise=noise, random_state=0)
     return split_points(Points(np.asarray(x, np.float32), np.asarray(y, np.int32)), 1024)  # pyright: ignore[reportArgumentType]

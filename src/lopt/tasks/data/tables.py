@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lopt.errors import InputError
+from lopt.errors import InputError, needs_extra
 from lopt.names import unknown
 
 
@@ -31,21 +31,24 @@ class Table(NamedTuple):
 
 def breast_cancer() -> Table:
     """Breast cancer (Wisconsin, diagnostic): 569 tumours, 30 features of their cell nuclei, malignant or benign. Split 341/114/114."""
-    from sklearn.datasets import load_breast_cancer
+    with needs_extra("data"):
+        from sklearn.datasets import load_breast_cancer
 
     return _split(*load_breast_cancer(return_X_y=True), classes=2)
 
 
 def wine() -> Table:
     """Wine: 178 wines, 13 chemical features, three cultivars. Split 106/36/36."""
-    from sklearn.datasets import load_wine
+    with needs_extra("data"):
+        from sklearn.datasets import load_wine
 
     return _split(*load_wine(return_X_y=True), classes=3)
 
 
 def diabetes() -> Table:
     """Diabetes (Efron et al. 2004): 442 patients, 10 features, progression of the disease after a year, standardised too. Split 266/88/88."""
-    from sklearn.datasets import load_diabetes
+    with needs_extra("data"):
+        from sklearn.datasets import load_diabetes
 
     features, targets = load_diabetes(return_X_y=True, scaled=False)
     return _split(np.asarray(features), np.asarray(targets), classes=1)

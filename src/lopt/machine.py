@@ -1,0 +1,14 @@
+"""The machine that a process runs on."""
+
+from __future__ import annotations
+
+import os
+
+
+def cores() -> list[int]:
+    """The numbers of the cores that this process may use.
+
+    Linux can confine a process to some cores. Where the system cannot say which (macOS, Windows), these are all cores.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
