@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lopt.analyze.dynamics import (
-    Linear,
-    Spectrum,
-    largest_singular_value,
-    lyapunov_exponent,
-    overshoot,
-    sharpness,
-    spectrum,
+from lopt.analyze.dynamics import amplification, growth, lyapunov_exponent, overshoot, sharpness, spectrum
+from lopt.analyze.stability import (
+    Certificate,
+    certify,
+    critical_factor,
+    multiplied_losses,
+    noise_amplification,
+    observed_factor,
 )
-from lopt.analyze.stability import Certificate, certify, critical_factor, noise_amplification, observed_factor
 
+# The one place where analyses get their names.
 ANALYSES: dict[str, Callable[..., Any]] = {"stability": certify}
 
 __all__ = [
     "ANALYSES",
     "Certificate",
-    "Linear",
-    "Spectrum",
+    "amplification",
     "certify",
     "critical_factor",
-    "largest_singular_value",
+    "growth",
     "lyapunov_exponent",
+    "multiplied_losses",
     "noise_amplification",
     "observed_factor",
     "overshoot",

@@ -50,23 +50,19 @@ class LossTask(Task):
 
 
 class Bent(Task):
-    r"""A task whose gradient changes faster or slower around one point, and may be pushed.
+    r"""A task whose gradient is the same and changes faster or slower, for what differentiates it.
 
-    $$g(w) = g_0 + c\,(\nabla f(w) - g_0) + \xi, \qquad g_0 = \nabla f(w_0)$$
-
-    so that at $w_0$ the gradient is what it was and the curvature is $c$ times as large.
+    $$g + \xi, \qquad \frac{\partial g}{\partial w} = c\, \nabla^2 f(w)$$
 
     Args:
         task: gives $f$.
-        point: $w_0$.
         factor: $c$.
-        push: $\xi$, a tree like the parameters; `None` for none.
+        push: $\xi$, a tree like the parameters.
     """
 
     task: Task
-    point: Params
     factor: Float[Array, ""]
-    push: Params | None = None
+    push: Params
 
     def sample(self, key: PRNGKeyArray) -> Problem:
         """As the task's."""
@@ -87,13 +83,15 @@ class Bent(Task):
     def observe(
         self, problem: Problem, params: Params, memory: Memory, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Params, Memory]:
-        """The loss of the task, and the bent gradient."""
+        """As the task's, with the bent gradient."""
         loss, gradient, after = self.task.observe(problem, params, memory, key)
-        _, fixed, _ = jax.lax.stop_gradient(self.task.observe(problem, self.point, memory, key))
-        bent = jax.tree.map(lambda g, g0: g0 + self.factor.astype(g.dtype) * (g - g0), gradient, fixed)
-        if self.push is not None:
-            bent = jax.tree.map(jnp.add, bent, self.push)
-        return loss, bent, after
+
+        def bend(g: Array, push: Array) -> Array:
+            fixed = jax.lax.stop_gradient(g)
+            # No difference from itself: where a gradient is infinite that would be NaN.
+            return jnp.where(jnp.isfinite(fixed), fixed + self.factor.astype(g.dtype) * (g - fixed), g) + push
+
+        return loss, jax.tree.map(bend, gradient, self.push), after
 
 
 class Multiplied(Optimizer):
