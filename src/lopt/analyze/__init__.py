@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lopt.analyze.dynamics import amplification, growth, lyapunov_exponent, overshoot, sharpness, spectrum
+from lopt.analyze.noisy_quadratic import Box, LinearTraining, admissible_box
 from lopt.analyze.stability import (
     Certificate,
     certify,
@@ -20,7 +21,10 @@ ANALYSES: dict[str, Callable[..., Any]] = {"stability": certify}
 
 __all__ = [
     "ANALYSES",
+    "Box",
     "Certificate",
+    "LinearTraining",
+    "admissible_box",
     "amplification",
     "certify",
     "critical_factor",

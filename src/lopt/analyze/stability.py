@@ -204,7 +204,7 @@ def certify(
         raise InputError(f"checkpoints is {checkpoints}; it must be at least 2.")
     if steps < checkpoints:
         raise InputError(f"steps is {steps}; a certificate of {checkpoints} checkpoints needs at least as many.")
-    if not tolerance > 0:
+    if not tolerance > 0.0:
         raise InputError(f"tolerance is {tolerance}; it must be positive.")
     rule, task = as_optimizer(optimizer), as_task(loss, params)
     inner = _begin(rule, task, key, steps, tell_horizon)
@@ -384,22 +384,19 @@ def multiplied_losses(
 
 
 def observed_factor(
-    losses: Float[np.ndarray, "factors steps"], factors: Float[np.ndarray, " factors"], limit: float
+    loss: Float[np.ndarray, " factors"], factors: Float[np.ndarray, " factors"], limit: float
 ) -> float:
-    """The smallest multiple of its updates at which a training really diverges: the check of what `critical_factor` predicts.
-
-    It has diverged where the mean loss of its last tenth is not finite, or above a limit.
+    """The smallest multiple of its updates at which a training really goes wrong: the check of what `critical_factor` predicts.
 
     Args:
-        losses: from `multiplied_losses`.
+        loss: of each training, as the largest or the last of `multiplied_losses`.
         factors: the multiples, rising.
-        limit: of the loss.
+        limit: of the loss. Above it, or not finite, it has gone wrong.
 
     Returns:
-        The first factor from which on all diverge; infinity where the last does not.
+        The first factor from which on all have; infinity where the last has not.
     """
-    late = np.asarray(losses[:, -max(1, losses.shape[1] // 10) :], np.float64).mean(axis=1)
-    kept = np.flatnonzero(late <= limit)
+    kept = np.flatnonzero(loss <= limit)
     if not len(kept):
         return float(factors[0])
     return float(factors[kept[-1] + 1]) if kept[-1] + 1 < len(factors) else float("inf")
