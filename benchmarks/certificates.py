@@ -19,7 +19,7 @@ import tyro
 import lopt
 from common import RESULTS, header, machine, show, write
 from lopt.analyze import critical_factor, growth, multiplied_losses, observed_factor, overshoot
-from lopt.analyze.dynamics import Linear
+from lopt.analyze.linear import Linear
 
 TASKS = {
     "quadratic": lambda: lopt.tasks.Quadratic(dim=10),
@@ -68,7 +68,14 @@ def main(
             row["seconds"] = round(time.perf_counter() - began, 1)
             results.append(row)
             show(*(f"{x:.3g}" if isinstance(x := row[c], float) else x for c in ("optimizer", "task", *NUMBERS)))
-            write(out, facts, [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in results])
+            write(
+                out,
+                facts,
+                [
+                    {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()}
+                    for r in results
+                ],
+            )
 
 
 NUMBERS = ("loss", "overshoot", "exponent", "predicted", "leaves", "loses", "ratio")

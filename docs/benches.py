@@ -16,7 +16,7 @@ from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.report import archive_report
-from lopt.evaluate.scores.selection import scored
+from lopt.evaluate.scores.selection import within_suite
 from lopt.evaluate.scores.summary import Scores
 
 DOCS = Path(__file__).parent
@@ -27,8 +27,8 @@ COST = """The {units} units of work took {hours:.1f} hours of one core in all, c
 HEADS = {
     "laptop": """# The laptop bench
 
-{optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, in short trainings of {horizons} steps, {seeds} seeds each:
-[`laptop`](evaluation.md#suites). Every baseline is tuned on every task over its whole grid; what is meta-trained comes as it is.
+The suite [`laptop`](evaluation.md#suites): {optimizers} optimizers on {tasks} tasks, in short trainings of {horizons} steps, {seeds} seeds each.
+No corpus here meta-trains on these tasks. Every baseline is tuned on every task over its whole grid; nothing is tuned for a learned optimizer.
 [Scores](scores.md) says what the columns mean.
 
 ```bash
@@ -39,9 +39,9 @@ lopt report runs/laptop.sqlite
 """,
     "held_out": """# The held-out bench
 
-{optimizers} optimizers on {tasks} tasks on which no corpus here meta-trains, trained to {horizons} steps, {seeds} seeds each:
-[`held_out`](evaluation.md#suites). Adam is tuned on every task and horizon, its rate constant; what is meta-trained comes as it is.
-Where there is a `celo`, it is [Celo](optimizers.md) with its authors' published weights, which `lopt convert` reads.
+The suite [`held_out`](evaluation.md#suites): {optimizers} optimizers on {tasks} tasks, trained to {horizons} steps, {seeds} seeds each.
+No corpus here meta-trains on these tasks. Adam has the best constant learning rate for every task and horizon; nothing is tuned for a learned optimizer.
+If there is a `celo`, it is [Celo](optimizers.md) with its authors' published weights, which `lopt convert` reads.
 [Scores](scores.md) says what the columns mean.
 
 ```bash
@@ -49,12 +49,11 @@ Where there is a `celo`, it is [Celo](optimizers.md) with its authors' published
 lopt report runs/held_out.sqlite --horizon 1000
 ```
 
-The untold schedule of `general-1` was revised once after twelve of these tasks had been looked at, what to take in its place
-chosen on other tasks: before, its median speed-up at 1,000 steps was 1.35, on 15 of 20 tasks lower than Adam
-([its page](zoo/general-1.md)).
+The untold schedule of `general-1` was revised once, after it had been evaluated on twelve of these tasks. The new schedule was chosen on other tasks.
+Before, its median speed-up at 1,000 steps was 1.35, and it ended lower than Adam on 15 of 20 tasks ([its page](zoo/general-1.md)).
 
-Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so it cannot exceed 1: read the tasks won
-there, and the first passage.
+Speed-up is read from Adam's trainings to all horizons of a task. At the longest horizon Adam has no longer ones, so speed-up cannot exceed 1.
+Read the tasks won there, and the first passage.
 
 """,
 }
@@ -62,12 +61,12 @@ MISSING = """Not trained yet, and in no figure here: {tasks}.
 
 """
 PASSAGE = """
-First passage, the part of the training after which an optimizer first reaches the loss at which tuned Adam ends, median over tasks: {medians}.
+First passage is the part of the training after which an optimizer first reaches tuned Adam's final loss. Median over tasks: {medians}.
 """
 WHERE = """
 ##{deeper} Who wins where
 
-The lowest final training loss on each task, mean over seeds, and what others reach there, with the test loss behind it.
+The lowest final training loss on each task, mean over seeds, and the losses of some other optimizers there. The test loss stands behind the training loss.
 
 """
 
@@ -122,7 +121,7 @@ def main(archive: tyro.conf.Positional[Path]) -> None:
         suite = protocol["suite"]
         if suite not in HEADS:
             raise InputError(f"The archive is of the suite {suite}; there are pages for {', '.join(HEADS)}.")
-        trained = sorted({run.horizon for run in scored(bench.runs(), protocol)})
+        trained = sorted({run.horizon for run in within_suite(bench.runs(), protocol)})
         several = suite == "held_out"  # a table for each horizon; elsewhere each task has its own
         found = {h: archive_report(bench, horizon=h) for h in (trained if several else [None])}
     first = next(iter(found.values())).scores

@@ -211,3 +211,96 @@ def test_every_name_of_the_page_on_evaluation_is_below_a_heading() -> None:
     found = re.findall(r"^::: ([\w.]+)\n((?:    .*\n)*)", (DOCS / "api" / "evaluate.md").read_text(), re.MULTILINE)
     assert len(found) > 100
     assert [name for name, options in found if "heading_level: 3" not in options] == []
+
+
+# Plain words.
+
+LONGEST = 35  # words of a sentence
+GENERATED = {"held_out", "laptop"}  # written by docs/benches.py, whose fixed prose is read instead
+PROSE = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *(page for page in PAGES if page.stem not in GENERATED),
+]
+ABBREVIATIONS = re.compile(r"\b(et al|e\.g|i\.e|vs|cf)\.")
+ELSEWHERE = re.compile(r"/work\b|/root\b|/tmp/|\b(?:agents?|assistants?|sessions?|this machine)\b", re.IGNORECASE)
+
+
+def plain(text: str) -> str:
+    """Markdown without its code, with one word for each inline code and formula, and the text of each link."""
+    text = re.sub(r"^```.*?^```$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\$\$.*?\$\$$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`]+`|\$[^$\n]+\$", "code", text)
+    return re.sub(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])", r"\1", text)
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs, list items and table cells; headings are none."""
+    found = [""]
+    for line in plain(text).splitlines():
+        line = line.strip().lstrip("> ")
+        if not line or line.startswith("#"):
+            found.append("")
+        elif line.startswith("|"):
+            found += [*line.split("|"), ""]
+        else:
+            found += [""] if re.match(r"[-*+] |\d+\. ", line) else []
+            found[-1] += f" {line}"
+    return [part.strip() for part in found if part.strip()]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a page. A colon or a semicolon does not end one."""
+    ends = re.compile(r"(?<=[.!?])[\"*_)]*\s+")
+    return [part for paragraph in paragraphs(text) for part in ends.split(ABBREVIATIONS.sub(r"\1", paragraph)) if part]
+
+
+def too_long(text: str) -> list[str]:
+    return [s for s in sentences(text) if len([w for w in s.split() if re.search(r"\w", w)]) > LONGEST]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_sentences_of_a_page_are_short(page: Path) -> None:
+    assert too_long(page.read_text()) == []
+
+
+def test_sentences_of_the_pages_of_benches_are_short() -> None:
+    benches = load("benches")
+    for text in [benches.COST, *benches.HEADS.values(), benches.MISSING, benches.PASSAGE, benches.WHERE]:
+        assert too_long(text) == []
+
+
+@pytest.mark.parametrize("page", sorted({*PROSE, *PAGES}), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_page_speaks_of_the_project_alone(page: Path) -> None:
+    assert ELSEWHERE.findall(page.read_text()) == []
+
+
+def test_the_check_of_sentences_sees_a_36th_word() -> None:
+    words = "word " * 34
+    long = f"A {words}end."  # 36
+    assert len(long.split()) == 36
+    fine = f"A {words.removesuffix('word ')}end."
+    shown = [
+        long,
+        f"Short. {long}",
+        f"- one\n- {long}",
+        f"> {long}",
+        f"| a | {long} |",
+        f"See [{long}](x.md)",
+        f"1. {long}",
+    ]
+    for text in shown:
+        assert len(too_long(text)) == 1, text
+    for text in [
+        fine,
+        f"{fine} {fine}",
+        f"# {long}",
+        f"```\n{long}\n```",
+        f"`{long}`",
+        f"- {fine}\n- {fine}",
+        f"{fine}\n\n{fine}",
+    ]:
+        assert too_long(text) == [], text
+    assert len(sentences("Metz et al. 2019 use 1.5 times as many. It ends.")) == 2
+    assert len(sentences("It works (see below). **It** ends. `code` follows.")) == 3

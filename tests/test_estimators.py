@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -24,13 +25,16 @@ from lopt.estimators import (
     PES,
     AntitheticES,
     Backprop,
+    Constant,
     ESSingle,
     FullES,
+    LogUniform,
     Merged,
     NoiseReuseES,
     Particles,
     TruncatedES,
     Unrolls,
+    Widening,
     meta_loss,
 )
 from lopt.optimizer import Optimizer
@@ -116,8 +120,9 @@ def lifetimes(
 
     Or, if `staggered`, over as many estimates in the steady state, where every pair is at another phase.
     """
-    estimates = estimator.horizon[1] // estimator.schedule.longest
-    assert estimator.horizon == (estimates * estimator.schedule.longest,) * 2
+    estimates, length = divmod(estimator.horizon.longest, estimator.schedule.longest)
+    assert estimator.horizon == Constant(estimator.horizon.longest)
+    assert length == 0
 
     def one(key: PRNGKeyArray) -> Optimizer:
         def step(state: Any, key: PRNGKeyArray) -> tuple[Any, Optimizer]:
@@ -125,7 +130,7 @@ def lifetimes(
             return state, gradient
 
         state = estimator.init(optimizer, key)
-        # First horizons are shortened only where the horizon is zero.
+        # The first horizons of newborn particles are shortened.
         state = state if staggered else _aged(state)
         total = estimates * (2 if staggered else 1)
         _, gradients = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(key, 1), total))
@@ -149,8 +154,7 @@ def estimate(
 
 
 def _aged(state: Any) -> Any:
-    one = jnp.ones_like(state.inner.step)
-    return state._replace(inner=state.inner._replace(step=one, horizon=one))
+    return state._replace(clock=state.clock._replace(newborn=jnp.zeros_like(state.clock.newborn)))
 
 
 class Mean(NamedTuple):
@@ -351,8 +355,9 @@ def horizons(estimator: AntitheticES, *, staggered: bool) -> np.ndarray:
     state = begin(estimator, optimizer, key)
     _, state, _ = estimate(estimator, optimizer, state if staggered else _aged(state), key)
     found = np.asarray(state.inner.horizon)
-    assert (found % estimator.truncation == 0).all()
-    return found // estimator.truncation
+    unit = estimator.schedule.longest
+    assert (found % unit == 0).all()
+    return found // unit
 
 
 def assert_distributed(values: np.ndarray, probabilities: dict[int, float]) -> None:
@@ -374,7 +379,7 @@ def log_uniform(low: int, high: int) -> dict[int, float]:
 @pytest.mark.parametrize(("truncation", "horizon"), [(5, (10, 100)), (3, (10, 31)), (4, (4, 4)), (7, (7, 20))])
 def test_horizons_are_log_uniform_multiples_of_the_truncation(truncation: int, horizon: tuple[int, int]) -> None:
     estimator = PES(Height(), pairs=20_000, truncation=truncation, horizon=horizon)
-    low, high = horizon[0] // truncation, horizon[1] // truncation
+    low, high = -(-horizon[0] // truncation), horizon[1] // truncation
     assert_distributed(horizons(estimator, staggered=False), log_uniform(low, high))
 
 
@@ -596,22 +601,25 @@ def test_the_meta_loss_comes_from_its_split_and_gradients_from_training() -> Non
 # --- Devices. ---
 
 DEVICES = """
-import json, jax, lopt
+import json, jax, lopt, optax
 from lopt import estimators as e
+from lopt.engine import Local
 task = lopt.tasks.Quadratic(dim=3, noise=0.1)
 optimizer = lopt.optimizers.Momentum(learning_rate=0.3, decay=0.5)
-found = {"devices": jax.device_count()}
+found, engine = {"devices": jax.device_count()}, Local()
 cases = [(kind, e.ESTIMATORS[kind], 4, 5, (5, 20)) for kind in KINDS]
-cases += [("pes of three", e.PES, 3, 5, (5, 20)), ("merged of varied length", e.Merged, 4, e.LogUniform(4, 9), (5, 20))]
+cases += [("pes of two", e.PES, 2, 5, (5, 20)), ("pes of three", e.PES, 3, 5, (5, 20)), ("merged of varied length", e.Merged, 4, e.LogUniform(4, 9), (5, 20))]
 for name, kind, count, truncation, horizon in cases:
     fields = {"particles": count} if kind is e.Backprop else {"pairs": count, "std": 0.1}
     if kind is not e.FullES:
         fields["truncation"] = truncation
     estimator = kind(task, horizon=horizon, **fields)
-    state = jax.jit(lambda e, o, k: e.init(o, k))(estimator, optimizer, jax.random.key(0))
-    estimate = jax.jit(lambda e, o, s, k: e.estimate(o, s, k))
+    estimators = [e.PerTask(estimator, optax.identity())]
+    states = jax.jit(engine.begin)(optimizer, estimators, jax.random.key(0))
+    gradients = jax.jit(engine.gradients)
     for i in range(3):
-        gradient, state, metrics = estimate(estimator, optimizer, state, jax.random.key(i))
+        gradient, states, metrics = gradients(optimizer, estimators, states, jax.random.key(i))
+    state = states[0].estimator
     numbers = [*map(float, jax.tree.leaves(gradient)), *(float(metrics[k]) for k in ("meta_loss", "inner_steps"))]
     found[name] = {"numbers": numbers, "devices": len(state.inner.params.sharding.device_set)}
 print(json.dumps(found))
@@ -619,21 +627,24 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_two_devices_give_the_numbers_of_one() -> None:
+def test_many_devices_give_the_numbers_of_one() -> None:
+    """On as many devices as divide the groups; those within `PerTask` too."""
     kinds = ["pes", "noise_reuse_es", "full_es", "backprop", "merged"]
 
     def run(devices: int) -> dict[str, Any]:
         env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_NUM_CPU_DEVICES": str(devices)}
         code = DEVICES.replace("KINDS", repr(kinds))
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        warned = re.findall(r"UserWarning: (\d of \d devices) are used", done.stderr)
+        return json.loads(done.stdout) | {"warned": sorted(set(warned))}
 
-    one, two = run(1), run(2)
-    assert (one.pop("devices"), two.pop("devices")) == (1, 2)
-    assert set(one) == {*kinds, "pes of three", "merged of varied length"}
+    one, four = run(1), run(4)
+    assert (one.pop("devices"), four.pop("devices")) == (1, 4)
+    assert (one.pop("warned"), four.pop("warned")) == ([], ["1 of 4 devices", "2 of 4 devices"])
+    assert set(one) == {*kinds, "pes of two", "pes of three", "merged of varied length"}
     for name in one:
-        assert two[name]["devices"] == (1 if name == "pes of three" else 2), "three pairs do not divide over two"
-        np.testing.assert_allclose(two[name]["numbers"], one[name]["numbers"], rtol=1e-4, err_msg=name)
+        assert four[name]["devices"] == {"pes of two": 2, "pes of three": 1}.get(name, 4)
+        np.testing.assert_allclose(four[name]["numbers"], one[name]["numbers"], rtol=1e-4, err_msg=name)
         assert np.abs(one[name]["numbers"]).min() > 1e-5, "numbers too small for a relative tolerance"
 
 
@@ -648,6 +659,13 @@ def test_two_devices_give_the_numbers_of_one() -> None:
         ({"pairs": 0}, ["pairs", "0"]),
         ({"pairs": -3}, ["pairs", "-3"]),
         ({"truncation": 0}, ["truncation", "0"]),
+        ({"truncation": 2.5}, ["truncation", "2.5", "whole number"]),
+        ({"horizon": "long"}, ["horizon", "long"]),
+        ({"horizon": (5, 10, 20)}, ["horizon", "(5, 10, 20)", "two"]),
+        ({"horizon": 0}, ["horizon", "0", "at least 1"]),
+        ({"truncation": 60, "horizon": (100, 119)}, ["(100, 119)", "multiple", "60"]),
+        ({"truncation": 60, "horizon": 100}, ["100", "multiple", "60"]),
+        ({"devices": 3}, ["devices", "3", "divide"]),
         ({"truncation": 30, "horizon": 29}, ["horizon", "29", "truncation", "30"]),
         ({"truncation": 30, "horizon": (7, 60)}, ["horizon", "7", "30"]),
         ({"horizon": (60, 40)}, ["horizon", "60", "40"]),
@@ -686,6 +704,39 @@ def test_bad_arguments_of_one_estimator_are_named(build: Callable[[], Particles]
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_one_horizon_is_least_and_greatest() -> None:
-    assert ESSingle(Height(), horizon=100).horizon == (100, 100)
-    assert ESSingle(Height(), truncation=20, horizon=20).horizon == (20, 20)
+def test_truncations_and_horizons_are_schedules() -> None:
+    """However their numbers are written."""
+    for number in (100, np.int64(100), np.array(100), jnp.asarray(100)):
+        estimator = ESSingle(Height(), horizon=number, truncation=number)
+        assert estimator.horizon == estimator.truncation == estimator.schedule == Constant(100)
+        assert estimator == ESSingle(Height(), horizon=(100, 100), truncation=Constant(100))
+    for pair in ((100, 400), [100, 400], (np.int32(100), np.int64(400))):
+        assert ESSingle(Height(), horizon=pair).horizon == LogUniform(100, 400)
+    assert FullES(Height(), horizon=[5, 9]).schedule == LogUniform(5, 9)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "expected"),
+    [((100, 240), {120, 180, 240}), ((60, 119), {60}), (Widening(100, 130, 200, over=1), {120, 180}), (120, {120})],
+)
+def test_no_horizon_is_below_the_least_or_above_the_greatest(horizon: Any, expected: set[int]) -> None:
+    """Horizons are multiples of the truncation; the shortened first ones are left out."""
+    estimator, optimizer = PES(Height(), pairs=512, truncation=60, horizon=horizon), FirstMove(jnp.asarray(0.1))
+    state = _aged(begin(estimator, optimizer, jax.random.key(0)))
+    seen: set[int] = set()
+    for i in range(3):
+        _, state, _ = estimate(estimator, optimizer, state, jax.random.key(i))
+        seen |= set(np.unique(state.inner.horizon).tolist())
+    assert seen == expected
+
+
+@pytest.mark.parametrize("name", ["velo", "celo", "general-1"])
+def test_particles_begin_outside_jit(name: str) -> None:
+    """For optimizers that look at the horizon they are told."""
+    optimizer = lopt.load(name) if name == "general-1" else lopt.create(name, lstm_hidden=4)
+    estimator = ESSingle(lopt.tasks.Quadratic(dim=2), pairs=2, truncation=5, horizon=20)
+    state, traced = estimator.init(optimizer, jax.random.key(0)), begin(estimator, optimizer, jax.random.key(0))
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert state.clock.newborn.all()
+    assert (state.inner.step >= state.inner.horizon).all(), "replaced at the first estimate"

@@ -58,7 +58,9 @@ def test_losses_are_those_of_the_task() -> None:
 def test_the_second_moment_has_the_radius_of_the_mean_where_the_hessian_is_fixed() -> None:
     training = LinearTraining(H, Q, SIGMA)
     assert training.second_moment_radius == pytest.approx(training.spectral_radius**2)
-    assert LinearTraining(H, Q, SIGMA, 10**9).second_moment_radius == pytest.approx(training.spectral_radius**2, rel=1e-6)
+    assert LinearTraining(H, Q, SIGMA, 10**9).second_moment_radius == pytest.approx(
+        training.spectral_radius**2, rel=1e-6
+    )
 
 
 def test_noise_in_the_hessian_can_make_the_second_moment_diverge_where_the_mean_converges() -> None:

@@ -42,6 +42,7 @@ from test_estimators import (
     FirstMove,
     Height,
     Splits,
+    _aged,
     assert_distributed,
     begin,
     estimate,
@@ -215,8 +216,7 @@ def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> N
     fields: dict[str, Any] = {"particles": 1} if kind is Backprop else {"pairs": 1, "std": 1e-6}
     estimator = kind(Thrice(), truncation=truncation, horizon=10, objective=objective, **fields)
     state = begin(estimator, SGD(learning_rate=LEARNING_RATE), jax.random.key(0))
-    one = jnp.ones_like(state.inner.step)
-    state = state._replace(inner=state.inner._replace(step=one, horizon=one))  # the first horizon is not shortened
+    state = _aged(state)  # the first horizon is not shortened
     logs = np.log(losses / (losses[0] + 1e-6) + 1e-6)
     over = np.arange(1, 12) / 10
     for part in (slice(0, 5), slice(5, 10)):

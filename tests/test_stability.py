@@ -25,8 +25,8 @@ from lopt.analyze import (
     sharpness,
     spectrum,
 )
-from lopt.analyze.dynamics import Linear, flat_step, split
 from lopt.analyze.eigenvalues import eigenvalues, symmetric_eigenvalues
+from lopt.analyze.linear import Linear, flat_step, split
 from lopt.analyze.problem import Multiplied
 from lopt.analyze.stability import write_certificate
 from lopt.errors import InputError
@@ -76,16 +76,16 @@ def adam_at_rest(rate: float, roots: jax.Array) -> tuple[lopt.Optimizer, lopt.un
     """An Adam at the minimum of `BOWL` after many steps, with chosen roots of its second moment."""
     adam = Adam(learning_rate=rate, b1=0.8)
     inner = lopt.start(adam, BOWL, KEY, 10)
-    state = inner.opt_state[0]._replace(
-        count=jnp.int32(1_000_000), mu=jnp.zeros(3), nu=jnp.square(roots)
-    )
+    state = inner.opt_state[0]._replace(count=jnp.int32(1_000_000), mu=jnp.zeros(3), nu=jnp.square(roots))
     return adam, inner._replace(params=jnp.zeros(3), opt_state=(state, *inner.opt_state[1:]))
 
 
 def test_critical_factor_of_adam_is_that_of_preconditioned_sharpness() -> None:
     roots = jnp.array([0.5, 0.01, 0.1])
     adam, inner = adam_at_rest(0.01, roots)
-    preconditioned = float(jnp.max(BOWL.spectrum / (jnp.sqrt(0.999) * roots + 1e-8)))  # of the second moment after the step
+    preconditioned = float(
+        jnp.max(BOWL.spectrum / (jnp.sqrt(0.999) * roots + 1e-8))
+    )  # of the second moment after the step
     predicted = 2 * 1.8 / (0.2 * 0.01) / preconditioned
     assert critical_factor(adam, BOWL, inner, KEY) == pytest.approx(predicted, rel=0.01)
 

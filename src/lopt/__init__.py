@@ -8,7 +8,7 @@ state = lopt.meta_train(optimizer, estimator, optax.adam(1e-3), steps=1000, key=
 tx = optax.chain(optax.clip_by_global_norm(1.0), state.optimizer.to_optax())
 """
 
-from lopt import blocks, convert, estimators, evaluate, optimizers, tasks, zoo
+from lopt import blocks, convert, engine, estimators, evaluate, optimizers, tasks, zoo
 from lopt.evaluate.training import TrainRecord, train
 from lopt.meta_train import MetaState, meta_train
 from lopt.optimizer import Optimizer
@@ -28,6 +28,7 @@ __all__ = [
     "blocks",
     "convert",
     "create",
+    "engine",
     "estimators",
     "evaluate",
     "load",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from jaxtyping import PyTree
 from lopt.errors import InputError
 
 Tree = TypeVar("Tree")
+
+CHECKSUM = "sha256"  # of the data, in the metadata of a file
 
 
 class CheckpointError(InputError):
@@ -42,35 +46,54 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def names(tree: PyTree) -> list[str]:
-    """The path of every leaf, as `rule.net.weights.0`."""
+    """The path of every leaf, as `rule.net.weights.0`.
+
+    Raises:
+        InputError: where two leaves have one name, as the leaf `a.b` and the leaf `b` of `a` have.
+    """
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    found = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    twice = sorted({name for name in found if found.count(name) > 1}) if len(set(found)) < len(found) else []
+    if twice:
+        raise InputError(f"Two leaves of the tree are called {twice[0]!r}; rename one of them.")
+    return found
 
 
-def to_bytes(tree: PyTree, metadata: dict[str, Any] | None = None) -> bytes:
-    """A tree of arrays as one safetensors file; typed PRNG keys are stored as their data."""
-    arrays = {
-        name: np.asarray(jax.device_get(_plain(leaf)), order="C")
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True)
-    }
-    return safetensors.numpy.save(arrays, {k: json.dumps(v) for k, v in (metadata or {}).items()})
+def digest(tree: PyTree) -> str:
+    """SHA-256 of the names, dtypes, shapes and numbers of a tree's leaves."""
+    return _digest(_arrays(tree))
 
 
-def from_bytes(content: bytes, like: Tree, source: str) -> Tree:
+def to_bytes(tree: PyTree) -> bytes:
+    """A tree of arrays as one safetensors file with a checksum of its data; typed PRNG keys are stored as their data.
+
+    Raises:
+        InputError: where two leaves have one name.
+    """
+    arrays = _arrays(tree)
+    return safetensors.numpy.save(arrays, {CHECKSUM: _digest(arrays)})
+
+
+def from_bytes(content: bytes, like: Tree, source: str, *, checked: bool = False) -> Tree:
     """The tree that `to_bytes` wrote.
 
     Args:
         content: the file.
         like: a tree of the same structure, of arrays or `ShapeDtypeStruct`s.
         source: what to call the file in an error.
+        checked: whether the caller has compared a checksum of the whole file, so that the file need not hold one.
 
     Raises:
         CheckpointError: if the file is damaged, or its names, shapes or dtypes are not those of `like`.
     """
     try:
         arrays = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        known = header.get("__metadata__", {}).get(CHECKSUM)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source} is damaged or truncated: {error}.") from error
+    if not checked and known != _digest(arrays):
+        raise CheckpointError(f"{source} is damaged: its data do not have the checksum that it holds.")
     leaves, treedef = jax.tree.flatten(like)
     expected = names(like)
     if set(arrays) != set(expected):
@@ -92,6 +115,20 @@ def from_bytes(content: bytes, like: Tree, source: str) -> Tree:
         array = jax.device_put(found)  # not `asarray`, which compiles a program for every shape
         loaded.append(jax.random.wrap_key_data(array) if is_key else array)
     return treedef.unflatten(loaded)
+
+
+def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    """The leaves by their names, on the host."""
+    leaves = jax.device_get([_plain(leaf) for leaf in jax.tree.leaves(tree)])
+    return {name: np.asarray(x, order="C") for name, x in zip(names(tree), leaves, strict=True)}
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()
 
 
 def _plain(leaf: Any) -> Any:

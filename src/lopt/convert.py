@@ -46,7 +46,7 @@ def from_learned_optimization(kind: str, arrays: Arrays, **fields: Any) -> Optim
 def read_flax(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a file written by `flax.serialization.to_bytes`, names joined by `/`.
 
-    The file is data: maps, arrays and numbers are read, and nothing in it is run.
+    The file is data: maps, arrays and numbers are read, and nothing in it is executed.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""What lopt raises when what it was given cannot be used, or when an optional package is missing."""
+"""The errors for unusable arguments, names and files, and for optional packages that are missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """An argument, a name or a file cannot be used; the message says what was given and what is allowed."""
+    """An argument, a name or a file cannot be used. The message says what was given and what is allowed."""
 
 
 @contextmanager

@@ -1,38 +1,36 @@
-"""The outer loop: one jitted meta-step, then progress, checkpoint and resume."""
+"""The outer step, and the loop over it with progress, checkpoint and resume."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt import checkpoint
+from lopt.engine import Engine, Gradients, Local, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
-from lopt.estimators.per_task import fingerprint, transformations
-from lopt.optimizer import Optimizer, State
+from lopt.optimizer import Optimizer, State, update_if_finite
+from lopt.optimizers.from_optax import FromOptax
+from lopt.run_directory import RunDirectory, configuration
 
-CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+MetaParams = Any  # an `Optimizer`, where optax wants a tree
 
 
 class MetaState(NamedTuple):
     """Everything that a meta-training is; arrays only.
 
-    Where an average is kept, or `outer` takes its gradients elsewhere than at the meta-parameters that it has found (`Optimizer.eval_params`), `optimizer` is
-    where the next one is taken while the training runs and in its checkpoints, and what was found in what `meta_train` returns.
+    During training and in checkpoints `optimizer` is the point at which the next meta-gradient is evaluated. In the state that `meta_train` returns it
+    is the result: the average if one is kept, else `outer.eval_params(...)`.
     """
 
     optimizer: Optimizer
@@ -64,6 +62,118 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"Stopped after meta-step {int(state.step)} of {steps}.")
 
 
+def as_outer(outer: optax.GradientTransformation | Optimizer) -> Optimizer:
+    """The outer optimizer as a PyTree: an optax transformation is a static field, which compiled programs are tied to; weights are leaves."""
+    return outer if isinstance(outer, Optimizer) else FromOptax(outer)
+
+
+def meta_init(
+    optimizer: Optimizer,
+    estimators: Sequence[Estimator],
+    outer: Optimizer,
+    key: PRNGKeyArray,
+    *,
+    steps: int | None = None,
+    average: float = 0.0,
+    engine: Engine = Local(devices=1),  # noqa: B008 - it is immutable
+) -> MetaState:
+    """The state of a meta-training before its first step.
+
+    Args:
+        optimizer: the initial meta-parameters.
+        estimators: where meta-gradients come from.
+        outer: the outer optimizer; `as_outer` makes one of an optax transformation.
+        key: draws everything.
+        steps: meta-steps in all, which `outer` is told as its horizon.
+        average: the decay of the average of the meta-parameters; 0 for none.
+        engine: where the estimators live.
+
+    Examples:
+        >>> import jax, lopt
+        >>> from lopt.meta_train import meta_init, meta_step
+        >>> pes = lopt.estimators.PES(lopt.tasks.Quadratic(dim=2), pairs=2, truncation=5, horizon=20)
+        >>> outer = lopt.optimizers.Adam(learning_rate=0.01)
+        >>> state = meta_init(lopt.optimizers.SGD(), [pes], outer, jax.random.key(0))
+        >>> state, metrics = jax.jit(meta_step)([pes], outer, state)
+        >>> int(state.step)
+        1
+    """
+    states = engine.begin(optimizer, estimators, key)
+    meta_params: MetaParams = optimizer
+    outer_state = outer.init(meta_params, key=jax.random.fold_in(key, 2**31 - 1), horizon=steps)
+    zero = jnp.zeros((), jnp.int32)
+    mean = optimizer if average else None
+    return MetaState(optimizer, outer_state, states, key, zero, jnp.zeros((), jnp.float32), mean)
+
+
+def step_key(state: MetaState) -> PRNGKeyArray:
+    """The key of the next meta-step; `meta_init` has used as many as there are estimators."""
+    return jax.random.fold_in(state.key, state.step + len(state.estimators))
+
+
+def apply(
+    outer: Optimizer, state: MetaState, found: Gradients, *, average: float = 0.0
+) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
+    r"""The outer step: move the meta-parameters by what the outer optimizer makes of the meta-gradient.
+
+    $$\theta \leftarrow \theta + U_\text{outer}(\hat g)$$
+
+    A lopt `Optimizer` skips a meta-gradient that is not finite; an optax transformation gets it as it is.
+
+    Args:
+        outer: the outer optimizer.
+        state: before the step.
+        found: the meta-gradient, from `gradients` or an engine.
+        average: as in `meta_init`.
+
+    Returns:
+        The state after the step and the metrics, with `smoothed`, the moving average of the meta-loss.
+    """
+    meta_params: MetaParams = state.optimizer
+    update = outer.update if isinstance(outer, FromOptax) else partial(update_if_finite, outer)
+    meta_loss = found.metrics["meta_loss"]
+    with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
+        updates, outer_state = update(found.gradient, state.outer, meta_params, value=meta_loss)
+    # A moving average over about 100 meta-steps, exact from the first.
+    weight = 1.0 / jnp.minimum(state.step.astype(jnp.float32) + 1.0, 100.0)
+    smoothed = state.smoothed + weight * (meta_loss - state.smoothed)
+    meta_params = optax.apply_updates(meta_params, updates)
+    mean: Any = state.average
+    state = MetaState(meta_params, outer_state, found.estimators, state.key, state.step + 1, smoothed, mean)
+    if mean is not None:
+        after = state.step.astype(jnp.float32)
+        decay = jnp.minimum(average, after / (after + 10.0))
+        now = outer.eval_params(state.outer, meta_params)
+        state = state._replace(average=optax.incremental_update(now, mean, 1.0 - decay))
+    return state, found.metrics | {"smoothed": smoothed}
+
+
+def meta_step(
+    estimators: Sequence[Estimator],
+    outer: Optimizer,
+    state: MetaState,
+    *,
+    average: float = 0.0,
+    engine: Engine = Local(devices=1),  # noqa: B008 - it is immutable
+) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
+    """One meta-step: `gradients`, then `apply`. Pure where the engine is traceable, and `outer` is an argument like any other."""
+    found = engine.gradients(state.optimizer, estimators, state.estimators, step_key(state))
+    return apply(outer, state, found, average=average)
+
+
+def result(outer: Optimizer, state: MetaState) -> MetaState:
+    """The state to hand out: its `optimizer` is the one to use. Checkpoints keep where the next meta-gradient is taken."""
+    meta_params: MetaParams = state.optimizer
+    found = outer.eval_params(state.outer, meta_params) if state.average is None else state.average
+    return state._replace(optimizer=found)
+
+
+# Jitted once, so that meta-trainings of one shape share their programs whatever the weights of the outer optimizer.
+_meta_init = jax.jit(meta_init, static_argnames=("steps", "average", "engine"))
+_meta_step = jax.jit(meta_step, static_argnames=("average", "engine"), donate_argnums=2)
+_apply = jax.jit(apply, static_argnames="average")
+
+
 def meta_train(
     optimizer: Optimizer,
     estimators: Estimator | Sequence[Estimator],
@@ -75,6 +185,7 @@ def meta_train(
     checkpoint_seconds: float = 20.0,
     settings: Mapping[str, Any] | None = None,
     average: float = 0.0,
+    engine: Engine | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> MetaState:
     r"""Meta-train an optimizer.
@@ -83,6 +194,8 @@ def meta_train(
 
     with $\hat g_i$ the meta-gradient of the $i$-th estimator: a mixture of tasks is a list of estimators. Meta-gradient clipping is part of
     `outer`, as in `optax.chain(optax.clip(0.1), optax.adam(1e-3))`.
+
+    Where the pairs of particles do not divide over all devices, a warning says how many are used.
 
     With a run directory the training is resumable: after a kill at any moment the same call continues from the last checkpoint, and
     the meta-parameters are bit for bit those of an uninterrupted run. The directory holds `config.json`, `metrics.jsonl`
@@ -96,16 +209,17 @@ def meta_train(
         key: draws everything.
         run_dir: where to keep the run.
         checkpoint_seconds: time between checkpoints.
-        settings: what else must agree for a run to be continued, as JSON: a learning rate inside `outer` cannot be seen from without.
+        settings: extra JSON that must match before a run directory is resumed.
         average: the decay $\beta$ of an exponential moving average of the meta-parameters, which is then what is returned; 0 for none. Early on it is
             $\min(\beta, t / (t + 10))$ after $t$ meta-steps, so that the start is soon forgotten.
+        engine: where meta-gradients are computed; `Local()`, this process and its devices, if `None`.
         on_step: called after each meta-step.
 
     Returns:
         The state at the end, its `optimizer` the one to use: the average where there is one, that of `outer.eval_params` where `outer` is a lopt `Optimizer`.
 
     Raises:
-        InputError: for fewer than one step, an average that is not in [0, 1), or a run directory that belongs to another configuration.
+        InputError: for fewer than one step, an average that is not in [0, 1), or a run directory that is damaged or belongs to another configuration.
         OSError: for a run directory that cannot be written.
         Interrupted: after Ctrl-C.
 
@@ -123,69 +237,30 @@ def meta_train(
         raise InputError("estimators is empty; give at least one.")
     if not 0.0 <= average < 1.0:
         raise InputError(f"average is {average}; it must be at least 0 and below 1.")
-    eval_params = None
-    if isinstance(outer, Optimizer):
-        eval_params = outer.eval_params
-        outer = outer.to_optax(horizon=steps, key=jax.random.fold_in(key, 2**31 - 1))
-    outer_tx = optax.with_extra_args_support(outer)
-
-    def begin(optimizer: Optimizer, estimators: tuple[Estimator, ...], key: PRNGKeyArray) -> MetaState:
-        states = tuple(e.init(optimizer, jax.random.fold_in(key, i)) for i, e in enumerate(estimators))
-        zero = jnp.zeros((), jnp.int32)
-        meta_params: Any = optimizer
-        mean = optimizer if average else None
-        return MetaState(optimizer, outer_tx.init(meta_params), states, key, zero, jnp.zeros((), jnp.float32), mean)
-
-    def meta_step(estimators: tuple[Estimator, ...], state: MetaState) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
-        step_key = jax.random.fold_in(state.key, state.step + len(estimators))
-        gradients, states, metrics = zip(
-            *(
-                e.estimate(state.optimizer, s, jax.random.fold_in(step_key, i))
-                for i, (e, s) in enumerate(zip(estimators, state.estimators, strict=True))
-            ),
-            strict=True,
-        )
-        gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *gradients)
-        steps_taken = sum(m.pop("inner_steps", e.inner_steps) for e, m in zip(estimators, metrics, strict=True))
-        found = _mean_of_those_that_have_it(metrics) | {"inner_steps": jnp.asarray(steps_taken, jnp.float32)}
-        meta_params: Any = state.optimizer
-        with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
-            updates, outer_state = outer_tx.update(gradient, state.outer, meta_params, value=found["meta_loss"])
-        # A moving average over about 100 meta-steps, exact from the first.
-        weight = 1.0 / jnp.minimum(state.step.astype(jnp.float32) + 1.0, 100.0)
-        smoothed = state.smoothed + weight * (found["meta_loss"] - state.smoothed)
-        meta_params = optax.apply_updates(meta_params, updates)
-        mean: Any = state.average
-        state = MetaState(meta_params, outer_state, states, state.key, state.step + 1, smoothed, mean)
-        if mean is not None:
-            after = state.step.astype(jnp.float32)
-            decay = jnp.minimum(average, after / (after + 10.0))
-            state = state._replace(average=optax.incremental_update(to_evaluate(state), mean, 1.0 - decay))
-        return state, found | {"smoothed": smoothed}
-
-    def to_evaluate(state: MetaState) -> Any:
-        meta_params: Any = state.optimizer
-        return meta_params if eval_params is None else eval_params(state.outer, meta_params)
-
-    def handed_out(state: MetaState) -> MetaState:
-        """To be handed out: with the meta-parameters to evaluate. Checkpoints keep where the next gradient is taken."""
-        return state._replace(optimizer=to_evaluate(state) if state.average is None else state.average)
-
-    if average:
-        settings = {**(settings or {}), "average": average}
-    run = None if run_dir is None else _Run(Path(run_dir), _config(optimizer, estimators, steps, key, settings))
-    state = jax.jit(begin)(optimizer, estimators, key)
+    engine, tx = engine or Local(), as_outer(outer)
+    if run_dir is None:
+        run = None
+    else:
+        others = {**(settings or {}), **({"average": average} if average else {})}
+        others |= {"steps": steps, "engine": engine.describe(estimators)}
+        as_optax = outer.to_optax(horizon=steps, key=key) if isinstance(outer, Optimizer) else outer
+        run = RunDirectory(Path(run_dir), configuration(optimizer, estimators, as_optax, key=key, **others))
+    options: dict[str, Any] = {"average": average, "engine": engine}
+    begin = _meta_init if engine.traceable else meta_init
+    state = begin(optimizer, estimators, tx, key, steps=steps, **options)
     if run is not None:
         state = run.resume(state)
     if int(state.step) >= steps:
-        return handed_out(state)
-    program = jax.jit(meta_step, donate_argnums=1).lower(estimators, state).compile()
+        return result(tx, state)
+    program: Any = partial(_apart, **options)
+    if engine.traceable:
+        program = _meta_step.lower(estimators, tx, state, **options).compile()
     inner_steps = before = 0 if run is None else run.inner_steps_before
     began = saved = time.perf_counter()
     first = int(state.step)
     with _interruptible() as interrupted:
         for step in range(first + 1, steps + 1):
-            state, metrics = program(estimators, state)
+            state, metrics = program(estimators, tx, state)
             found = {k: float(v) for k, v in jax.device_get(metrics).items()}
             now, stop = time.perf_counter(), interrupted.is_set() and step < steps
             rate = (step - first) / (now - began)
@@ -194,98 +269,24 @@ def meta_train(
                 spent = run.seconds_before + now - began
                 run.log({"step": step, **found, "inner_steps": inner_steps, "seconds": round(spent, 3)})
                 if step == steps or stop or now - saved >= checkpoint_seconds:
-                    run.save(state)
+                    run.save(state._replace(estimators=engine.gather(state.estimators)))
                     saved = time.perf_counter()
             if on_step is not None:
                 speed, left = (inner_steps - before) / (now - began), (steps - step) / rate
                 on_step(Progress(step, steps, found["meta_loss"], found["smoothed"], found["diverged"], speed, left))
             if stop:
-                raise Interrupted(handed_out(state), steps)
-    return handed_out(state)
+                raise Interrupted(result(tx, state), steps)
+    return result(tx, state)
 
 
-def _mean_of_those_that_have_it(metrics: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Estimators of a mixture may report different things."""
-    names = dict.fromkeys(name for found in metrics for name in found)
-    having = {name: [found[name] for found in metrics if name in found] for name in names}
-    return {name: sum(values[1:], values[0]) / len(values) for name, values in having.items()}
-
-
-class _Run:
-    """A run directory."""
-
-    def __init__(self, folder: Path, config: dict[str, Any]):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / CONFIG
-        if path.exists():
-            try:
-                known = dict(json.loads(path.read_text()))
-            except (ValueError, TypeError) as error:
-                raise InputError(f"{path} is damaged: {error}.") from error
-            for name in dict.fromkeys((*config, *known)):
-                if known.get(name) != config.get(name):
-                    raise InputError(
-                        f"The run directory {folder} belongs to another configuration: its {name} is {known.get(name)}, "
-                        f"this one's {config.get(name)}. Choose another directory, or the same configuration to resume."
-                    )
-        else:
-            checkpoint.write_text(path, json.dumps(config, indent=2) + "\n")
-        self.lines: list[str] = []
-        self.seconds_before, self.inner_steps_before = 0.0, 0  # of earlier sessions of this run
-
-    def resume(self, like: MetaState) -> MetaState:
-        """The last checkpoint, or `like` where there is none; metrics after it are cut off."""
-        path, metrics = self.folder / CHECKPOINT, self.folder / METRICS
-        state = checkpoint.from_bytes(path.read_bytes(), like, str(path)) if path.exists() else like
-        known = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-        known = known[: int(state.step)]
-        try:
-            if known:
-                last = json.loads(known[-1])
-                self.seconds_before, self.inner_steps_before = last["seconds"], last["inner_steps"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{metrics} is damaged: line {len(known)} is not a line of metrics.") from error
-        if len(known) != state.step:
-            raise InputError(
-                f"{metrics} is damaged: it has {len(known)} lines, the checkpoint is of step {state.step}."
-            )
-        checkpoint.write_text(metrics, "".join(known))
-        return state
-
-    def log(self, line: dict[str, Any]) -> None:
-        known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no other numbers
-        self.lines.append(json.dumps(known) + "\n")
-
-    def save(self, state: MetaState) -> None:
-        """Metrics first: lines without a checkpoint are cut off at the next start, a checkpoint without lines would be a gap."""
-        with (self.folder / METRICS).open("a") as file:
-            file.writelines(self.lines)
-        self.lines.clear()
-        checkpoint.write_bytes(self.folder / CHECKPOINT, checkpoint.to_bytes(state))
-
-
-def _config(
-    optimizer: Optimizer,
-    estimators: Sequence[Estimator],
-    steps: int,
-    key: PRNGKeyArray,
-    settings: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What must agree for a run to be continued, as JSON gives it back."""
-    config = {
-        **(settings or {}),
-        "optimizer": eqx.tree_pformat(optimizer, width=10_000),
-        "estimators": [eqx.tree_pformat(e, width=10_000) for e in estimators],
-        "steps": steps,
-        "key": jax.random.key_data(key).tolist(),
-        "devices": jax.device_count(),
-        "initial meta-parameters": hashlib.sha256(checkpoint.to_bytes(optimizer)).hexdigest(),
-    }
-    found = [fingerprint(tx, optimizer) for e in estimators for tx in transformations(e)]
-    if found:  # not in the configuration of runs without: those of before can be continued
-        config["digest of the transformations of PerTask"] = found
-    return json.loads(json.dumps(config))
+def _apart(
+    estimators: Sequence[Estimator], outer: Optimizer, state: MetaState, *, average: float, engine: Engine
+) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
+    """`meta_step` with an engine that no program can hold: only the outer step is compiled, and states may be what the engine likes."""
+    found = engine.gradients(state.optimizer, estimators, state.estimators, step_key(state))
+    states, found = found.estimators, found._replace(estimators=())
+    state, metrics = _apply(outer, state._replace(estimators=()), found, average=average)
+    return state._replace(estimators=states), metrics
 
 
 @contextmanager
@@ -306,3 +307,18 @@ def _interruptible() -> Iterator[threading.Event]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+__all__ = [
+    "Interrupted",
+    "MetaState",
+    "Progress",
+    "apply",
+    "as_outer",
+    "gradients",
+    "meta_init",
+    "meta_step",
+    "meta_train",
+    "result",
+    "step_key",
+]

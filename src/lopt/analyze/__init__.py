@@ -1,11 +1,12 @@
-"""Understand an optimizer: one file for each question, one row for each in `ANALYSES`."""
+"""Questions asked of an optimizer on a task. One file a question, one row in `ANALYSES`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from lopt.analyze.dynamics import amplification, growth, lyapunov_exponent, overshoot, sharpness, spectrum
+from lopt.analyze.dynamics import Dynamics, dynamics, growth, lyapunov_exponent
+from lopt.analyze.linear import amplification, overshoot, sharpness, spectrum
 from lopt.analyze.noisy_quadratic import Box, LinearTraining, admissible_box
 from lopt.analyze.stability import (
     Certificate,
@@ -16,18 +17,20 @@ from lopt.analyze.stability import (
     observed_factor,
 )
 
-# The one place where analyses get their names.
-ANALYSES: dict[str, Callable[..., Any]] = {"stability": certify}
+# The one place where analyses get their names. Each takes an optimizer, a task and `key=`, and returns a frozen dataclass.
+ANALYSES: dict[str, Callable[..., Any]] = {"dynamics": dynamics, "stability": certify}
 
 __all__ = [
     "ANALYSES",
     "Box",
     "Certificate",
+    "Dynamics",
     "LinearTraining",
     "admissible_box",
     "amplification",
     "certify",
     "critical_factor",
+    "dynamics",
     "growth",
     "lyapunov_exponent",
     "multiplied_losses",

@@ -94,7 +94,10 @@ def eigenvalues(
             values, vectors = error.eigenvalues, error.eigenvectors
     order = np.argsort(-np.abs(values), kind="stable")[:count]
     values, vectors = np.asarray(values[order], np.complex128), vectors[:, order]
-    applied = [counted(v.real.copy()) + 1j * counted(v.imag.copy()) if v.imag.any() else counted(v.real.copy()) for v in vectors.T]
+    applied = [
+        counted(v.real.copy()) + 1j * counted(v.imag.copy()) if v.imag.any() else counted(v.real.copy())
+        for v in vectors.T
+    ]
     residuals = [
         np.linalg.norm(a - x * v) / max(abs(x), np.finfo(float).tiny)
         for a, x, v in zip(applied, values, vectors.T, strict=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lopt.checks import at_least, positive
 from lopt.errors import InputError
 
 Matrix = Float[np.ndarray, "_ _"]
@@ -24,13 +25,13 @@ class Box(NamedTuple):
         values = np.linalg.eigvals(black_box)
         scale = max(1.0, float(np.abs(values).max()))
         return bool(
-            (np.abs(values.imag) <= 1e-9 * scale).all() and self.low <= values.real.min() and values.real.max() <= self.high
+            (np.abs(values.imag) <= 1e-9 * scale).all()
+            and self.low <= values.real.min()
+            and values.real.max() <= self.high
         )
 
 
-def admissible_box(
-    hessian: Matrix, nominal: float, *, preconditioned: bool = False, largest_error: float = 1.0
-) -> Box:
+def admissible_box(hessian: Matrix, nominal: float, *, preconditioned: bool = False, largest_error: float = 1.0) -> Box:
     r"""The box of Theorem 1, and how Lemmas 2 and 3 move it.
 
     $$-\frac{\alpha}{\bar d} \leq \lambda(P) \leq \frac{1}{\bar d} \Big( \frac{2}{\lambda} - \alpha \Big), \qquad
@@ -51,10 +52,8 @@ def admissible_box(
     Source: Harrison, Metz & Sohl-Dickstein 2022, section 4.
     """
     top = float(np.linalg.eigvalsh(_definite(hessian))[-1])
-    if not nominal >= 0:
-        raise InputError(f"nominal is {nominal}; it must be at least 0.")
-    if not largest_error > 0:
-        raise InputError(f"largest_error is {largest_error}; it must be positive.")
+    at_least("nominal", nominal, 0)
+    positive("largest_error", largest_error)
     bound = 2.0 / (np.sqrt(top) if preconditioned else top)
     return Box(-nominal / largest_error, float(bound - nominal) / largest_error)
 
@@ -100,8 +99,8 @@ class LinearTraining:
             )
         if not np.allclose(self.covariance, self.covariance.T):
             raise InputError("covariance is not symmetric; it must be.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
 
     @property
     def transition(self) -> Matrix:

@@ -14,9 +14,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lopt.analyze.dynamics import Linear, growth, overshoot, sharpness, split, tangent_step
+from lopt.analyze.dynamics import growth
 from lopt.analyze.eigenvalues import eigenvalues
+from lopt.analyze.linear import Linear, overshoot, sharpness, split, tangent_step
 from lopt.analyze.problem import Loss, Multiplied, as_optimizer, as_task
+from lopt.checks import at_least, positive
 from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.task import Task
@@ -54,7 +56,7 @@ class Certificate:
         sharpness: $\lambda_{\max}(\nabla^2 f)$.
         critical_sharpness: infinite where the step is stable at any curvature up to 10,000 times the present one.
         margin: the second over the first; below 1 the linearised step is unstable.
-        overshoot: the largest modulus of the eigenvalues of the step that are not near the positive real axis; see `dynamics.overshoot`.
+        overshoot: the largest modulus of the eigenvalues of the step that are not near the positive real axis; see `overshoot`.
         spectral_radius: the largest modulus of all of them.
         exponent: the Lyapunov exponent over the second half of the 40 steps, per step. Where it is far below $\log$ `overshoot`, the overshoot does not last.
         noise_amplification: how far noise moves the parameters, beside a random walk; see `noise_amplification`.
@@ -200,12 +202,10 @@ def certify(
 
     Source: edge of stability: Cohen et al. 2021 and 2022; that learned optimizers are judged by the joint dynamics: Harrison et al. 2022.
     """
-    if checkpoints < 2:
-        raise InputError(f"checkpoints is {checkpoints}; it must be at least 2.")
+    at_least("checkpoints", checkpoints, 2)
+    positive("tolerance", tolerance)
     if steps < checkpoints:
         raise InputError(f"steps is {steps}; a certificate of {checkpoints} checkpoints needs at least as many.")
-    if not tolerance > 0.0:
-        raise InputError(f"tolerance is {tolerance}; it must be positive.")
     rule, task = as_optimizer(optimizer), as_task(loss, params)
     inner = _begin(rule, task, key, steps, tell_horizon)
     value, gradient = _observe(task, inner, key)
@@ -383,9 +383,7 @@ def multiplied_losses(
     return jax.vmap(one)(factors)
 
 
-def observed_factor(
-    loss: Float[np.ndarray, " factors"], factors: Float[np.ndarray, " factors"], limit: float
-) -> float:
+def observed_factor(loss: Float[np.ndarray, " factors"], factors: Float[np.ndarray, " factors"], limit: float) -> float:
     """The smallest multiple of its updates at which a training really goes wrong: the check of what `critical_factor` predicts.
 
     Args:

@@ -16,15 +16,9 @@ from lopt.estimators.particles import (
     Clock,
     Metrics,
     Particles,
-    Run,
-    begin_inner,
-    finish_run,
+    Unroll,
     mean_over_groups,
     new_clock,
-    plan,
-    settle,
-    start_run,
-    step_run,
 )
 from lopt.optimizer import Optimizer
 from lopt.unroll import Inner
@@ -76,7 +70,7 @@ class Backprop(Particles):
 
     def begin(self, optimizer: Optimizer, keys: Key[Array, " particles"]) -> BackpropState:
         """Particles that all restart at the first estimate."""
-        return jax.vmap(lambda key: BackpropState(begin_inner(self, optimizer, key), jnp.zeros(()), new_clock()))(keys)
+        return jax.vmap(lambda key: BackpropState(self.begin_inner(optimizer, key), jnp.zeros(()), new_clock()))(keys)
 
     def advance(
         self, optimizer: Optimizer, state: BackpropState, keys: Key[Array, " particles"], length: Int[Array, ""] | None
@@ -85,14 +79,14 @@ class Backprop(Particles):
 
         def particle(state: BackpropState, key: PRNGKeyArray) -> tuple[tuple[MetaGradient, dict[str, Array]], Any]:
             start_key, horizon_key, unroll_key = jax.random.split(key, 3)
-            horizon, clock = plan(self, state.inner, state.clock, horizon_key, length)
-            run, loss, lost, gradient = unroll_and_differentiate(
+            horizon, clock = self.plan(state.inner, state.clock, horizon_key, length)
+            now, loss, lost, gradient = unroll_and_differentiate(
                 self, optimizer, state.inner, state.first, (start_key, unroll_key), horizon, length
             )
             finite = all_finite(gradient)
             gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, jnp.zeros_like(g)), gradient)
             metrics = {"meta_loss": loss, "diverged": lost, "finite": finite.astype(jnp.float32)}
-            return (gradient, metrics), BackpropState(settle(self, run.inner, clock), run.first, clock)
+            return (gradient, metrics), BackpropState(self.settle(now.inner, clock), now.first, clock)
 
         return jax.vmap(particle)(state, keys)
 
@@ -114,33 +108,33 @@ def unroll_and_differentiate(
     keys: tuple[PRNGKeyArray, PRNGKeyArray],
     horizon: Int[Array, ""],
     length: Int[Array, ""] | None,
-) -> tuple[Run, Float[Array, ""], Float[Array, ""], MetaGradient]:
+) -> tuple[Unroll, Float[Array, ""], Float[Array, ""], MetaGradient]:
     """One truncation of one particle by an optimizer, and the derivative of its meta-loss.
 
     The way back is written out rather than left to `jax.grad`, which cannot reverse a loop whose bound is not known when it is compiled.
 
     Returns:
-        The run, its meta-loss, the fraction of losses that were not finite, and the gradient.
+        The unroll at its end, its meta-loss, the fraction of losses that were not finite, and the gradient.
     """
     (start_key, unroll_key), longest = keys, estimator.schedule.longest
     size, steps = segment_size(longest), longest if length is None else length
     ragged = length is not None or longest % size != 0
 
     def begun(optimizer: Optimizer) -> tuple[Any, Any]:
-        return eqx.partition(start_run(estimator, optimizer, inner, first, start_key, horizon), eqx.is_inexact_array)
+        return eqx.partition(estimator.start_unroll(optimizer, inner, first, start_key, horizon), eqx.is_inexact_array)
 
     moving, fixed, begun_back = _vjp(begun, optimizer)
     # The problem stays what it is: it need not be kept for every segment.
     whole = eqx.combine(moving, fixed)
     problem = whole.inner.problem
-    moving, fixed = (_with_problem(run, None) for run in (moving, fixed))
+    moving, fixed = (_with_problem(now, None) for now in (moving, fixed))
 
     @jax.checkpoint
     def step(carry: tuple[Optimizer, Any], fixed: Any, t: Int[Array, ""]) -> tuple[Any, Any]:
         optimizer, moving = carry
-        run = _with_problem(eqx.combine(moving, fixed), problem)
-        run = step_run(estimator, optimizer, run, jax.random.fold_in(unroll_key, t))
-        return eqx.partition(_with_problem(run, None), eqx.is_inexact_array)
+        now = _with_problem(eqx.combine(moving, fixed), problem)
+        now = estimator.step_unroll(optimizer, now, jax.random.fold_in(unroll_key, t))
+        return eqx.partition(_with_problem(now, None), eqx.is_inexact_array)
 
     def segment(optimizer: Optimizer, moving: Any, fixed: Any, i: Int[Array, ""]) -> tuple[Any, Any]:
         def one(carry: tuple[Any, Any], t: Int[Array, ""]) -> tuple[tuple[Any, Any], None]:
@@ -163,8 +157,8 @@ def unroll_and_differentiate(
     (moving, fixed), kept = jax.lax.fori_loop(0, count, forth, ((moving, fixed), kept))
 
     def meta_loss(optimizer: Optimizer, moving: Any) -> tuple[Array, Array]:
-        run = _with_problem(eqx.combine(moving, fixed), problem)
-        return finish_run(estimator, optimizer, run, unroll_key, steps)
+        now = _with_problem(eqx.combine(moving, fixed), problem)
+        return estimator.finish_unroll(optimizer, now, unroll_key, steps)
 
     (loss, lost), (gradient, back) = jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)(optimizer, moving)
 
@@ -179,8 +173,8 @@ def unroll_and_differentiate(
     gradient, back = jax.lax.fori_loop(0, count, rewind, (gradient, back))
     still = jax.tree.map(jnp.zeros_like, eqx.filter(problem, eqx.is_inexact_array))
     (more,) = begun_back(_with_problem(back, still))
-    run = _with_problem(eqx.combine(moving, fixed), problem)
-    return run, loss, lost, jax.tree.map(jnp.add, gradient, more)
+    now = _with_problem(eqx.combine(moving, fixed), problem)
+    return now, loss, lost, jax.tree.map(jnp.add, gradient, more)
 
 
 def segment_size(length: int) -> int:
@@ -196,5 +190,5 @@ def _vjp(fn: Any, *args: Any) -> tuple[Any, Any, Any]:
     return first, second, back
 
 
-def _with_problem(run: Run, problem: Any) -> Run:
-    return run._replace(inner=run.inner._replace(problem=problem))
+def _with_problem(now: Unroll, problem: Any) -> Unroll:
+    return now._replace(inner=now.inner._replace(problem=problem))

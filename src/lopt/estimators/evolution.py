@@ -17,14 +17,10 @@ from lopt.estimators.particles import (
     Clock,
     Metrics,
     Particles,
-    Run,
-    begin_inner,
+    Unroll,
+    as_truncation,
     mean_over_groups,
     new_clock,
-    plan,
-    settle,
-    start_run,
-    unroll_run,
 )
 from lopt.estimators.schedules import Schedule
 from lopt.optimizer import Optimizer
@@ -34,7 +30,7 @@ Noise = PyTree[Array]  # the structure of the optimizer
 
 # Members of an antithetic pair share problem, step and horizon; parameters, optimizer state and memory are their own.
 PAIR = Inner(problem=None, params=0, opt_state=0, step=None, horizon=None, memory=0)  # pyright: ignore[reportArgumentType]
-PAIR_RUN = Run(inner=PAIR, first=0, total=0, lost=0)  # pyright: ignore[reportArgumentType]
+PAIR_UNROLL = Unroll(inner=PAIR, first=0, total=0, lost=0)  # pyright: ignore[reportArgumentType]
 
 
 class Noises(NamedTuple):
@@ -109,7 +105,7 @@ class AntitheticES(Particles):
         none = jax.tree.map(jnp.zeros_like, optimizer)
 
         def pair(key: PRNGKeyArray) -> ParticleState:
-            inner = jax.vmap(lambda opt: begin_inner(self, opt, key), out_axes=PAIR)(both)
+            inner = jax.vmap(lambda opt: self.begin_inner(opt, key), out_axes=PAIR)(both)
             return ParticleState(inner, jnp.zeros(2), Noises(none, none, jnp.zeros((), jnp.int32)), new_clock())
 
         return jax.vmap(pair)(keys)
@@ -124,20 +120,20 @@ class AntitheticES(Particles):
             fresh = jax.tree.map(lambda n: self.std * n, normal_like(noise_key, optimizer))
             restarted = inner.step >= inner.horizon
             noise = self.assign(fresh, state.noise, jnp.where(restarted, 0, inner.step), restarted)
-            horizon, clock = plan(self, inner, state.clock, horizon_key, length)
+            horizon, clock = self.plan(inner, state.clock, horizon_key, length)
 
-            def member(sign: Array, inner: Inner, first: Array) -> tuple[Run, Array, Array]:
+            def member(sign: Array, inner: Inner, first: Array) -> tuple[Unroll, Array, Array]:
                 perturbed = jax.tree.map(lambda x, e: x + sign * e, optimizer, noise.perturbation)
-                run = start_run(self, perturbed, inner, first, start_key, horizon)
-                return unroll_run(self, perturbed, run, unroll_key, length)
+                begun = self.start_unroll(perturbed, inner, first, start_key, horizon)
+                return self.whole_unroll(perturbed, begun, unroll_key, length)
 
-            run, losses, lost = jax.vmap(member, in_axes=(0, PAIR, 0), out_axes=(PAIR_RUN, 0, 0))(
+            after, losses, lost = jax.vmap(member, in_axes=(0, PAIR, 0), out_axes=(PAIR_UNROLL, 0, 0))(
                 jnp.asarray([1.0, -1.0]), inner, state.first
             )
             weight = self.difference(losses) / (2.0 * self.std**2)
             gradient = jax.tree.map(lambda c: weight * c, noise.credit)
             metrics = {"meta_loss": jnp.mean(losses), "diverged": jnp.mean(lost)}
-            return (gradient, metrics), ParticleState(settle(self, run.inner, clock), run.first, noise, clock)
+            return (gradient, metrics), ParticleState(self.settle(after.inner, clock), after.first, noise, clock)
 
         return jax.vmap(pair)(state, keys)
 
@@ -234,7 +230,7 @@ class FullES(AntitheticES):
     Source: Metz et al. 2019; Metz et al. 2022, *VeLO* (log-uniform lengths, `objective="last"`, `sign_scale=1.0`).
     """
 
-    truncation: int | Schedule | None = eqx.field(static=True, default=None, kw_only=True)
+    truncation: Schedule | None = eqx.field(static=True, converter=as_truncation, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
         if self.truncation is not None:

@@ -15,17 +15,14 @@ from lopt.estimators.estimator import MetaGradient
 from lopt.estimators.evolution import normal_like
 from lopt.estimators.particles import (
     Clock,
-    Horizon,
     Metrics,
     Particles,
     as_horizon,
-    begin_inner,
+    as_truncation,
     mean_over_groups,
     new_clock,
-    plan,
-    settle,
 )
-from lopt.estimators.schedules import Schedule
+from lopt.estimators.schedules import Schedule, Unrolls
 from lopt.optimizer import Optimizer
 from lopt.unroll import Inner
 
@@ -67,8 +64,8 @@ class Merged(Particles):
     paper's text was not at hand; the covariance is ours.
     """
 
-    truncation: int | Schedule | None = eqx.field(static=True, default=None, kw_only=True)
-    horizon: Horizon = eqx.field(static=True, converter=as_horizon, default=50, kw_only=True)
+    truncation: Schedule | None = eqx.field(static=True, converter=as_truncation, default=None, kw_only=True)
+    horizon: Schedule | Unrolls = eqx.field(static=True, converter=as_horizon, default=50, kw_only=True)
     pairs: int = eqx.field(static=True, default=8, kw_only=True)
     std: float = eqx.field(static=True, default=0.01, kw_only=True)
     covariance: bool = eqx.field(static=True, default=True, kw_only=True)
@@ -94,7 +91,7 @@ class Merged(Particles):
         both = jax.tree.map(lambda x: jnp.stack([x, x]), optimizer)
 
         def pair(key: PRNGKeyArray) -> MergedState:
-            inner = jax.vmap(lambda opt: begin_inner(self, opt, key))(both)
+            inner = jax.vmap(lambda opt: self.begin_inner(opt, key))(both)
             return MergedState(inner, jnp.zeros(2), new_clock())
 
         return jax.vmap(pair)(keys)
@@ -108,13 +105,13 @@ class Merged(Particles):
             start_key, horizon_key, noise_key, unroll_key = jax.random.split(key, 4)
             noise = jax.tree.map(lambda n: self.std * n, normal_like(noise_key, optimizer))
             one = jax.tree.map(lambda x: x[0], state.inner)  # step and horizon are those of both members
-            horizon, clock = plan(self, one, state.clock, horizon_key, length)
+            horizon, clock = self.plan(one, state.clock, horizon_key, length)
 
             def member(sign: Array, inner: Inner, first: Array) -> Any:
                 perturbed = jax.tree.map(lambda x, e: x + sign * e, optimizer, noise)
                 keys = (start_key, unroll_key)
-                run, *found = unroll_and_differentiate(self, perturbed, inner, first, keys, horizon, length)
-                return settle(self, run.inner, clock), run.first, *found
+                after, *found = unroll_and_differentiate(self, perturbed, inner, first, keys, horizon, length)
+                return self.settle(after.inner, clock), after.first, *found
 
             inner, first, losses, lost, gradients = jax.vmap(member)(jnp.asarray([1.0, -1.0]), state.inner, state.first)
             weight = (losses[0] - losses[1]) / (2.0 * self.std**2)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt import checkpoint
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.optimizer import Optimizer, State
@@ -135,10 +135,9 @@ def fingerprint(transformation: optax.GradientTransformation, meta_params: Optim
 
     with jax.numpy_dtype_promotion("standard"):
         traced = jax.make_jaxpr(program)(params, params, jax.ShapeDtypeStruct((), jnp.float32))
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
-    for array in traced.consts:
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
+    found = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
+    found.update(checkpoint.digest(traced.consts).encode())
+    return found.hexdigest()
 
 
 def transformations(estimator: Estimator) -> list[optax.GradientTransformation]:

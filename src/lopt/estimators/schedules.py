@@ -27,6 +27,11 @@ class Schedule(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def shortest(self) -> int:
+        """No length is smaller."""
+
+    @property
+    @abc.abstractmethod
     def longest(self) -> int:
         """No length is greater; backpropagation reserves memory for it."""
 
@@ -55,6 +60,11 @@ class Constant(Schedule):
         _positive(length=self.length)
 
     @property
+    def shortest(self) -> int:
+        """The length."""
+        return self.length
+
+    @property
     def longest(self) -> int:
         """The length."""
         return self.length
@@ -69,6 +79,9 @@ class Constant(Schedule):
         del key, estimates
         return jnp.asarray(self.length, jnp.int32)
 
+    def __str__(self) -> str:
+        return str(self.length)
+
 
 @dataclass(frozen=True)
 class LogUniform(Schedule):
@@ -81,6 +94,11 @@ class LogUniform(Schedule):
         _positive(low=self.low)
         if self.low > self.high:
             raise InputError(f"low is {self.low} and high is {self.high}; low must not exceed high.")
+
+    @property
+    def shortest(self) -> int:
+        """The least length."""
+        return self.low
 
     @property
     def longest(self) -> int:
@@ -97,6 +115,9 @@ class LogUniform(Schedule):
         """A length; see the class."""
         del estimates
         return _log_uniform(key, self.low, jnp.asarray(self.high, jnp.int32))
+
+    def __str__(self) -> str:
+        return f"({self.low}, {self.high})"
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,11 @@ class Growing(Schedule):
             raise InputError(f"jitter is {self.jitter}; it must be at least 0 and below 1.")
         if self.growth not in get_args(Growth):
             raise InputError(f"growth is {self.growth!r}; it must be one of {', '.join(get_args(Growth))}.")
+
+    @property
+    def shortest(self) -> int:
+        """The first length with the least factor."""
+        return max(1, math.floor(self.first * (1.0 - self.jitter)))
 
     @property
     def longest(self) -> int:
@@ -184,6 +210,11 @@ class Widening(Schedule):
             )
 
     @property
+    def shortest(self) -> int:
+        """The least length."""
+        return self.low
+
+    @property
     def longest(self) -> int:
         """The greatest length of all."""
         return self.last
@@ -232,6 +263,11 @@ class HeavyTailed(Schedule):
             raise InputError(f"limit is {self.limit}; it must be at least least, {self.least}.")
 
     @property
+    def shortest(self) -> int:
+        """The least length."""
+        return self.least
+
+    @property
     def longest(self) -> int:
         """The limit."""
         return self.limit
@@ -264,9 +300,51 @@ class Unrolls:
         if not self.scale > 0:
             raise InputError(f"scale is {self.scale}; it must be positive.")
 
-    def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
-        """A number of truncations."""
+    def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
+        """A number of truncations. Arguments as those of a `Schedule`."""
+        del estimates
         return self.least + _rounded_exponential(key, self.scale)
+
+
+@dataclass(frozen=True)
+class _Multiples(Schedule):
+    """Lengths of a schedule in multiples of a unit, rounded down, but never below the least multiple that the schedule allows."""
+
+    lengths: Schedule
+    unit: int
+
+    @property
+    def shortest(self) -> int:
+        return -(-self.lengths.shortest // self.unit)
+
+    @property
+    def longest(self) -> int:
+        return self.lengths.longest // self.unit
+
+    @property
+    def mean(self) -> float:
+        return self.lengths.mean / self.unit
+
+    def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
+        return jnp.maximum(self.lengths.draw(key, estimates) // self.unit, self.shortest)
+
+
+def multiples(lengths: Schedule, unit: int) -> Schedule:
+    """A schedule of numbers of units: their multiples are lengths, none shorter or longer than the schedule allows.
+
+    Args:
+        lengths: the schedule of lengths.
+        unit: steps of which all lengths are multiples.
+
+    Raises:
+        InputError: where the schedule allows no multiple of the unit.
+    """
+    found = _Multiples(lengths, unit)
+    if found.shortest > found.longest:
+        raise InputError(f"horizon is {lengths}; no multiple of the truncation, {unit}, is among these lengths.")
+    if isinstance(lengths, Constant | LogUniform):
+        return LogUniform(found.shortest, found.longest)
+    return found
 
 
 def _log_uniform(key: PRNGKeyArray, low: int, high: Int[Array, ""]) -> Int[Array, ""]:

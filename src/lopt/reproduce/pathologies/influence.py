@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lopt.estimators import PES, Backprop, ESSingle, Particles, TruncatedES
+from lopt.meta_train import MetaState, as_outer, meta_init, meta_step
 from lopt.optimizer import Optimizer
 from lopt.reproduce.claims import Claim
 from lopt.task import Split, Task
@@ -183,26 +184,17 @@ def meta_trainings(
     estimator: Particles, optimizer: Optimizer, key: PRNGKeyArray, steps: int, learning_rate: float, seeds: int
 ) -> Float[Array, "seeds steps"]:
     """Meta-parameters `[seeds, steps]` of an optimizer with one, meta-trained with Adam, all seeds in one program."""
-    outer = optax.adam(learning_rate)
+    outer = as_outer(optax.adam(learning_rate))
 
     @jax.jit
     def run(optimizer: Any, keys: Array) -> Array:
         def one(key: Array) -> Array:
-            def step(carry: Any, key: Array) -> tuple[Any, Array]:
-                optimizer, outer_state, state = carry
-                contributions, state = estimator.advance(
-                    optimizer, state, jax.random.split(key, estimator.groups), None
-                )
-                gradient, _ = estimator.combine(*contributions)
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, outer_state = outer.update(gradient, outer_state)
-                optimizer = optax.apply_updates(optimizer, updates)
-                return (optimizer, outer_state, state), jax.tree.leaves(optimizer)[0]
+            def step(state: MetaState, nothing: None) -> tuple[MetaState, Array]:
+                del nothing
+                state, _ = meta_step((estimator,), outer, state)
+                return state, jax.tree.leaves(state.optimizer)[0]
 
-            begin_key, run_key = jax.random.split(key)
-            state = estimator.begin(optimizer, jax.random.split(begin_key, estimator.groups))
-            carry = (optimizer, outer.init(optimizer), state)
-            return jax.lax.scan(step, carry, jax.random.split(run_key, steps))[1]
+            return jax.lax.scan(step, meta_init(optimizer, (estimator,), outer, key), None, steps)[1]
 
         return jax.vmap(one)(keys)
 

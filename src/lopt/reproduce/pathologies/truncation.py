@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.engine import Gradients
 from lopt.estimators import Backprop, LogUniform
-from lopt.evaluate.compare import interval
+from lopt.evaluate.scores.statistics import mean_interval
+from lopt.meta_train import MetaState, apply, as_outer, meta_init, step_key
 from lopt.optimizers import SGD
 from lopt.reproduce.claims import Claim
 from lopt.task import Task
@@ -78,43 +79,37 @@ def truncation(
     estimator = Backprop(
         task, truncation=LogUniform(1, horizon), horizon=horizon, objective="mean", particles=particles
     )
-    outer = optax.adam(outer_rate)
+    outer = as_outer(optax.adam(outer_rate))
 
     @jax.jit
     def run(length: Array, keys: Array) -> Float[Array, "seeds steps"]:
         def one(log_rate: Array, key: Array) -> Array:
-            def step(carry: Any, key: Array) -> tuple[Any, Array]:
-                optimizer, outer_state, state = carry
-                contributions, state = estimator.advance(optimizer, state, jax.random.split(key, particles), length)
-                gradient, _ = estimator.combine(*contributions)
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, outer_state = outer.update(gradient, outer_state)
-                optimizer = optax.apply_updates(optimizer, updates)
-                return (optimizer, outer_state, state), jax.tree.leaves(optimizer)[0]
+            def step(state: MetaState, nothing: None) -> tuple[MetaState, Array]:
+                del nothing
+                gradient, after, metrics = estimator.take(state.optimizer, state.estimators[0], step_key(state), length)
+                state, _ = apply(outer, state, Gradients(gradient, (after,), metrics))
+                return state, jax.tree.leaves(state.optimizer)[0]
 
-            optimizer: Any = SGD(learning_rate=jnp.exp(log_rate))
-            begin_key, run_key = jax.random.split(key)
-            state = estimator.begin(optimizer, jax.random.split(begin_key, particles))
-            carry = (optimizer, outer.init(optimizer), state)
-            return jax.lax.scan(step, carry, jax.random.split(run_key, meta_steps))[1]
+            begun = meta_init(SGD(learning_rate=jnp.exp(log_rate)), (estimator,), outer, key)
+            return jax.lax.scan(step, begun, None, meta_steps)[1]
 
         return jax.vmap(one)(begin, keys)
 
     keys = jax.random.split(train_key, seeds)
     curves = {k: np.exp(np.asarray(run(jnp.int32(k), keys), np.float64)) for k in truncations}
     ends = {k: np.exp(np.log(c[:, -max(1, meta_steps // 4) :]).mean(axis=1)) for k, c in curves.items()}
-    found = {k: interval(end) for k, end in ends.items()}
+    found = {k: mean_interval(end) for k, end in ends.items()}
     directions = ((steep, 1.0), (flat, curvature))
     predicted = {k: stationary_rate(directions, noise, horizon, k) for k in truncations}
     shortest, longest = truncations[0], truncations[-1]
-    too_low = bool(found[shortest].mean + found[shortest].half < exact)
-    means = [found[k].mean for k in truncations]
+    too_low = bool(found[shortest].high < exact)
+    means = [found[k].value for k in truncations]
     rising = all(after >= 0.97 * before for before, after in itertools.pairwise(means))
     error = abs(means[-1] / exact - 1.0)
-    off = max(abs(found[k].mean / predicted[k] - 1.0) for k in truncations)
+    off = max(abs(found[k].value / predicted[k] - 1.0) for k in truncations)
     excess = {
         k: float(
-            np.interp(math.log(found[k].mean), np.log(grid), losses.mean(axis=1)) / losses.mean(axis=1).min() - 1.0
+            np.interp(math.log(found[k].value), np.log(grid), losses.mean(axis=1)) / losses.mean(axis=1).min() - 1.0
         )
         for k in truncations
     }
@@ -125,7 +120,7 @@ def truncation(
         "exact_of_eighths_of_the_trainings": eighths,
         "predicted": predicted,
         "converged": ends,
-        "interval": {k: list(v) for k, v in found.items()},
+        "interval": {k: [v.value, v.half] for k, v in found.items()},
         "excess_meta_loss": excess,
         "sweep_rates": grid,
         "sweep_meta_loss": losses.mean(axis=1),
@@ -135,7 +130,7 @@ def truncation(
             "truncation": str(k),
             "converges to a rate of": str(found[k]),
             "predicted": f"{predicted[k]:.3f}",
-            "found over exact": f"{found[k].mean / exact:.2f}",
+            "found over exact": f"{found[k].value / exact:.2f}",
             "meta-loss above the least": f"{excess[k]:.1%}",
         }
         for k in truncations

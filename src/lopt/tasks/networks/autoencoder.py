@@ -18,7 +18,7 @@ from lopt.tasks.networks.learning import Batch, LearningTask
 
 
 class EncoderDecoder(eqx.Module):
-    """Two networks, the second reading what the first has put out."""
+    """Two networks; the second reads the output of the first."""
 
     encoder: eqx.nn.Sequential
     decoder: eqx.nn.Sequential

@@ -20,9 +20,9 @@ Filter = tuple[int, int, int]  # height, width, channels
 
 
 def convolve(layer: eqx.nn.Conv2d, x: Float[Array, "ins rows columns batch"]) -> Float[Array, "outs r c batch"]:
-    """What `layer` does to every image of a batch, as one matrix product on shifted copies; `layer` pads zeros by `SAME`, with one stride for both axes.
+    """Apply `layer` to every image of a batch, as one matrix product on shifted copies. `layer` pads zeros by `SAME`, with one stride for both axes.
 
-    The batch is the last axis, so that all is long rows of memory and one product serves the whole batch: `benchmarks/conv.py` has what that is worth.
+    The batch is the last axis, so that memory is read in long rows and one product serves the whole batch. `benchmarks/conv.py` measures the gain.
     """
     assert (layer.padding, layer.padding_mode, layer.groups) == ("SAME", "ZEROS", 1)
     assert layer.stride == layer.stride[:1] * 2
@@ -175,7 +175,7 @@ class ImageConv(ClassificationTask):
         return makers[self.norm](channels)
 
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch classes"]:
-        """What the network says of images whose brightest pixel is 1."""
+        """The logits of images whose brightest pixel is 1."""
         del key, training
         x = inputs.astype(network.head.weight.dtype).T.reshape(1, self.side, self.side, -1) / self.brightest
         return network(x)
@@ -200,7 +200,7 @@ def conv_net(
     """Convolutional network; `filters=((3, 3, 8), (5, 5, 8))`, sigmoid and relu, are the held-out ones of Wichrowska et al. 2017.
 
     There on MNIST; strides are a reconstruction. `images` is a name of `data.images.IMAGES`;
-    `classes` are those of its classes that are told apart, all by default;
+    `classes` are the classes of it to tell apart, all by default;
     other arguments as for `ImageConv`.
 
     Source: Wichrowska et al. 2017 for those; the default is lopt's own.

@@ -35,7 +35,7 @@ class VanillaCell(eqx.Module):
 
 
 class RecurrentNet(eqx.Module):
-    """An embedding, a cell that runs over the characters, a linear layer."""
+    """An embedding, a cell that goes over the characters, a linear layer."""
 
     embedding: eqx.nn.Embedding
     cell: Any
@@ -116,7 +116,7 @@ class CharRNN(ClassificationTask):
         return RecurrentNet(embedding, cell, eqx.nn.Linear(self.hidden, self.classes, key=key))
 
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch length c"]:
-        """What the network says of every next character."""
+        """The logits of every next character."""
         del key, training
         return jax.vmap(network)(inputs)
 
@@ -172,7 +172,7 @@ class CharTransformer(ClassificationTask):
         )
 
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch length c"]:
-        """What the network says of every next character."""
+        """The logits of every next character."""
         del key, training
         return jax.vmap(network)(inputs)
 

@@ -1,4 +1,4 @@
-"""What the networks of tasks are made of beyond `equinox.nn`, and one draw for all their weights."""
+"""Layers of the tasks' networks beyond `equinox.nn`, and one draw for all their weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BatchNorm(eqx.Module):
 
 
 class Positions(eqx.Module):
-    """A learned vector for each place of a sequence, added to what stands there."""
+    """A learned vector for each place of a sequence, added to the input there."""
 
     weight: Float[Array, "length width"]
 
@@ -124,7 +124,7 @@ def one_of(name: str, value: str, allowed: Any) -> None:
 
 
 def positive(**numbers: Any) -> None:
-    """Refuse what is not a positive whole number, or a sequence of such."""
+    """Refuse a value that is not a positive whole number, or a sequence of such."""
     for name, given in numbers.items():
         sizes = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if any(not isinstance(n, int) or n < 1 for n in sizes):
@@ -133,7 +133,7 @@ def positive(**numbers: Any) -> None:
 
 
 def share(**numbers: float) -> None:
-    """Refuse what is not at least 0 and less than 1."""
+    """Refuse a value that is not at least 0 and less than 1."""
     for name, given in numbers.items():
         if not 0.0 <= given < 1.0:
             raise InputError(f"{name} is {given}; it must be at least 0 and less than 1.")

@@ -1,4 +1,4 @@
-"""What problems of learning from examples share: minibatches, cross-entropy, accuracy."""
+"""The common part of problems of learning from examples: minibatches, cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from lopt.tasks.data.points import rows_of
 from lopt.tasks.networks.layers import Function, draw, positive, skeleton_of
 
 Batch = tuple[Any, Any]  # arrays of inputs and targets, an example a row
+# The stream of what is random beside the minibatch. A small number would not do: `fold_in(key, 1)` is `split(key)[1]`, which draws the minibatch.
+BESIDE = 0x62657369
 Loss = Literal["cross_entropy", "squared_error"]
 
 
@@ -27,7 +29,7 @@ class LearningTask(Task):
     $$f(w; B) = \frac{1}{|B|} \sum_{(x, y) \in B} \ell(\mathrm{net}_w(x), y)$$
 
     The data are arrays on the device; every loss draws its minibatch $B$ from the key, with replacement, from one split. All problems
-    of the task are alike: what differs is the initialisation (`networks.draw`). A family says what its network is and what it measures.
+    of the task are alike; only the initialisation differs (`networks.draw`). A family defines its network and its metrics.
 
     Args:
         examples: inputs and targets of the training, validation and test split.
@@ -51,18 +53,18 @@ class LearningTask(Task):
         """The network. Only its shapes count: the weights are drawn by `init`.
 
         Args:
-            key: what equinox's layers ask for.
+            key: for equinox's layers.
             activation: instead of the task's own, for tasks that have one.
         """
 
     @abc.abstractmethod
     def measure(self, network: Any, batch: Batch, key: PRNGKeyArray, training: bool) -> dict[str, Float[Array, ""]]:
-        """`loss`, and what else is reported, on a batch.
+        """`loss` and all other metrics on a batch.
 
         Args:
             network: from `assemble`.
             batch: inputs and targets.
-            key: for what is random beside the minibatch.
+            key: for randomness other than the minibatch.
             training: whether dropout acts.
         """
 
@@ -91,14 +93,14 @@ class LearningTask(Task):
         """The mean loss of a minibatch; in nats where it is a cross-entropy."""
         del problem
         batch = self._draw(key, split, self.batch_size)
-        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, 1), split == "train")["loss"]
+        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, BESIDE), split == "train")["loss"]
 
     def metrics(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split) -> dict[str, Float[Array, ""]]:
-        """What the task measures, on the whole split, or on `eval_size` examples drawn from a larger one."""
+        """The task's metrics on the whole split, or on `eval_size` examples drawn from a larger one."""
         del problem
         batch: Batch = getattr(self, split)
         batch = batch if len(batch[1]) <= self.eval_size else self._draw(key, split, self.eval_size)
-        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, 1), False)
+        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, BESIDE), False)
 
 
 class ClassificationTask(LearningTask):
@@ -130,7 +132,7 @@ class ClassificationTask(LearningTask):
     def logits(
         self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool
     ) -> Float[Array, "batch ... classes"]:
-        """What the network says of a batch of inputs."""
+        """The logits of a batch of inputs."""
 
     def measure(self, network: Any, batch: Batch, key: PRNGKeyArray, training: bool) -> dict[str, Float[Array, ""]]:
         """`loss` and `accuracy`."""

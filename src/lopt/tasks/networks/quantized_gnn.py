@@ -40,9 +40,9 @@ class QuantizedGNN(Task):
     \qquad \tilde x = \sum_k p_k\, Q_{b_k}(x), \quad p = \mathrm{softmax}(\gamma)$$
 
     with $\hat A = D^{-1/2}(A + I)D^{-1/2}$ and the symmetric uniform quantiser $Q_b(x) = s\, \mathrm{round}(x/s)$, $s = \max|x| / (2^{b-1} - 1)$.
-    Every weight matrix and every input of a layer has logits $\gamma$ of its own. The gradient passes straight through $Q_b$, as if it were the identity,
-    so it is not the gradient of the loss, which is zero in almost every weight; in $\gamma$ of the second layer, after which nothing is
-    rounded, it is exact. The loss is
+    Every weight matrix and every input of a layer has logits $\gamma$ of its own. The gradient passes straight through $Q_b$, as if it were the identity.
+    So it is not the gradient of the loss, which is zero in almost every weight. In $\gamma$ of the second layer it is exact, because nothing is
+    rounded after it. The loss is
 
     $$f = -\frac{1}{|V|} \sum_{i \in V} \log \mathrm{softmax}(Z_i)_{y_i} + \lambda\, \frac{\bar b}{b_\mathrm{max}}$$
 

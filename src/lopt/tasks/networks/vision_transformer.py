@@ -97,7 +97,7 @@ class VisionTransformer(ClassificationTask):
         )
 
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch classes"]:
-        """What the transformer says of images whose brightest pixel is 1."""
+        """The logits of images whose brightest pixel is 1."""
         del key, training
         n, p = self.patches, self.patch
         x = inputs.astype(network.head.weight.dtype) / self.brightest

@@ -45,8 +45,8 @@ class AnalyticContinuation(Task):
     $$f(z) = \frac{1}{N} \left( \tfrac12 \sum_i \frac{(\bar G_i - \sum_j K_{ij} a_j)^2}{\sigma^2} - \alpha S(a) \right),
     \qquad S(a) = -\sum_j a_j \log\frac{a_j}{m_j}$$
 
-    that is half of $\chi^2$, with the entropy $S$ relative to a default model $m$ (maximum entropy) on the training split alone. At the true spectrum
-    half of $\chi^2$ is about 1/2 a point; far below it on `train` is a fit of the noise, which the other splits show.
+    This is half of $\chi^2$, with the entropy $S$ relative to a default model $m$ (maximum entropy) on the training split alone. At the true spectrum
+    half of $\chi^2$ is about 1/2 a point. A training loss far below that fits the noise, which the other splits show.
 
     Problems are random: a mixture of Gaussians with Dirichlet(1) weights, centres uniform within 0.6 and widths log-uniform within 0.03 to 0.2
     of the cutoff, and noise $N(0, \sigma^2)$, drawn once a problem. `train` and `valid` are independent measurements at the same times,

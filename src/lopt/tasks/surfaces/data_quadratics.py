@@ -23,7 +23,7 @@ class SymmetricData(NamedTuple):
 
 
 class DataQuadratic(Task):
-    r"""A quadratic that one sees a minibatch at a time, with its minimum at zero.
+    r"""A quadratic that is seen one minibatch at a time, with its minimum at zero.
 
     $$f(w; B) = \sum_{d \in B} \lVert w \odot d \rVert^2 \quad (\texttt{projection})$$
 

@@ -19,10 +19,11 @@ class InfluenceBalancing(Task):
 
     $$f(\theta) = \tfrac12 (s_{T,1} - 1)^2$$
 
-    In the papers $\theta$ is a meta-parameter and the test is of the estimator: what flows within a short truncation comes from the
-    first $p$ coordinates and has the opposite sign of the whole. As a task $\theta$ is what is optimised, and the recurrence is inside
-    the loss: `truncation` cuts its gradient after so many steps, and so makes a task whose *gradients* are biased, even in sign, while
-    its *losses* are right. An optimizer that looks at the loss can notice.
+    In the papers $\theta$ is a meta-parameter and the test is of the estimator. The gradient within a short truncation comes from the
+    first $p$ coordinates and has the opposite sign of the whole gradient.
+
+    Here $\theta$ is the parameter of a task, and the recurrence is inside the loss. `truncation` cuts the gradient after so many steps.
+    This makes a task whose *gradients* are biased, even in sign, while its *losses* are right. An optimizer that sees the loss can notice.
 
     Args:
         size: $n$; recalled.

@@ -132,7 +132,7 @@ SURFACES: dict[str, Surface] = {
 
 
 class Landscape(Task):
-    r"""A test function: what is optimised is a point, what differs between runs is where it starts.
+    r"""A test function of a point. Trainings differ in the point at which they start.
 
     | `function` | $f$ | start |
     |---|---|---|

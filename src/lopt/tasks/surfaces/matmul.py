@@ -15,7 +15,7 @@ from lopt.task import Split, Task
 
 
 class Factors(NamedTuple):
-    """What an algorithm multiplies: combinations of the entries of the left matrix with those of the right."""
+    """The factors of an algorithm's products: combinations of the entries of the left and of the right matrix."""
 
     left: Float[Array, "entries products"]
     right: Float[Array, "entries products"]
@@ -67,7 +67,7 @@ class MatMulSearch(Task):
         return jnp.sum(jnp.square(wanted - basis @ (basis.T @ wanted)))
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """Divided by what a random subspace of k dimensions leaves of the n^3 ones that there are."""
+        """Divided by the residual that a random subspace of k among n^3 dimensions leaves."""
         return loss / (self.n**3 * (1.0 - self.k / self.n**4))
 
 

@@ -1,4 +1,4 @@
-"""The noisy quadratic model: spectrum and noise as one chooses them."""
+"""The noisy quadratic model, with a chosen spectrum and noise."""
 
 from __future__ import annotations
 

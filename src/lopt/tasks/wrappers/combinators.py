@@ -24,7 +24,7 @@ class LogObjective(Wrapper):
 
     $$f'(w) = \log(f(w) + 10^{-6}) - \log 10^{-6}, \qquad g' = \frac{g}{f(w) + 10^{-6}}$$
 
-    Gradients grow as the minimum comes near, and stop at a loss of $10^{-6}$. $g$ is what the wrapped task shows.
+    Gradients grow as the minimum comes near, and stop at a loss of $10^{-6}$. $g$ is the gradient that the wrapped task shows.
 
     Args:
         task: the task to wrap; a loss below zero, such as rounding leaves, counts as zero. Its `normalize` must be affine.
@@ -54,13 +54,13 @@ class LogObjective(Wrapper):
         return {**found, "loss": _log(found["loss"])}
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """From 1, the logarithm of the loss that the wrapped task takes for its start, to 0, that of its least."""
+        """From 1, the logarithm of the wrapped task's start loss, to 0, the logarithm of its least loss."""
         start, least = _start_and_least(self.task)
         return (loss - _log(least)) / (_log(start) - _log(least))
 
 
 class SumOfTasks(Task):
-    r"""Several independent problems at once: each has its own parameters, what one sees is the sum of their losses.
+    r"""Several independent problems at once. Each has its own parameters, and the loss is the sum of theirs.
 
     $$f(w_1, \dots, w_m) = \sum_i f_i(w_i)$$
 
@@ -95,7 +95,7 @@ class SumOfTasks(Task):
         return jnp.sum(jnp.stack([t.loss(q, p, k, split) for t, q, p, k in each]))
 
     def remember(self, problem: tuple[Problem, ...], params: tuple[Params, ...]) -> tuple[Memory, ...]:
-        """What each task remembers."""
+        """The memory of each task."""
         return tuple(t.remember(q, p) for t, q, p in zip(self.tasks, problem, params, strict=True))
 
     def observe(
@@ -114,7 +114,7 @@ class SumOfTasks(Task):
         return {"loss": jnp.sum(jnp.stack([t.metrics(q, p, k, split)["loss"] for t, q, p, k in each]))}
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """From 1, the sum of what the tasks take for their starts, to 0, the sum of their least losses."""
+        """From 1, the sum of the tasks' start losses, to 0, the sum of their least losses."""
         ends = [_start_and_least(t) for t in self.tasks]
         start, least = (jnp.sum(jnp.stack(x)) for x in zip(*ends, strict=True))
         return (loss - least) / (start - least)

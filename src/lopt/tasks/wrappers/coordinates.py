@@ -1,7 +1,7 @@
-"""Wrappers that turn a task into a harder distribution of tasks: what all share, and those that change coordinates.
+"""Wrappers that turn a task into a harder distribution of tasks: their base class, and those that change coordinates.
 
 Those that change the gradient alone are in `gradients.py`, those that compute with less in `reduced.py`. Wrappers compose: each
-hands to the wrapped task what it does not change, `remember` and `observe` included.
+hands all that it does not change to the wrapped task, `remember` and `observe` included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Level = Literal["global", "tensor", "parameter"]
 
 
 class Wrapper(Task):
-    """A task that hands everything to the task that it wraps. Subclasses change what they are there to change."""
+    """A task that hands everything to the task that it wraps. Subclasses override the parts that they change."""
 
     task: Task
 
@@ -60,10 +60,10 @@ class Wrapper(Task):
 
 
 class Coordinates(Wrapper):
-    r"""The same problems in other coordinates: optimise $z$ in $w = T(z)$ with loss $f(T(z))$. Subclasses say what $T$ is.
+    r"""The same problems in other coordinates: optimise $z$ in $w = T(z)$ with loss $f(T(z))$. Subclasses define $T$.
 
-    The gradient is pulled back through $T$ from what the wrapped task shows, so wrappers inside it act at $w$. Problems hold the
-    wrapped task's as `problem`.
+    The gradient that the wrapped task shows is pulled back through $T$, so wrappers inside it act at $w$. Problems hold the
+    wrapped task's problem as `problem`.
     """
 
     @abc.abstractmethod
@@ -81,7 +81,7 @@ class Coordinates(Wrapper):
     def observe(
         self, problem: Any, params: Params, memory: Memory, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Params, Memory]:
-        """What the wrapped task shows, its gradient in the new coordinates."""
+        """The loss and gradient that the wrapped task shows, the gradient in the new coordinates."""
         original, pull_back = jax.vjp(lambda p: self.original(problem, p), params)
         loss, gradients, memory = self.task.observe(problem.problem, original, memory, key)
         return loss, pull_back(gradients)[0], memory
@@ -173,7 +173,7 @@ class RandomSubspace(Coordinates):
         dim: dimension of the subspace, no more than the task has parameters.
 
     Source: Li et al. 2018, *Measuring the Intrinsic Dimension of Objective Landscapes* (there with dense or Fastfood $P$; the hands are
-    ours), and the direction subsampling of Metz et al. 2022 (VeLO), which draws anew at every step.
+    ours). The direction subsampling of Metz et al. 2022 (VeLO) draws anew at every step.
     """
 
     dim: int = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""Wrappers that change what the optimizer is shown of the gradient, and leave the loss alone. They compose in any order."""
+"""Wrappers that change the gradient that the optimizer is shown, and leave the loss alone. They compose in any order."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STREAM = 0x6C6F7074
 
 
 class GradientMemory(NamedTuple):
-    """What a wrapper remembers, after what the wrapped task does."""
+    """The memory of a wrapper, behind the memory of the wrapped task."""
 
     task: Memory
     own: Memory
 
 
 class GradientWrapper(Wrapper):
-    r"""Shows the optimizer $h(g)$ in place of the gradient $g$ that the wrapped task shows. Subclasses say what $h$ is.
+    r"""Shows the optimizer $h(g)$ in place of the gradient $g$ that the wrapped task shows. Subclasses define $h$.
 
     The wrapped task's loss gets its key unchanged, so losses and minibatches are those of the wrapped task; randomness of $h$
     comes from a stream of its own, one for each level of nesting.
@@ -37,7 +37,7 @@ class GradientWrapper(Wrapper):
 
     @abc.abstractmethod
     def show(self, gradients: Params, memory: Memory, key: PRNGKeyArray) -> tuple[Params, Memory]:
-        """$h$: what is shown in place of `gradients`, same structure and dtypes, and the next memory."""
+        """$h$: the gradients to show in place of `gradients`, same structure and dtypes, and the next memory."""
 
     def begin(self, params: Params) -> Memory:
         """The memory of $h$ at the start; `()` where it needs none."""
@@ -51,7 +51,7 @@ class GradientWrapper(Wrapper):
     def observe(
         self, problem: Problem, params: Params, memory: GradientMemory, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Params, GradientMemory]:
-        """The wrapped task's loss, and $h$ of what it shows."""
+        """The wrapped task's loss, and $h$ of its gradient."""
         loss, gradients, inner = self.task.observe(problem, params, memory.task, key)
         shown, own = self.show(gradients, memory.own, jax.random.fold_in(key, STREAM + _depth(self.task)))
         return loss, shown, GradientMemory(inner, own)
@@ -102,7 +102,7 @@ class SparseGradients(GradientWrapper):
         self.task, self.probability = task, probability
 
     def show(self, gradients: Params, memory: Memory, key: PRNGKeyArray) -> tuple[Params, Memory]:
-        """Zero what falls to the draw; a NaN as well."""
+        """Zero the elements that are drawn; a NaN as well."""
         uniform = _draw_like(key, gradients, jax.random.uniform)
         return jax.tree.map(
             lambda g, u: jnp.where(u < self.probability, jnp.zeros_like(g), g), gradients, uniform

@@ -13,11 +13,11 @@ from lopt.tasks.wrappers.coordinates import Wrapper
 
 
 class Normalized(Wrapper):
-    r"""The same task with losses normalised by what was measured on it.
+    r"""The same task with losses normalised by measured ones.
 
     $$\nu(\ell) = \frac{\ell - b}{a - b}$$
 
-    with $a$ the initial loss and $b$ the best of a tuned baseline, so that $\nu$ is 1 at the start, 0 at the baseline and negative beyond it. `normalize` alone
+    with $a$ the initial loss and $b$ the best of a tuned baseline. So $\nu$ is 1 at the start, 0 at the baseline and negative beyond it. `normalize` alone
     changes; losses, gradients and metrics are the wrapped task's. It takes the place of the wrapped task's own `normalize`.
 
     Args:

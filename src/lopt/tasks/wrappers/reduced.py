@@ -22,9 +22,9 @@ class LowPrecision(Wrapper):
     r"""The same problems computed in 16 bits.
 
     Parameters, problem and data are cast before the wrapped task computes its loss. The loss comes back in float32 and the gradient
-    in the dtype of the parameters, which the optimizer keeps: what a mixed-precision training does. A task computes in 16 bits as far as
-    it follows the dtype of its parameters, as those of lopt do, but for
-    `LearnedOptimizerTraining`, as the accumulators of optimizers are float32.
+    in the dtype of the parameters, which the optimizer keeps, as in mixed-precision training. A task computes in 16 bits as far as
+    it follows the dtype of its parameters. All tasks of lopt do, except
+    `LearnedOptimizerTraining`: the accumulators of optimizers are float32.
 
     Args:
         task: the task to wrap.
@@ -63,7 +63,7 @@ class LowPrecision(Wrapper):
     def observe(
         self, problem: Problem, params: Params, memory: Memory, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Params, Memory]:
-        """What the wrapped task shows in 16 bits; the gradient in the dtype of `params`."""
+        """The loss and gradient that the wrapped task shows in 16 bits; the gradient in the dtype of `params`."""
         task, low_problem, low = self._cast((self.task, problem, params))
         loss, gradients, memory = task.observe(low_problem, low, memory, key)
         shown = jax.tree.map(lambda g, w: self._round(g).astype(w.dtype), gradients, params)
@@ -97,7 +97,7 @@ class ReducedBatch(Wrapper):
 
 
 def _with_batch(task: Task, fraction: float) -> Task:
-    """A copy of the task, of the innermost that has one, with a smaller `batch_size`."""
+    """A copy of the task with a smaller `batch_size` in the innermost task that has one."""
     batch_size = getattr(task, "batch_size", None)
     parts = {name: part for name in ("task", "inner") if isinstance(part := getattr(task, name, None), Task)}
     change: dict[str, Any] = {}
