@@ -1,8 +1,11 @@
 """Where the linearised step says that a training becomes unstable, beside where it really does, for optimizers and tasks of all kinds.
 
-Each training goes on from the same step with its updates multiplied by 1/8 to 128. Predicted is the factor of the curvature at which the linearised step overshoots; for gradient
-descent that is the factor of its learning rate. Observed is the first multiple from which on all trainings leave the place: a loss is not finite or above twice the present one; and the first
-from which on all lose more than half of what had been gained: the mean loss of the last tenth of the steps is nearer to that of the start than to the present one.
+Each training goes on from the same step with its updates multiplied by 1/8 to 128. Predicted is the factor of the curvature at which the linearised
+step overshoots; for gradient
+descent that is the factor of its learning rate. Observed is the first multiple from which on all trainings leave the place: a loss is not finite or
+above twice the present one; and the first
+from which on all lose more than half of what had been gained: the mean loss of the last tenth of the steps is nearer to that of the start than to
+the present one.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_matrices_that_make_no_model_are_refused(given: tuple, says: str) -> Non
 
 
 def test_a_box_needs_a_nominal_step_and_a_positive_error() -> None:
-    with pytest.raises(InputError, match="nominal is -1.0; it must be at least 0"):
+    with pytest.raises(InputError, match=r"nominal is -1\.0; it must be at least 0"):
         admissible_box(np.eye(2), -1.0)
-    with pytest.raises(InputError, match="largest_error is 0.0; it must be positive"):
+    with pytest.raises(InputError, match=r"largest_error is 0\.0; it must be positive"):
         admissible_box(np.eye(2), 0.1, largest_error=0.0)

@@ -25,10 +25,10 @@ from lopt.analyze import (
     sharpness,
     spectrum,
 )
+from lopt.analyze.certificate import write_certificate
 from lopt.analyze.eigenvalues import eigenvalues, symmetric_eigenvalues
 from lopt.analyze.linear import Linear, flat_step, split
 from lopt.analyze.problem import Multiplied
-from lopt.analyze.stability import write_certificate
 from lopt.errors import InputError
 from lopt.optimizers import SGD, Adam, Momentum
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lopt.analyze.certificate import Certificate, write_certificate
 from lopt.analyze.dynamics import Dynamics, dynamics, growth, lyapunov_exponent
 from lopt.analyze.linear import amplification, overshoot, sharpness, spectrum
 from lopt.analyze.noisy_quadratic import Box, LinearTraining, admissible_box
 from lopt.analyze.stability import (
-    Certificate,
     certify,
     critical_factor,
     multiplied_losses,
@@ -39,4 +39,5 @@ __all__ = [
     "overshoot",
     "sharpness",
     "spectrum",
+    "write_certificate",
 ]

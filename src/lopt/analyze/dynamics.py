@@ -19,7 +19,6 @@ from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.unroll import Inner, start
 
-
 TINY = 1e-12  # norm below which a perturbation has left the parameters
 
 
@@ -150,7 +149,8 @@ def lyapunov_exponent(
 
     $$\lambda = \frac{1}{T - T_0} \log \frac{\lVert P x_T \rVert}{\lVert P x_{T_0} \rVert}, \qquad x_{t+1} = J_t x_t$$
 
-    with $x_0$ a random perturbation of the parameters and $P x$ the part of $x$ in the parameters. Above 0 two trainings that differ by a little part exponentially; below 0 they meet.
+    with $x_0$ a random perturbation of the parameters and $P x$ the part of $x$ in the parameters. Above 0 two trainings that differ by a little
+    part exponentially; below 0 they meet.
 
     Args:
         optimizer: that trains.

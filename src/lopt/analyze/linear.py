@@ -40,7 +40,8 @@ def split(inner: Inner) -> tuple[Any, Any]:
 def flat_step(
     optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, flat: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], tuple[Inner, Float[Array, ""]]]:
-    r"""The joint step $(w, s) \mapsto (w', s')$ on raveled parameters and state, the parameters first; all that is no floating-point number stays that of `inner`.
+    r"""The joint step $(w, s) \mapsto (w', s')$ on raveled parameters and state, the parameters first; all that is no floating-point number stays
+    that of `inner`.
 
     Returns:
         The raveled parameters and state after the step; and the training after it, with the loss before it.
@@ -54,7 +55,8 @@ def flat_step(
     return ravel_pytree(split(moved)[0])[0], (moved, loss)
 
 
-@jax.jit
+# It compiles far longer than it computes, so the machine code is not optimised.
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def tangent_step(
     optimizer: Optimizer,
     task: Task,
@@ -66,10 +68,12 @@ def tangent_step(
 ) -> Moved:
     r"""A step of a training and of a perturbation of it: $x' = J(c)\, x + B\, \xi$, by forward mode.
 
-    $J(c)$ is the Jacobian of the joint step were the Hessian $c$ times what it is, $B$ the derivative with respect to the gradient. Everything here that differentiates
+    $J(c)$ is the Jacobian of the joint step were the Hessian $c$ times what it is, $B$ the derivative with respect to the gradient. Everything here
+    that differentiates
     an optimizer calls this, so that it is compiled once.
 
-    Coordinates in which the step has no derivative, such as a root of a second moment that is exactly zero, are left out: they neither move nor act. Where more than half have none, all
+    Coordinates in which the step has no derivative, such as a root of a second moment that is exactly zero, are left out: they neither move nor act.
+    Where more than half have none, all
     of $x'$ is NaN.
 
     Args:
@@ -101,7 +105,8 @@ def params_size(inner: Inner) -> int:
 class Linear:
     r"""The linearised next step of a training, as products with its Jacobian.
 
-    State and memory are in units of the root mean square of their leaf, where that is not zero, and parameters in their own: $D^{-1} J D$ in place of $J$. The eigenvalues
+    State and memory are in units of the root mean square of their leaf, where that is not zero, and parameters in their own: $D^{-1} J D$ in place
+    of $J$. The eigenvalues
     are the same, and so is the block of the parameters. In raw units the second moments of a trained network, some $10^{-8}$, give $J$ so large a
     norm that float32 loses its eigenvalues.
 
@@ -178,7 +183,8 @@ def overshoot(linear: Linear, *, count: int = 4, tolerance: float = 1e-3) -> flo
     r"""The largest modulus of the eigenvalues that are not near the positive real axis: those of directions in which steps overshoot.
 
     A real eigenvalue above 1 belongs to a direction in which trainings part without overshooting: along negative curvature, or because a step shrinks with the
-    size of its own past gradients. Curvature that is too large for the step shows as an eigenvalue below $-1$ or as a complex pair outside the unit circle. They are
+    size of its own past gradients. Curvature that is too large for the step shows as an eigenvalue below $-1$ or as a complex pair outside the unit
+    circle. They are
     looked for among the largest eigenvalues of $J - I$: those of $J$ that are the farthest from 1.
 
     Args:
@@ -226,9 +232,11 @@ def sharpness(task: Task, inner: Inner, key: PRNGKeyArray, *, count: int = 1) ->
 def amplification(
     optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, *, steps: int = 1
 ) -> Float[np.ndarray, " steps"]:
-    r"""$\lVert P J^k P^\top \rVert_2$ for $k = 1, \dots,$ steps: the most that a perturbation of the parameters can have grown in the parameters after $k$ linearised steps.
+    r"""$\lVert P J^k P^\top \rVert_2$ for $k = 1, \dots,$ steps: the most that a perturbation of the parameters can have grown in the parameters
+    after $k$ linearised steps.
 
-    It is the measure of non-normality: a joint step whose powers first grow and then fall to zero enlarges perturbations although its spectral radius is below 1.
+    It is the measure of non-normality: a joint step whose powers first grow and then fall to zero enlarges perturbations although its spectral
+    radius is below 1.
     All of $J$ is formed, for the state has units of its own and only the block of the parameters means something.
 
     Args:

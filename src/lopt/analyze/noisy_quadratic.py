@@ -37,7 +37,8 @@ def admissible_box(hessian: Matrix, nominal: float, *, preconditioned: bool = Fa
     $$-\frac{\alpha}{\bar d} \leq \lambda(P) \leq \frac{1}{\bar d} \Big( \frac{2}{\lambda} - \alpha \Big), \qquad
       \lambda = \lambda_{\max}(H), \text{ or } \sqrt{\lambda_{\max}(H)} \text{ with output preconditioning}$$
 
-    In the paper these bounds are necessary and sufficient. They are so where $P$ and $H$ have the same eigenvectors. For other symmetric $P$ they are sufficient: $(\alpha I + P) H$ is similar to
+    In the paper these bounds are necessary and sufficient. They are so where $P$ and $H$ have the same eigenvectors. For other symmetric $P$ they
+    are sufficient: $(\alpha I + P) H$ is similar to
     $H^{1/2} (\alpha I + P) H^{1/2}$, so the lower bound is necessary as well, the upper one is not. For $P$ that are not symmetric they are neither.
 
     Args:
@@ -64,7 +65,8 @@ class LinearTraining:
 
     $$w_{t+1} = w_t - Q H_t (w_t - \mu_t), \qquad \mathbb{E} H_t = H, \quad \mu_t \sim \mathcal{N}(0, \Sigma)$$
 
-    $Q = \alpha I + P$ in the paper, where $H_t = H$. Then $w_{t+1} = A w_t + (I - A) \mu_t$ with $A = I - Q H$. With a batch size, our extension, $H_t$ is the mean of
+    $Q = \alpha I + P$ in the paper, where $H_t = H$. Then $w_{t+1} = A w_t + (I - A) \mu_t$ with $A = I - Q H$. With a batch size, our extension,
+    $H_t$ is the mean of
     $x x^\top$ over as many $x \sim \mathcal{N}(0, H)$: what least squares shows of its Hessian in a minibatch.
 
     Args:
