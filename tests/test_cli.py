@@ -104,7 +104,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_certify_prints_the_certificate_and_writes_it(run: Run, tmp_path: Path) -> None:
-    given = ("sgd", "--task", "quadratic", "--steps", "10", "--checkpoints", "2", "--optimizer-fields", "learning_rate=0.5")
+    given = (
+        "sgd",
+        "--task",
+        "quadratic",
+        "--steps",
+        "10",
+        "--checkpoints",
+        "2",
+        "--optimizer-fields",
+        "learning_rate=0.5",
+    )
     code, out, _ = run("certify", *given, "--out", tmp_path / "found")
     record = json.loads((tmp_path / "found" / "certificate.json").read_text())
     assert code == 0

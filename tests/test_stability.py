@@ -28,9 +28,10 @@ from lopt.analyze import (
 from lopt.analyze.certificate import write_certificate
 from lopt.analyze.eigenvalues import eigenvalues, symmetric_eigenvalues
 from lopt.analyze.linear import Linear, flat_step, split
-from lopt.analyze.problem import Multiplied
+from lopt.analyze.problem import LossTask, Multiplied
 from lopt.errors import InputError
 from lopt.optimizers import SGD, Adam, Momentum
+from lopt.unroll import Inner
 
 KEY = jax.random.key(0)
 BOWL = lopt.tasks.NoisyQuadratic(spectrum=[3.0, 1.0, 0.1])
@@ -47,7 +48,7 @@ def small_network() -> lopt.Task:
     return lopt.tasks.digits_mlp(widths=(4,), batch_size=32, activation="tanh")
 
 
-def begun(optimizer: lopt.Optimizer, task: lopt.Task, steps: int = 3) -> lopt.unroll.Inner:
+def begun(optimizer: lopt.Optimizer, task: lopt.Task, steps: int = 3) -> Inner:
     return jax.jit(lopt.unroll, static_argnums=4)(optimizer, task, lopt.start(optimizer, task, KEY, 100), KEY, steps)[0]
 
 
@@ -72,7 +73,7 @@ def test_critical_sharpness_is_that_of_the_closed_form(optimizer: lopt.Optimizer
     np.testing.assert_allclose(found.margin, critical / 3.0, rtol=0.01)
 
 
-def adam_at_rest(rate: float, roots: jax.Array) -> tuple[lopt.Optimizer, lopt.unroll.Inner]:
+def adam_at_rest(rate: float, roots: jax.Array) -> tuple[lopt.Optimizer, Inner]:
     """An Adam at the minimum of `BOWL` after many steps, with chosen roots of its second moment."""
     adam = Adam(learning_rate=rate, b1=0.8)
     inner = lopt.start(adam, BOWL, KEY, 10)
@@ -101,7 +102,7 @@ def test_noise_is_amplified_by_momentum_as_a_sum_of_its_gradients() -> None:
     def flat(params: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(params)
 
-    task = lopt.analyze.problem.LossTask(flat, jnp.zeros(500))
+    task = LossTask(flat, jnp.zeros(500))
     for rule, decay in ((SGD(), 0.0), (Momentum(decay=0.8), 0.8)):
         sums = (1 - decay ** np.arange(1, 51)) / (1 - decay)  # how often each gradient has acted
         expected = np.sqrt(np.sum(sums**2) / 50)
@@ -133,7 +134,7 @@ def test_eigenvalues_of_adam_do_not_depend_on_the_scale_of_the_loss() -> None:
         def loss(params: dict[str, jax.Array], key: jax.Array) -> jax.Array:
             return scale * jnp.mean(jnp.square(jnp.tanh(x @ params["first"]) @ params["second"] - y))
 
-        return lopt.analyze.problem.LossTask(loss, {"first": 0.5 * jnp.ones((6, 3)), "second": jnp.arange(3.0)})
+        return LossTask(loss, {"first": 0.5 * jnp.ones((6, 3)), "second": jnp.arange(3.0)})
 
     adam = Adam(learning_rate=0.05, eps=1e-20)
     found = [np.linalg.eigvals(Linear(adam, t, begun(adam, t), KEY).matrix()) for t in (network(1.0), network(1e-4))]
@@ -176,7 +177,7 @@ def test_overshoot_is_blind_to_growth_along_negative_curvature() -> None:
     def saddle(params: jax.Array, key: jax.Array) -> jax.Array:
         return 0.5 * (jnp.square(params[0]) - 4.0 * jnp.square(params[1]))
 
-    task, sgd = lopt.analyze.problem.LossTask(saddle, jnp.ones(2)), SGD(learning_rate=1.5)
+    task, sgd = LossTask(saddle, jnp.ones(2)), SGD(learning_rate=1.5)
     inner = lopt.start(sgd, task, KEY, 10)
     assert spectrum(sgd, task, inner, KEY).radius == pytest.approx(7.0)  # 1 + 1.5 * 4
     assert overshoot(Linear(sgd, task, inner, KEY)) == pytest.approx(0.5)  # 1 - 1.5
@@ -295,7 +296,7 @@ def test_a_step_without_derivative_is_refused() -> None:
         del key
         return jnp.sum(jnp.sqrt(jnp.abs(params)))
 
-    task = lopt.analyze.problem.LossTask(cusp, jnp.zeros(3))
+    task = LossTask(cusp, jnp.zeros(3))
     with pytest.raises(InputError, match="no finite derivative in most of its 3 coordinates"):
         spectrum(SGD(), task, lopt.start(SGD(), task, KEY, 10), KEY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -67,7 +67,7 @@ def eigenvalues(
 
     Source: Arnoldi 1951; implicit restarts: Lehoucq, Sorensen & Yang 1998.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+    from scipy.sparse.linalg import ArpackNoConvergence, eigs
 
     done = 0
 
@@ -80,16 +80,17 @@ def eigenvalues(
     if size <= max(DENSE, count + 2):
         values, vectors = np.linalg.eig(np.stack([counted(e) for e in np.eye(size)], axis=1))
     else:
-        operator = LinearOperator((size, size), matvec=counted, dtype=np.float64)
+        operator = _operator(counted, size)
         try:
-            values, vectors = eigs(
+            found: Any = eigs(
                 operator,
                 count,
                 v0=_start(size) if start is None else start,
-                tol=tolerance,
+                tol=tolerance,  # pyright: ignore[reportArgumentType] - scipy's default is the integer 0
                 maxiter=restarts,
                 ncv=min(size - 1, max(2 * count + 1, width)),
             )
+            values, vectors = found
         except ArpackNoConvergence as error:
             values, vectors = error.eigenvalues, error.eigenvectors
     order = np.argsort(-np.abs(values), kind="stable")[:count]
@@ -124,19 +125,32 @@ def symmetric_eigenvalues(
     Raises:
         InputError: for a product that is not finite.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
     count = min(count, size)
     if size <= max(DENSE, count + 1):
         matrix = np.stack([_finite(product(e)) for e in np.eye(size)], axis=1)
         return np.linalg.eigvalsh(0.5 * (matrix + matrix.T))[::-1][:count]
-    operator = LinearOperator((size, size), matvec=lambda v: _finite(product(v)), dtype=np.float64)
-    which: Literal["LA"] = "LA"
+    operator = _operator(lambda v: _finite(product(v)), size)
     try:
-        found = eigsh(operator, count, which=which, v0=_start(size), tol=tolerance, return_eigenvectors=False)
+        found = eigsh(
+            operator,
+            count,
+            which="LA",
+            v0=_start(size),
+            tol=tolerance,  # pyright: ignore[reportArgumentType]
+            return_eigenvectors=False,
+        )
     except ArpackNoConvergence as error:
         found = error.eigenvalues
     return np.concatenate([np.sort(found)[::-1], np.full(count - len(found), np.nan)])
+
+
+def _operator(product: Product, size: int) -> Any:
+    from scipy.sparse.linalg import LinearOperator
+
+    kind: Any = LinearOperator  # it makes an object of another class, which checkers do not see
+    return kind((size, size), matvec=product, dtype=np.float64)
 
 
 def _start(size: int) -> Float[np.ndarray, " size"]:
