@@ -163,4 +163,4 @@ def _finite(product: np.ndarray) -> np.ndarray:
     return product
 
 
-__all__ = ["Product", "Spectrum", "eigenvalues", "symmetric_eigenvalues"]
+__all__ = ["Spectrum", "eigenvalues", "symmetric_eigenvalues"]

@@ -144,4 +144,4 @@ def as_task(loss: Task | Loss, params: Params | None) -> Task:
     return LossTask(loss, params)
 
 
-__all__ = ["Bent", "Loss", "LossTask", "Multiplied", "as_optimizer", "as_task"]
+__all__ = ["Bent", "LossTask", "Multiplied", "as_optimizer", "as_task"]

@@ -187,7 +187,8 @@ def critical_factor(
                     return float("inf")
                 low, high = high, high + stride
                 here = excess(high)
-        return float(np.exp(brentq(excess, low, high, xtol=PRECISION / 2)))  # pyright: ignore[reportArgumentType]
+        solve: Any = brentq
+        return float(np.exp(solve(excess, low, high, xtol=PRECISION / 2)))
     except ArithmeticError:
         return float("nan")
 
