@@ -53,8 +53,8 @@ def admissible_box(hessian: Matrix, nominal: float, *, preconditioned: bool = Fa
     Source: Harrison, Metz & Sohl-Dickstein 2022, section 4.
     """
     top = float(np.linalg.eigvalsh(_definite(hessian))[-1])
-    at_least("nominal", nominal, 0)
-    positive("largest_error", largest_error)
+    at_least(0, nominal=nominal)
+    positive(largest_error=largest_error)
     bound = 2.0 / (np.sqrt(top) if preconditioned else top)
     return Box(-nominal / largest_error, float(bound - nominal) / largest_error)
 
@@ -102,7 +102,7 @@ class LinearTraining:
         if not np.allclose(self.covariance, self.covariance.T):
             raise InputError("covariance is not symmetric; it must be.")
         if self.batch_size is not None:
-            at_least("batch_size", self.batch_size, 1)
+            at_least(1, batch_size=self.batch_size)
 
     @property
     def transition(self) -> Matrix:

@@ -73,8 +73,8 @@ def certify(
 
     Source: edge of stability: Cohen et al. 2021 and 2022; that learned optimizers are judged by the joint dynamics: Harrison et al. 2022.
     """
-    at_least("checkpoints", checkpoints, 2)
-    positive("tolerance", tolerance)
+    at_least(2, checkpoints=checkpoints)
+    positive(tolerance=tolerance)
     if steps < checkpoints:
         raise InputError(f"steps is {steps}; a certificate of {checkpoints} checkpoints needs at least as many.")
     rule, task = as_optimizer(optimizer), as_task(loss, params)
