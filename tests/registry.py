@@ -784,4 +784,7 @@ class AnalysisRow(NamedTuple):
     fields: Mapping[str, Any]
 
 
-ANALYSES: list[AnalysisRow] = [AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2})]
+ANALYSES: list[AnalysisRow] = [
+    AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2}),
+    AnalysisRow("stability", "stability", {"steps": 4, "checkpoints": 2}),
+]

@@ -103,6 +103,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- What it prints. ---
 
 
+def test_certify_prints_the_certificate_and_writes_it(run: Run, tmp_path: Path) -> None:
+    given = (
+        "sgd",
+        "--task",
+        "quadratic",
+        "--steps",
+        "10",
+        "--checkpoints",
+        "2",
+        "--optimizer-fields",
+        "learning_rate=0.5",
+    )
+    code, out, _ = run("certify", *given, "--out", tmp_path / "found")
+    record = json.loads((tmp_path / "found" / "certificate.json").read_text())
+    assert code == 0
+    assert record["verdict"] in out
+    assert f"{record['critical_sharpness'][0]:.3g}" == "4.02"  # 2 over the learning rate, and the tolerance
+    assert "4.02" in out
+    assert (tmp_path / "found" / "certificate.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_list(run: Run) -> None:
     found = run("list")
     assert found.code == 0
@@ -403,6 +424,8 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
             ["nadamw{", '"learning_rate":0.01}', "nothing is tuned"],
         ),
         (("probe", "lion"), ["lion{", '"learning_rate":0.01}']),
+        (("certify", "sgd", "--task", "quadratc"), ["did you mean quadratic"]),
+        (("certify", "sgd", "--task", "quadratic", "--checkpoints", "1"), ["checkpoints is 1", "at least 2"]),
         (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
         (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),

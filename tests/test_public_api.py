@@ -54,7 +54,13 @@ SHARED: dict[str, dict[str, str]] = {
         "schedules": "an argument of all estimators, with tests of its own",
         "per_task": "wraps any estimator, with tests of its own",
     },
-    "analyze": {},
+    "analyze": {
+        "certificate": "the record that stability makes",
+        "eigenvalues": "what ARPACK finds of any matrix, with tests of its own in test_stability.py",
+        "linear": "one training step as a linear map, for all analyses; test_stability.py has its tests",
+        "noisy_quadratic": "a model in closed form, without an optimizer; test_noisy_quadratic.py has its tests",
+        "problem": "makes a task of a user's loss",
+    },
 }
 
 ROWS: dict[str, set[str]] = {

@@ -318,6 +318,48 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Certify:
+    """Train one task with one optimizer, linearise its steps on the way, and say how far the training is from the edge of stability."""
+
+    optimizer: tyro.conf.Positional[str]
+    """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
+    task: str
+    """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
+    steps: int = 200
+    """Of the training."""
+    checkpoints: int = 5
+    """At how many steps the training is looked at."""
+    seed: int = 0
+    """Draws everything."""
+    task_fields: Fields = ()
+    """Arguments of the task, as `widths=[64,64] activation=tanh`."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer, as `learning_rate=0.01`."""
+    out: Path | None = None
+    """Where to write certificate.json and certificate.png; nowhere by default."""
+
+    def run(self) -> None:
+        """Certify, print, write."""
+        from lopt.analyze import certify, write_certificate
+        from lopt.console import certificate_table, console
+        from lopt.evaluate.compare import default_key
+
+        found = certify(
+            _optimizer(self.optimizer, self.optimizer_fields),
+            _task(self.task, self.task_fields),
+            steps=self.steps,
+            key=default_key(self.seed),
+            checkpoints=self.checkpoints,
+            name=self.optimizer,
+        )
+        console.print(certificate_table(found, self.task))
+        console.print(found.verdict, soft_wrap=True)
+        if self.out is not None:
+            files = write_certificate(found, self.out)
+            console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Score the runs of a bench and write them as one interactive page that needs nothing else."""
 
@@ -509,6 +551,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from lopt.analyze.certificate import Certificate
 from lopt.errors import needs_extra
 from lopt.evaluate.bench.run import Progress as BenchProgress
 from lopt.evaluate.bench.run import Standing
@@ -91,6 +92,35 @@ def summary_table(scores: Scores) -> Table:
         texts = dict(zip(_summary.COLUMNS[1:], _summary.row_text(summary, scores), strict=True))
         table.add_row(summary.optimizer, *(str(texts[column]) for column in shown))
     return table
+
+
+def certificate_table(found: Certificate, task: str) -> Table:
+    """A certificate as a table, a row each checkpoint."""
+    table = Table(
+        title=f"{found.optimizer} on {task}: {found.horizon} steps",
+        title_justify="left",
+        caption="margin: by how much the curvature could grow before steps overshoot; below 1 they do. Overshoot: growth a step along the direction that does; "
+        "exponent: of any small difference, over the 40 steps from there",
+        caption_justify="left",
+    )
+    for title, *_ in CERTIFICATE:
+        table.add_column(title, justify="right")
+    for i in range(len(found.steps)):
+        table.add_row(*(format(getattr(found, field)[i], style) for _, field, style in CERTIFICATE))
+    return table
+
+
+CERTIFICATE = (
+    ("step", "steps", "d"),
+    ("loss", "loss", ".4g"),
+    ("sharpness", "sharpness", ".3g"),
+    ("critical", "critical_sharpness", ".3g"),
+    ("margin", "margin", ".3g"),
+    ("overshoot", "overshoot", ".3f"),
+    ("radius", "spectral_radius", ".3f"),
+    ("exponent", "exponent", "+.4f"),
+    ("noise", "noise_amplification", ".3g"),
+)
 
 
 @contextmanager
