@@ -22,12 +22,12 @@ from lopt.blocks.accumulators import ema
 from lopt.blocks.features import rms_scale
 from lopt.blocks.nets import MLP
 from lopt.blocks.readout import direction_magnitude
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.optimizer import Params, Updates
 
 
 class MomentumMLPState(NamedTuple):
-    """State of `MomentumMLP`: in the place of each tensor, a tuple of momenta, one a decay."""
+    """State of `MomentumMLP`: a tree like the parameters for each decay."""
 
     momenta: PyTree
 
@@ -68,7 +68,7 @@ class MomentumMLP(lopt.Optimizer):
     ) -> MomentumMLPState:
         """Momenta at zero."""
         del key, horizon
-        return MomentumMLPState(jax.tree.map(lambda p: (jnp.zeros(p.shape, jnp.float32),) * len(self.decays), params))
+        return MomentumMLPState(init_tensors(lambda p: (jnp.zeros(p.shape, jnp.float32),) * len(self.decays), params))
 
     def update(
         self, updates: Updates, state: MomentumMLPState, params: Params, **extra: Any

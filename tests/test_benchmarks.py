@@ -49,6 +49,19 @@ def test_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_accelerator(tmp_path: Path) -> None:
+    arguments = ("--sizes", "100", "--width", "4", "--optimizers", "sgd", "--repeats", "3")
+    results = run("accelerator.py", tmp_path / "accelerator.json", *arguments)
+    assert [(r["model"], r["parameters"], r["tensors"]) for r in results] == [
+        ("matrix 10", 100, 1),
+        ("transformer 4", 6 * (16 * 12 + 4 * 9), 60),
+    ]
+    for r in results:
+        for name in ("update_ms", "adam_ms", "ratio_to_adam"):
+            assert 0 < r[name]["q1"] <= r[name]["median"] <= r[name]["q3"]
+
+
+@pytest.mark.slow
 def test_meta_train(tmp_path: Path) -> None:
     arguments = ("--tasks", "quadratic", "--estimators", "pes", "--optimizers", "sgd", "--pairs", "2")
     arguments += ("--truncations", "2", "--turns", "2", "--seconds", "0.001")

@@ -321,19 +321,41 @@ def test_map_tensors_calls_the_rule_in_float32_and_casts_back() -> None:
         "d": jnp.float32(2.0),
     }
     grads = {"a": jnp.full((2,), 3.0, jnp.float32), "b": None, "c": params["c"], "d": jnp.float32(5.0)}
-    states = {"a": (1, "any"), "b": None, "c": "untouched", "d": 7}
+    first, second = ({"a": f"{n} of a", "b": None, "c": f"{n} of c", "d": f"{n} of d"} for n in ("first", "second"))
     seen = []
 
     def rule(g: Array, state: Any, p: Array) -> Any:
         seen.append((g.dtype, p.dtype, state))
-        return g * p, ("next", state)
+        return g * p, {"x": state["y"][0], "y": ("next",)}
 
-    updates, new_states = tensors.map_tensors(rule, grads, states, params)
-    assert seen == [(jnp.float32, jnp.float32, (1, "any")), (jnp.float32, jnp.float32, 7)]
+    updates, new_states = tensors.map_tensors(rule, grads, {"x": first, "y": (second,)}, params)
+    assert seen == [
+        (jnp.float32, jnp.float32, {"x": "first of a", "y": ("second of a",)}),
+        (jnp.float32, jnp.float32, {"x": "first of d", "y": ("second of d",)}),
+    ]
     assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, params)
     assert updates["a"].tolist() == [3.0, 3.0]
     assert float(updates["d"]) == 10.0
-    assert new_states == {"a": ("next", (1, "any")), "b": None, "c": "untouched", "d": ("next", 7)}
+    assert new_states == {
+        "x": {"a": "second of a", "b": None, "c": "first of c", "d": "second of d"},
+        "y": ({"a": "next", "b": None, "c": "second of c", "d": "next"},),
+    }
+
+
+@pytest.mark.parametrize(
+    "params", [np.ones(2), (), {}, None, (np.ones(2), np.ones(3)), [{"a": np.ones(())}, None, (np.ones(1),)]], ids=str
+)
+def test_states_are_trees_like_the_parameters(params: Any) -> None:
+    """Also where the tree of one tensor looks like that of the parameters, and where there is no tensor."""
+    states = tensors.init_tensors(lambda p: (jnp.sum(p), {"twice": 2.0 * jnp.sum(p)}), params)
+    plain, double = (jax.tree.map(lambda p, n=n: jnp.float32(n * np.sum(p)), params) for n in (1, 2))
+    assert jax.tree.structure(states) == jax.tree.structure((plain, {"twice": double}))
+    assert jax.tree.leaves(states) == jax.tree.leaves((plain, double))
+    kind, split = tensors.split_tensors(states, jax.tree.structure(params))
+    assert [s[1]["twice"] for s in split] == jax.tree.leaves(double)
+    joined = tensors.join_tensors(kind, split, jax.tree.structure(params))
+    assert jax.tree.structure(joined) == jax.tree.structure(states)
+    assert jax.tree.leaves(joined) == jax.tree.leaves(states)
 
 
 def test_weighted_sums_have_the_derivatives_of_sums() -> None:
@@ -356,7 +378,7 @@ def test_weighted_sums_have_the_derivatives_of_sums() -> None:
             np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
 
 
-def test_map_tensors_compiles_a_rule_once_for_small_tensors_of_one_shape() -> None:
+def test_map_tensors_traces_a_rule_once_for_tensors_of_one_shape() -> None:
     """And gives what the rule gives of each alone, in its place, whatever its neighbours are."""
     calls = []
 
@@ -369,9 +391,10 @@ def test_map_tensors_compiles_a_rule_once_for_small_tensors_of_one_shape() -> No
     params = [draw(shape, 50 + i) for i, shape in enumerate(sizes)]
     params[6] = params[6].astype(jnp.bfloat16)  # of the same shape as another, and not alike
     states = [(draw(shape, 100 + i), jnp.asarray(i)) for i, shape in enumerate(sizes)]
-    updates, new = jax.jit(partial(tensors.map_tensors, rule))(grads, states, params)
-    large = [(600, 200), (600, 200)]
-    assert sorted(calls) == sorted([(3, 2), (4,), (), (2, 3), (4,), *large])
+    fields = tuple([s[i] for s in states] for i in range(2))
+    updates, new_fields = jax.jit(partial(tensors.map_tensors, rule))(grads, fields, params)
+    assert sorted(calls) == sorted([(3, 2), (4,), (), (2, 3), (4,), (600, 200)])
+    new = list(zip(*new_fields, strict=True))
     for i, (g, s, p) in enumerate(zip(grads, states, params, strict=True)):
         assert updates[i].dtype == p.dtype
         if p.size == 0:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -186,6 +189,180 @@ def test_compiles_once(row: OptimizerRow) -> None:
     assert traces == 1
 
 
+@optimizer_rows_heavy_ones_slow
+def test_an_update_without_jit_is_one_compiled_program(row: OptimizerRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not compiled again for the next state nor for other meta-parameters, and quick."""
+    traces, untouched = [], row.kind.update
+
+    def counted(self: lopt.Optimizer, *args: Any, **extra: Any) -> Any:
+        traces.append(self)
+        return untouched(self, *args, **extra)
+
+    monkeypatch.setattr(row.kind, "update", counted)
+    params, seconds = {"w": draw((8, 4), 0), "b": draw((3,), 1)}, []
+    state = row.create().init(params, horizon=STEPS)
+    for seed in (0, 0, 1, 1, 1):
+        tx = row.create(seed=seed).to_optax(horizon=STEPS)
+        began = time.perf_counter()
+        updates, state = jax.block_until_ready(tx.update(params, state, params, value=LOSS))
+        seconds.append(time.perf_counter() - began)
+    assert len(traces) == 1
+    assert min(seconds[1:]) < 0.05
+    assert all_finite(updates)
+
+
+@optimizer_rows
+def test_state_is_trees_like_the_parameters(row: OptimizerRow) -> None:
+    """So that `optax.tree_map_params`, Flax and sharding by parameter find what belongs to a parameter: all but numbers and rows."""
+    tx = row.create().to_optax(horizon=STEPS)
+    params = {"w": jnp.ones((7, 5)), "nest": {"b": jnp.ones(6)}}
+    state = tx.init(params)
+    names = {"w": "w", "nest": {"b": "b"}}
+    marked = optax.tree_map_params(tx, lambda _, name: name, state, names, transform_non_params=lambda _: None)
+    of_params = optax.tree_map_params(tx, lambda x: x, state, transform_non_params=lambda _: None)
+    found = jax.tree.leaves(marked)
+    assert found.count("w") == found.count("b")
+    assert (len(found) > 0) == (row.name != "sgd")
+    sizes = [
+        (name, x.shape)
+        for name, x in zip(found, jax.tree.leaves(of_params), strict=True)
+        if x.shape[-2:] == (7, 5) or x.shape[-1:] == (6,)
+    ]
+    assert all(shape[-1] == {"w": 5, "b": 6}[name] for name, shape in sizes)
+    rest = sum(x.size for x in jax.tree.leaves(state)) - sum(x.size for x in jax.tree.leaves(of_params))
+    assert rest == sum(x.size for x in jax.tree.leaves(tx.init({}))) or row.sees_other_tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("momentum", 3), ("small_fc", 3), pytest.param("relative_mlp", 3, marks=pytest.mark.slow)]
+)
+def test_gradients_flow_back_through_updates(name: str, steps: int) -> None:
+    """As forward-mode derivatives and as differences say."""
+    optimizer, params = perturbed(ROWS[name].create(), 3), small_params()
+    weights = random_like(params, 8)
+
+    @jax.jit
+    def loss(start: PyTree[Array]) -> Array:
+        tx, params = optimizer.to_optax(horizon=STEPS), start
+        state, total = tx.init(params), jnp.zeros(())
+        for _ in range(steps):
+            updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params, value=LOSS)
+            params = optax.apply_updates(params, updates)
+            total = total + sum(jnp.vdot(u, weights[n]) for n, u in updates.items())
+        return total
+
+    direction = random_like(params, 9)
+    _, forward = jax.jvp(loss, (params,), (direction,))
+    back = jax.grad(loss)(params)
+    slope = sum(jnp.vdot(back[n], direction[n]) for n in params)
+    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction)) for s in (1e-2, -1e-2))
+    assert float(jnp.abs(forward)) > 0
+    np.testing.assert_allclose(slope, forward, rtol=1e-4)
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (np.ones(3, np.complex64), r"layer\.w is complex64; parameters must be real"),
+        (np.ones(3, np.int32), r"layer\.w is int32; parameters must be floating-point"),
+        (np.ones(3, np.bool_), r"layer\.w is bool; parameters must be floating-point"),
+        (jax.nn.relu, r"layer\.w is a .* and no array; .* give eqx\.filter"),
+        (1.0, r"layer\.w is a float and no array"),
+    ],
+    ids=["complex", "integer", "boolean", "function", "number"],
+)
+@pytest.mark.parametrize("name", ["adam", "small_fc"])
+def test_refuses_parameters_that_are_no_floating_point_arrays(name: str, leaf: Any, message: str) -> None:
+    tx, params = ROWS[name].create().to_optax(), {"layer": {"w": jnp.ones(3)}}
+    state, other = tx.init(params), {"layer": {"w": leaf}}
+    with as_users_run_it():
+        for call in (lambda: tx.init(other), lambda: tx.update(params, state, other)):
+            with pytest.raises(InputError, match=f"^{message}"):
+                call()
+
+
+@pytest.mark.parametrize("name", ["adam", "small_fc"])
+def test_a_gradient_that_is_none_leaves_its_parameter_alone(name: str) -> None:
+    tx, params = ROWS[name].create().to_optax(), small_params()
+    grads = random_like(params, 5)
+    updates, state = tx.update(grads | {"b": None}, tx.init(params), params)
+    assert_same(optax.apply_updates(params, updates)["b"], params["b"])
+    zero, its_state = tx.update(grads | {"b": jnp.zeros_like(grads["b"])}, tx.init(params), params)
+    assert_same((updates["w"], state), (zero["w"], its_state))
+
+
+@optimizer_rows_heavy_ones_slow
+def test_skips_a_step_whose_parameters_cannot_be_squared(row: OptimizerRow) -> None:
+    optimizer = perturbed(row.create(), 3)
+    params, state = warmed_up(optimizer, example_params())
+    grads, huge = random_like(params, 5), params | {"matrix": params["matrix"].at[0, 0].set(2e19)}
+    updates, after = guarded_update(optimizer, grads, state, huge)
+    assert_same(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_same(after, state)
+
+
+def test_skipped_steps_are_counted_by_apply_if_finite() -> None:
+    tx, params = optax.apply_if_finite(ROWS["small_fc"].create().to_optax(), 2), small_params()
+    state, bad = tx.init(params), jax.tree.map(lambda p: math.nan * p, params)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic
+        for _ in range(4):  # two more than it holds back
+            updates, state = tx.update(bad, state, params)
+            assert_same(updates, jax.tree.map(jnp.zeros_like, params))
+    assert int(state.total_notfinite) == int(state.notfinite_count) == 4
+
+
+@pytest.mark.parametrize("name", ["velo", "celo", "hierarchical_lstm"])
+def test_names_the_keyword_that_was_given_in_place_of_the_loss(name: str) -> None:
+    tx, params = ROWS[name].create(**ROWS[name].converging).to_optax(horizon=STEPS), small_params()
+    with pytest.raises(InputError, match=r"needs the training loss: .*value=loss.*; loss= was given instead\."):
+        tx.update(params, tx.init(params), params, loss=LOSS)
+    with pytest.raises(InputError, match=r"value=loss\)\."):
+        tx.update(params, tx.init(params), params)
+
+
+def test_to_optax_hands_the_key_to_init() -> None:
+    optimizer, params, key = ROWS["hierarchical_rnn"].create(), small_params(), jax.random.key(7)
+    found = optimizer.to_optax(key=key).init(params)
+    assert_same(found, optimizer.init(params, key=key))
+    assert bool((found.tensors.log_rate["w"] != optimizer.to_optax().init(params).tensors.log_rate["w"]).any())
+
+
+def test_from_optax_computes_in_the_precision_of_the_parameters() -> None:
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray([1.0, 1.0 / 3.0], jnp.float64)}
+        ours, theirs = FromOptax(optax.adam(0.1)), optax.adam(0.1)
+        updates, state = ours.update(params, ours.init(params), params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic
+            expected, their_state = theirs.update(params, theirs.init(params), params)
+        assert_same((updates, state), (expected, their_state))
+        assert updates["w"].dtype == jnp.float64
+
+
+def loops(row: OptimizerRow, size: int, platforms: Sequence[str]) -> int:
+    """How many loops the program of an update has, guard excepted, for platforms that need not be here."""
+    optimizer = row.create(**({"lstm_hidden": 8, "bank": 4} if row.name == "velo" else {}))
+    params = {
+        "w": jnp.zeros((size, size)),
+        "b": jnp.zeros(size),
+        "c": jnp.zeros(size),
+        "wide": jnp.zeros((2, size * size)),
+    }
+    state = jax.eval_shape(partial(optimizer.init, horizon=STEPS), params)
+    program = jax.export.export(jax.jit(partial(optimizer.update, value=LOSS)), platforms=platforms)
+    return program(params, state, params).mlir_module().count("stablehlo.while")
+
+
+@optimizer_rows_heavy_ones_slow
+def test_has_no_loop_over_a_tensor_on_accelerators(row: OptimizerRow) -> None:
+    """A program for a GPU or TPU passes over every tensor as a whole, and over equal tensors at once."""
+    assert loops(row, 200, ("cuda", "tpu")) == 0
+    hand_designed = not row.learned
+    assert (
+        loops(row, 200, ("cpu",)) == 0
+    ) == hand_designed  # two equal vectors take turns, or a large tensor has chunks
+
+
 @optimizer_rows
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("grads_dtype", ["same", "float32"])
@@ -261,7 +438,7 @@ def test_ignores_extra_arguments(row: OptimizerRow) -> None:
     @jax.jit
     def both(optimizer: lopt.Optimizer, grads: Any, state: Any, params: Any, value: Array) -> Any:
         # Not a number is no validation loss.
-        extra = {"value": value, "valid_value": math.nan * value, "no_such_argument": value}
+        extra = {"value": value, "valid_value": math.nan * value, "no_such_argument": value, "optimizer": value}
         direct = optimizer.update(grads, state, params, **extra)
         return direct, optimizer.to_optax(horizon=STEPS).update(grads, state, params, **extra)
 
@@ -683,9 +860,12 @@ def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: py
 
         return three_steps(optimizer, params)
 
-    together = run()
+    in_turns = run()
+    with monkeypatch.context() as as_elsewhere:
+        as_elsewhere.setattr(jax.lax, "platform_dependent", lambda *given, cpu, default: default(*given))
+        assert_close(in_turns, run(), rtol=1e-4)
     monkeypatch.setattr(lopt.blocks.tensors, "STACKED", 0)
-    assert_close(together, run(), rtol=1e-4)
+    assert_close(in_turns, run(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("greatest_size", "exponential"), [(1.0, False), (math.inf, True)])
@@ -947,7 +1127,7 @@ def test_hierarchical_rnn_is_its_equations() -> None:
 
     params = {"a": draw((3, 2), 0), "b": draw((4,), 1)}
     state = optimizer.init(params, key=jax.random.key(5))
-    rates = {n: np.asarray(s.log_rate, np.float64).ravel() for n, s in state.tensors.items()}
+    rates = {n: np.asarray(s, np.float64).ravel() for n, s in state.tensors.log_rate.items()}
     true = {n: np.asarray(p, np.float64).ravel() for n, p in params.items()}
     hidden = {n: np.tile(o.starts[0], (len(w), 1)) for n, w in true.items()}
     tensor, whole = dict.fromkeys(true, o.starts[1]), o.starts[2]
@@ -1003,8 +1183,8 @@ def test_hierarchical_rnn_draws_its_rates_from_the_key() -> None:
     one, same, default = (optimizer.init(params, key=k) for k in (jax.random.key(1), jax.random.key(1), None))
     assert_same(one, same)
     assert_same(default, optimizer.init(params, key=jax.random.key(0)))
-    rates = one.tensors["w"].log_rate
-    assert bool((rates != default.tensors["w"].log_rate).all())
+    rates = one.tensors.log_rate["w"]
+    assert bool((rates != default.tensors.log_rate["w"]).all())
     assert math.log(1e-6) <= float(rates.min()) < float(rates.max()) <= math.log(1e-2)
     # Half the logarithm each for the tensor and the parameter: within one tensor the range is half as wide.
     assert 0.95 < float(rates.max() - rates.min()) / (0.5 * math.log(1e4)) <= 1.0
@@ -1042,7 +1222,7 @@ def test_attention_keeps_the_true_parameters_in_float32() -> None:
     for seed in range(3):
         updates, state = update(optimizer, random_like(params, seed), state, params)
         params = optax.apply_updates(params, updates)
-    assert state.tensors["w"].param.dtype == jnp.float32
+    assert state.tensors.param["w"].dtype == jnp.float32
     assert optimizer.eval_params(state, params)["w"].dtype == jnp.bfloat16
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +19,7 @@ Params = PyTree[Array]
 Updates = PyTree[Array]
 State = PyTree[Array]
 
-LARGEST = 1e15  # gradients: the sum of their squares over any tensor stays within float32
+LARGEST = 1e15  # of gradients and parameters: the sum of their squares over any tensor stays within float32
 
 
 class Optimizer(eqx.Module):
@@ -82,17 +84,22 @@ class Optimizer(eqx.Module):
     def to_optax(
         self, *, horizon: int | None = None, key: PRNGKeyArray | None = None
     ) -> optax.GradientTransformationExtraArgs:
-        """This optimizer as an optax transformation, safe against non-finite gradients.
+        """This optimizer as an optax transformation, safe against numbers that are not finite.
 
-        A step whose gradient holds a NaN, an infinity or a number beyond 1e15, whose squares could overflow, is skipped: updates
-        are zero and the state is unchanged.
+        A step is skipped where a gradient or a parameter is a NaN, an infinity or at least 1e15, whose squares could overflow:
+        updates are zero and the state is unchanged. `optax.apply_if_finite` around it counts such gradients. A gradient that is `None` has
+        an update of zero, and counts as zero in the state.
+
+        Outside `jit` an update is one compiled program. A jitted function that closes over the transformation holds the meta-parameters as
+        constants; one that takes the optimizer as an argument and calls `to_optax` within does not recompile for others.
 
         Args:
             horizon: number of steps of the training, handed to `init`.
             key: handed to `init`.
 
         Raises:
-            InputError: by its `init`, for parameters that are no arrays and for what the optimizer refuses; by its `update`, where parameters are not given.
+            InputError: by its `init` and its `update`, for parameters that are no arrays of floating-point numbers and for what the optimizer
+                refuses; by its `update`, where parameters are not given.
 
         Examples:
             >>> import jax.numpy as jnp, optax, lopt
@@ -100,33 +107,95 @@ class Optimizer(eqx.Module):
             >>> params = {"w": jnp.ones(3)}
             >>> updates, state = tx.update(params, tx.init(params), params, value=1.0)
         """
+        return optax.GradientTransformationExtraArgs(
+            functools.partial(_init, self, key, horizon), functools.partial(_update, self)
+        )
 
-        def init(params: Params) -> State:
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-                if not hasattr(leaf, "shape"):
-                    where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
-                    raise InputError(
-                        f"{where} is a {type(leaf).__name__} and no array; of an Equinox model give eqx.filter(model, eqx.is_inexact_array)."
-                    )
-            return self.init(params, key=key, horizon=horizon)
 
-        def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
-            if params is None:
-                raise InputError(f"{type(self).__name__} needs the parameters: call update(grads, state, params).")
-            return update_if_finite(self, updates, state, params, **extra)
+def _init(optimizer: Optimizer, key: PRNGKeyArray | None, horizon: int | Array | None, /, params: Params) -> State:
+    _check_params(params)
+    return optimizer.init(params, key=key, horizon=horizon)
 
-        return optax.GradientTransformationExtraArgs(init, update)
+
+def _update(
+    optimizer: Optimizer, /, updates: Updates, state: State, params: Params | None = None, **extra: Any
+) -> tuple[Updates, State]:
+    if params is None:
+        raise InputError(f"{type(optimizer).__name__} needs the parameters: call update(grads, state, params).")
+    _check_params(params)
+    filled = jax.tree.map(lambda p, g: jnp.zeros_like(p) if g is None else g, params, updates)
+    new, state = update_if_finite(optimizer, filled, state, params, **extra)
+    return jax.tree.map(lambda u, g: jnp.zeros_like(u) if g is None else u, new, updates), state
+
+
+def _check_params(params: Params) -> None:
+    """Refuse parameters that are no arrays of floating-point numbers.
+
+    Raises:
+        InputError: for the first such leaf, by its name.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+            continue
+        where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+        if dtype is None:
+            raise InputError(
+                f"{where} is a {type(leaf).__name__} and no array; of an Equinox model give eqx.filter(model, eqx.is_inexact_array)."
+            )
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise InputError(f"{where} is {dtype}; parameters must be real: give its real and imaginary parts as two.")
+        raise InputError(
+            f"{where} is {dtype}; parameters must be floating-point: leave it out, or give it to another transformation with optax.partition."
+        )
 
 
 def update_if_finite(
-    optimizer: Optimizer, updates: Updates, state: State, params: Params, **extra: Any
+    optimizer: Optimizer, updates: Updates, state: State, params: Params, /, **extra: Any
 ) -> tuple[Updates, State]:
-    """`optimizer.update`, or zero updates and the old state where a gradient holds a NaN, an infinity or a number beyond `LARGEST`."""
-    finite = jnp.asarray([jnp.all(jnp.abs(g.astype(jnp.float32)) < LARGEST) for g in jax.tree.leaves(updates)]).all()
-    # A loop of one or no trip: unlike `lax.cond`, it lets XLA overwrite the state in place.
-    return jax.lax.fori_loop(
-        0,
-        finite.astype(jnp.int32),
-        lambda _, carry: optimizer.update(updates, carry[1], params, **extra),
-        (jax.tree.map(jnp.zeros_like, params), state),
-    )
+    """`optimizer.update`, or zero updates and the old state where a gradient or a parameter is not below `LARGEST` in size.
+
+    It is one compiled program, with the optimizer as an argument. Reverse-mode differentiation goes through it.
+    """
+    arrays, others = eqx.partition(extra, eqx.is_array_like)
+    if jax.tree.leaves(others):  # functions, such as the loss for a line search: no arguments of a program
+        return _guarded(optimizer, updates, state, params, arrays, others)
+    return _compiled(optimizer, updates, state, params, arrays)
+
+
+def _guarded(
+    optimizer: Optimizer,
+    updates: Updates,
+    state: State,
+    params: Params,
+    arrays: Mapping[str, Any],
+    others: Mapping[str, Any] | None = None,
+) -> tuple[Updates, State]:
+    numbers = (x.astype(jnp.float32) for x in jax.tree.leaves((updates, params)))
+    finite = jnp.asarray([jnp.all(jnp.abs(x) < LARGEST) for x in numbers]).all()
+
+    def take(given: tuple[Any, ...]) -> tuple[Updates, State]:
+        optimizer, updates, state, params, arrays = given
+        return optimizer.update(updates, state, params, **(arrays if others is None else eqx.combine(arrays, others)))
+
+    def skip(given: tuple[Any, ...]) -> tuple[Updates, State]:
+        _, _, state, params, _ = given
+        return jax.tree.map(jnp.zeros_like, params), state
+
+    @jax.custom_jvp
+    def step(finite: Array, given: tuple[Any, ...]) -> tuple[Updates, State]:
+        # A loop of one or no trip: unlike `lax.cond`, it lets XLA overwrite the state in place.
+        def body(_: Array, carry: tuple[Updates, State]) -> tuple[Updates, State]:
+            return take((*given[:2], carry[1], *given[3:]))
+
+        return jax.lax.fori_loop(0, finite.astype(jnp.int32), body, skip(given))
+
+    @step.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        # A loop of an unknown number of trips has no reverse mode; a branch has.
+        return jax.jvp(lambda finite, given: jax.lax.cond(finite, take, skip, given), primals, tangents)
+
+    return step(finite, (optimizer, updates, state, params, arrays))
+
+
+_compiled = jax.jit(_guarded)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import (
     decay_to_param,
@@ -36,12 +36,12 @@ GRADIENT_CLIP = 0.1  # of the second gradient feature of the extended set
 
 
 class TensorState(NamedTuple):
-    """Accumulators of one tensor; one array a decay."""
+    """Accumulators of one tensor; one array a decay. In an optimizer's state, a tree like the parameters for each array."""
 
-    momentum: tuple[Array, ...]
-    second: Array
-    row: tuple[Array, ...]  # with the largest axis reduced to 1; the whole diagonal below rank two
-    col: tuple[Array | None, ...]  # with the second-largest axis reduced to 1
+    momentum: tuple[PyTree, ...]
+    second: PyTree
+    row: tuple[PyTree, ...]  # with the largest axis reduced to 1; the whole diagonal below rank two
+    col: tuple[PyTree, ...]  # with the second-largest axis reduced to 1; without elements below rank two
 
 
 class Signals(NamedTuple):
@@ -124,13 +124,14 @@ class AdafactorMLP(eqx.Module):
 
     def init(self, param: Array) -> TensorState:
         """Accumulators of one tensor at zero."""
+        nothing = jnp.zeros(0, jnp.float32)  # and not `None`: an array a tensor, whatever its rank
         factored = [factored_zeros(param.shape) for _ in self.decays[2]]
         # Each in memory of its own, or the state could not be donated.
         return TensorState(
             tuple(jnp.zeros(param.shape, jnp.float32) for _ in self.decays[0]),
             jnp.zeros(param.shape, jnp.float32),
             tuple(row for row, _ in factored),
-            tuple(col for _, col in factored),
+            tuple(nothing.copy() if col is None else col for _, col in factored),
         )
 
     def current_decays(self) -> list[Float[Array, " decays"]]:
@@ -168,8 +169,7 @@ class AdafactorMLP(eqx.Module):
         row_mean, col_mean = factored_means(gradient)
         row = tuple(ema(r, row_mean, b) for r, b in zip(state.row, factored_decay, strict=True))
         col = tuple(
-            c if c is None or col_mean is None else ema(c, col_mean, b)
-            for c, b in zip(state.col, factored_decay, strict=True)
+            None if col_mean is None else ema(c, col_mean, b) for c, b in zip(state.col, factored_decay, strict=True)
         )
         scales = [factored_scale(r, c) for r, c in zip(row, col, strict=True)]
         is_factored = col_mean is not None
@@ -240,4 +240,4 @@ class AdafactorMLP(eqx.Module):
             given=lambda accumulators: given(accumulators[:DECAYS], accumulators[DECAYS]),
             average=average,
         )
-        return update, TensorState(tuple(momentum), second, row, col)
+        return update, TensorState(tuple(momentum), second, row, col if is_factored else state.col)

@@ -126,7 +126,7 @@ def steered_update(
         controls: $c$, a row for each tensor that is not empty.
         steps: $s$.
         updates: gradients, clipped here to $\pm$ `gradient_clip`.
-        states: an `adafactor_mlp.TensorState` in the place of each tensor.
+        states: an `adafactor_mlp.TensorState` of trees like the parameters.
         params: parameters.
         step_mult: $\lambda_1$.
         exp_mult: $\lambda_2$.
@@ -134,12 +134,7 @@ def steered_update(
     """
     leaves, treedef = jax.tree.flatten(params)
     rows = iter(range(len(steps)))
-    numbered = treedef.unflatten(
-        [
-            (s, jnp.asarray(next(rows) if p.size else -1, jnp.int32))
-            for s, p in zip(treedef.flatten_up_to(states), leaves, strict=True)
-        ]
-    )
+    numbers = treedef.unflatten([jnp.asarray(next(rows) if p.size else -1, jnp.int32) for p in leaves])
 
     def one(gradient: Array, state: PyTree, param: Array) -> tuple[Array, PyTree]:
         tensor, row = state
@@ -155,5 +150,5 @@ def steered_update(
         update, new = steered.update(gradient, tensor, param, jnp.zeros(0, jnp.float32), readout)
         return update, (new, row)
 
-    updates, numbered = map_tensors(one, updates, numbered, params)
-    return updates, jax.tree.map(lambda _, pair: pair[0], params, numbered)
+    updates, (states, _) = map_tensors(one, updates, (states, numbers), params)
+    return updates, states

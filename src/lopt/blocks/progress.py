@@ -2,7 +2,8 @@ r"""How a training goes, as features: the fraction that is behind it, and how it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 AVERAGES = 10  # moving averages of a `LossHistory`
 
 
-def require_loss(name: str, value: ArrayLike | None) -> Float[Array, ""]:
-    """The loss as float32, or one sentence about the optimizer called `name` that lacks it."""
+def require_loss(name: str, value: ArrayLike | None, extra: Mapping[str, Any]) -> Float[Array, ""]:
+    """The loss as float32, or one sentence about the optimizer called `name` that lacks it and the keywords that it was given instead."""
     if value is None:
-        raise InputError(f"{name} needs the training loss: call update(grads, state, params, value=loss).")
+        given = f"; {', '.join(f'{k}=' for k in extra)} was given instead" if extra else ""
+        raise InputError(f"{name} needs the training loss: call update(grads, state, params, value=loss){given}.")
     return jnp.asarray(value).astype(jnp.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -15,7 +16,46 @@ CHUNK = 32_768  # elements; a few float32 arrays of this size fit the level-2 ca
 STACKED = 8 * CHUNK  # numbers of a tensor, its gradient and its state, up to which a copy costs little
 
 Chunks = tuple[Array, ...]
+TreeDef = Any  # jax.tree_util.PyTreeDef, which is no type to a type checker
 Sums = TypeVar("Sums")  # a tree of arrays
+
+
+def init_tensors(fn: Callable[[Array], Any], params: PyTree) -> PyTree:
+    """The start of a state: `fn(parameter)` of every tensor, as one tree of the structure of `params` for each array that `fn` gives.
+
+    Optax and Flax take such a state for what it is: quantities of parameters. What `fn` gives has one structure, whatever the shape.
+
+    Args:
+        fn: the start of one tensor: a tree of arrays.
+        params: parameters.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    tensors = [fn(p) for p in leaves]
+    # Without tensors the structure is still that of one.
+    kind = jax.tree.structure(tensors[0] if tensors else jax.eval_shape(fn, jnp.zeros((), jnp.float32)))
+    return kind.unflatten([treedef.unflatten(field) for field in _transposed(kind, tensors)])
+
+
+def split_tensors(states: PyTree, treedef: TreeDef) -> tuple[TreeDef, list[Any]]:
+    """The structure of the state of one tensor and the states of all, of a state from `init_tensors`.
+
+    Args:
+        states: trees of the structure of the parameters, in any tree.
+        treedef: the structure of the parameters.
+    """
+    fields, kind = jax.tree.flatten(states, is_leaf=lambda x: jax.tree.structure(x) == treedef)
+    columns = [treedef.flatten_up_to(field) for field in fields]
+    return kind, [kind.unflatten([column[i] for column in columns]) for i in range(treedef.num_leaves)]
+
+
+def join_tensors(kind: TreeDef, tensors: Sequence[Any], treedef: TreeDef) -> PyTree:
+    """The reverse of `split_tensors`."""
+    return kind.unflatten([treedef.unflatten(field) for field in _transposed(kind, tensors)])
+
+
+def _transposed(kind: TreeDef, tensors: Sequence[Any]) -> list[list[Any]]:
+    rows = [kind.flatten_up_to(t) for t in tensors]
+    return [[row[i] for row in rows] for i in range(kind.num_leaves)]
 
 
 def map_tensors(
@@ -24,36 +64,46 @@ def map_tensors(
     """`fn(gradient, tensor_state, parameter) -> (update, tensor_state)` on every tensor of a tree.
 
     Gradients and parameters are handed over in float32 and the update is cast back to the dtype of the parameter.
-    Empty tensors pass through; `None` leaves are no tensors. Under `jit`, small tensors of one shape are stacked and take turns in one loop: the rule is
-    compiled once for all of them, and compilation is most of what a short training takes. Large ones are not, for stacking copies them.
+    Empty tensors pass through; `None` leaves are no tensors. Under `jit`, small tensors of one shape are stacked, and the rule is compiled once for all of
+    them, for compilation is most of what a short training takes: on a CPU they take turns in one loop, elsewhere they are one batch. Large ones are not
+    stacked, for stacking copies them.
 
     Args:
         fn: the per-tensor rule.
         updates: gradients.
-        states: a tree of the same structure with any state in the place of each tensor.
+        states: trees of the same structure, in any tree, as from `init_tensors`; the rule sees that tree with an array of its tensor for each.
         params: parameters.
     """
     param_leaves, treedef = jax.tree.flatten(params)
-    gradients, tensor_states = treedef.flatten_up_to(updates), treedef.flatten_up_to(states)
-    leaves = list(zip(gradients, tensor_states, param_leaves, strict=True))
+    kind, tensor_states = split_tensors(states, treedef)
+    leaves = list(zip(treedef.flatten_up_to(updates), tensor_states, param_leaves, strict=True))
 
     def step(leaf: tuple[Array, Any, Array]) -> tuple[Array, Any]:
         g, s, p = leaf
         update, state = fn(g.astype(jnp.float32), s, p.astype(jnp.float32))
         return update.astype(p.dtype), state
 
+    once = jax.jit(step)  # traced once for tensors that are alike, however they are run
+
+    def stack(*arrays: Array) -> Array:
+        return jnp.stack(arrays)
+
     found: dict[int, tuple[Array, Any]] = {}
     for alike in _alike(leaves):
         first = leaves[alike[0]]
         if first[2].size == 0:
             found |= {i: (jnp.zeros_like(leaves[i][2]), leaves[i][1]) for i in alike}
-        elif len(alike) == 1 or not isinstance(first[2], Tracer) or _numbers(first) > STACKED:
+        elif not isinstance(first[2], Tracer):
             found |= {i: step(leaves[i]) for i in alike}
+        elif len(alike) == 1 or _numbers(first) > STACKED:
+            found |= {i: once(leaves[i]) for i in alike}
         else:
-            stacked = jax.lax.map(step, jax.tree.map(lambda *xs: jnp.stack(xs), *(leaves[i] for i in alike)))
+            stacked = jax.tree.map(stack, *(leaves[i] for i in alike))
+            stacked = jax.lax.platform_dependent(stacked, cpu=partial(jax.lax.map, once), default=jax.vmap(once))
             found |= {i: jax.tree.map(lambda x, k=k: x[k], stacked) for k, i in enumerate(alike)}
-    new_updates, new_states = zip(*(found[i] for i in range(len(leaves))), strict=True) if leaves else ((), ())
-    return treedef.unflatten(new_updates), treedef.unflatten(new_states)
+    new_updates = [found[i][0] for i in range(len(leaves))]
+    new_states = join_tensors(kind, [found[i][1] for i in range(len(leaves))], treedef)
+    return treedef.unflatten(new_updates), new_states
 
 
 def _alike(leaves: Sequence[PyTree]) -> list[list[int]]:
@@ -88,9 +138,10 @@ def chunked(
     chunk: int = CHUNK,
     staged: bool = False,
 ) -> tuple[Chunks, Sums]:
-    """Run an elementwise rule over a tensor a chunk at a time, so that its temporaries never leave the cache.
+    """Run an elementwise rule over a tensor, on a CPU a chunk at a time, so that its temporaries never leave the cache.
 
-    `fn(overwrite, read) -> (overwrite, sums)` sees matching chunks. Small tensors are one chunk without a loop.
+    `fn(overwrite, read) -> (overwrite, sums)` sees matching chunks. Small tensors are one chunk without a loop. So are all where the program is not
+    compiled for a CPU: a loop would keep an accelerator waiting.
 
     Args:
         fn: the rule; its first result has the shapes of its first argument, its second is any tree of arrays, summed over chunks.
@@ -102,9 +153,18 @@ def chunked(
             which lets each of them read the whole array, would copy all of it for every chunk.
     """
     overwrite, read = tuple(overwrite), tuple(read)
-    shape = (*overwrite, *read)[0].shape
-    if math.prod(shape) <= chunk:
+    if math.prod((*overwrite, *read)[0].shape) <= chunk:
         return fn(overwrite, read)
+    return jax.lax.platform_dependent(
+        overwrite, read, cpu=partial(_in_chunks, fn, chunk=chunk, staged=staged), default=fn
+    )
+
+
+def _in_chunks(
+    fn: Callable[[Chunks, Chunks], tuple[Chunks, Sums]], overwrite: Chunks, read: Chunks, *, chunk: int, staged: bool
+) -> tuple[Chunks, Sums]:
+    """`chunked` of more than a chunk, in a loop."""
+    shape = (*overwrite, *read)[0].shape
     # Counted from the end, so that an axis in front does not matter.
     axis, rows, row_size = -len(shape), shape[0], math.prod(shape[1:])
     most = max(1, chunk // row_size)
@@ -117,9 +177,8 @@ def chunked(
 
         ow, rd = tuple(cut(a) for a in arrays), tuple(cut(a) for a in read)
         if length == 1 and row_size > chunk:  # a single row is still too large: descend into it
-            inner, sums = chunked(
-                fn, [a.squeeze(axis) for a in ow], [a.squeeze(axis) for a in rd], chunk=chunk, staged=staged
-            )
+            within = tuple(tuple(a.squeeze(axis) for a in arrays) for arrays in (ow, rd))
+            inner, sums = _in_chunks(fn, *within, chunk=chunk, staged=staged)
             new = tuple(jnp.expand_dims(a, axis) for a in inner)
         elif staged:
             # Always true, which XLA does not know; what enters and leaves a branch is held in memory.

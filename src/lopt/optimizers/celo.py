@@ -9,26 +9,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP
+from lopt.blocks.adafactor_mlp import AdafactorMLP, TensorState
 from lopt.blocks.checks import check_sizes
 from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
+from lopt.blocks.tensors import init_tensors
 from lopt.optimizer import Optimizer, Params, Updates
 
 INPUTS = 9 + 9  # fraction of the training, losses
 
 
 class CeloState(NamedTuple):
-    """State of `Celo`: steps taken and to be taken, losses, the schedule's LSTM, and a `TensorState` in the place of each tensor."""
+    """State of `Celo`: steps taken and to be taken, losses, the schedule's LSTM, and a `TensorState` of trees like the parameters."""
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]
     losses: LossHistory
     lstm: LSTMState
-    tensors: PyTree
+    tensors: TensorState
 
 
 class Celo(Optimizer):
@@ -122,7 +123,7 @@ class Celo(Optimizer):
             steps,
             LossHistory.start(steps),
             self.controller.lstm.init(1),
-            jax.tree.map(self.rule.init, params),
+            init_tensors(self.rule.init, params),
         )
 
     def update(
@@ -139,8 +140,7 @@ class Celo(Optimizer):
         Raises:
             InputError: without the loss.
         """
-        del extra
-        losses = state.losses.record(require_loss("Celo", value))
+        losses = state.losses.record(require_loss("Celo", value, extra))
         features = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features])
         # One row serves all tensors: all would see, and so remember, the same.
         controls, exponent, lstm = self.controller(features[None], state.lstm)

@@ -6,24 +6,23 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import factored_axes
-from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
+from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import rms_scale
 from lopt.blocks.orthogonal import JORDAN, orthogonalize
 from lopt.blocks.readout import direction_magnitude
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 
 class Celo2State(NamedTuple):
-    """State of `Celo2`: an `adafactor_mlp.TensorState` in the place of each tensor."""
+    """State of `Celo2`: an `adafactor_mlp.TensorState` of trees like the parameters."""
 
-    tensors: PyTree
+    tensors: TensorState
 
 
 class Celo2(Optimizer):
@@ -124,7 +123,7 @@ class Celo2(Optimizer):
     ) -> Celo2State:
         """Accumulators at zero."""
         del key, horizon
-        return Celo2State(jax.tree.map(self.rule.init, params))
+        return Celo2State(init_tensors(self.rule.init, params))
 
     def update(self, updates: Updates, state: Celo2State, params: Params, **extra: Any) -> tuple[Updates, Celo2State]:
         """One step; see the class."""

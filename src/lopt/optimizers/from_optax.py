@@ -15,7 +15,7 @@ from lopt.optimizer import Optimizer, Params, State, Updates
 
 
 class OptaxOptimizer(Optimizer):
-    """An optimizer that is an optax transformation of its leaves. Accumulators are float32 whatever the parameters are."""
+    """An optimizer that is an optax transformation of its leaves. It computes and accumulates in float32, or in float64 if parameters are."""
 
     @abc.abstractmethod
     def transformation(self) -> optax.GradientTransformation:
@@ -24,14 +24,14 @@ class OptaxOptimizer(Optimizer):
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> State:
         """State of the optax transformation."""
         del key, horizon
-        return self.transformation().init(_float32(params))
+        return self.transformation().init(_wide(params))
 
     def update(self, updates: Updates, state: State, params: Params, **extra: Any) -> tuple[Updates, State]:
         """Update of the optax transformation."""
         tx = optax.with_extra_args_support(self.transformation())
         # Optax raises decays, here arrays, to the power of an integer count.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = tx.update(_float32(updates), state, _float32(params), **extra)
+            updates, state = tx.update(_wide(updates), state, _wide(params), **extra)
         return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
 
 
@@ -49,5 +49,6 @@ class FromOptax(OptaxOptimizer):
         return self.tx
 
 
-def _float32(tree: Params) -> Params:
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+def _wide(tree: Params) -> Params:
+    """Every tensor in float32 or, if it has more digits, as it is."""
+    return jax.tree.map(lambda x: x if jnp.finfo(x.dtype).bits > 32 else x.astype(jnp.float32), tree)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import GRU, product
-from lopt.blocks.tensors import chunk_for, chunked, map_tensors, tile
+from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors, tile
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -18,7 +18,7 @@ Arrays = tuple[Array, ...]
 
 
 class GRUState(NamedTuple):
-    """State of `GRUOptimizer`: `[hidden, *shape]` in the place of each tensor."""
+    """State of `GRUOptimizer`: a tree like the parameters, with `[hidden, *shape]` for each tensor."""
 
     hidden: PyTree
 
@@ -75,7 +75,7 @@ class GRUOptimizer(Optimizer):
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> GRUState:
         """The learned initial state for every parameter."""
         del key, horizon
-        return GRUState(jax.tree.map(lambda p: tile(self.start, p), params))
+        return GRUState(init_tensors(partial(tile, self.start), params))
 
     def update(self, updates: Updates, state: GRUState, params: Params, **extra: Any) -> tuple[Updates, GRUState]:
         """One step; see the class."""

@@ -22,7 +22,7 @@ from lopt.blocks.nets import MLP, drawn, truncated_normal
 from lopt.blocks.progress import LossMoments, require_loss
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensor_lstm import Linear, LSTMState, TensorLSTM
-from lopt.blocks.tensors import chunked
+from lopt.blocks.tensors import chunked, init_tensors, join_tensors, split_tensors
 from lopt.optimizer import Optimizer, Params, Updates
 
 CHUNK = 8_192  # parameters whose hidden units fit the level-2 cache
@@ -32,11 +32,11 @@ TENSOR_FEATURES = 14 + SHAPE_AXES
 
 
 class TensorState(NamedTuple):
-    """Accumulators of one tensor, one array a decay, and what its MLP said last."""
+    """Accumulators of one tensor, one array a decay, and what its MLP said last. In the state of all, a tree like the parameters for each array."""
 
-    momentum: tuple[Array, ...]
-    second: tuple[Array, ...]
-    from_mlp: Float[Array, " from_mlp"]
+    momentum: tuple[PyTree, ...]
+    second: tuple[PyTree, ...]
+    from_mlp: PyTree  # [from_mlp]
 
 
 class _Sums(NamedTuple):
@@ -49,10 +49,10 @@ class _Sums(NamedTuple):
 
 
 class HierarchicalLSTMState(NamedTuple):
-    """State of `HierarchicalLSTM`: a `TensorState` in the place of each tensor, and what the LSTM sees and remembers."""
+    """State of `HierarchicalLSTM`: a `TensorState` of trees like the parameters, and what the LSTM sees and remembers."""
 
     step: Int[Array, ""]
-    tensors: PyTree
+    tensors: TensorState
     lstm: LSTMState  # a row a tensor
     from_lstm: Float[Array, " from_lstm"]
     train: LossMoments
@@ -183,7 +183,7 @@ class HierarchicalLSTM(Optimizer):
 
         return HierarchicalLSTMState(
             jnp.zeros((), jnp.int32),
-            jax.tree.map(lambda p: TensorState(zeros(p), zeros(p), jnp.array(self.initial_from_mlp)), params),
+            init_tensors(lambda p: TensorState(zeros(p), zeros(p), jnp.array(self.initial_from_mlp)), params),
             self.lstm.init(tensors),
             jnp.array(self.initial_from_lstm),
             LossMoments.start(),
@@ -206,8 +206,7 @@ class HierarchicalLSTM(Optimizer):
         Raises:
             InputError: without the loss.
         """
-        del extra
-        loss = require_loss("HierarchicalLSTM", value)
+        loss = require_loss("HierarchicalLSTM", value, extra)
         train, valid, step = state.train.record(loss, self.train_decay), state.valid, state.step
         if valid_value is not None:
             valid = valid.record(jnp.asarray(valid_value).astype(jnp.float32), self.valid_decay)
@@ -216,7 +215,7 @@ class HierarchicalLSTM(Optimizer):
         losses = [train.standardize(x, self.train_decay) for x in (loss, valid.corrected_mean(self.valid_decay))]
 
         leaves, treedef = jax.tree.flatten(params)
-        states: list[TensorState] = treedef.flatten_up_to(state.tensors)
+        kind, states = split_tensors(state.tensors, treedef)
         full = [i for i, p in enumerate(leaves) if p.size]
         if not full:
             return jax.tree.map(jnp.zeros_like, params), state._replace(step=step + 1, train=train, valid=valid)
@@ -249,7 +248,7 @@ class HierarchicalLSTM(Optimizer):
             [u.astype(p.dtype) for u, p in zip(gradients, leaves, strict=True)]
         ), HierarchicalLSTMState(
             step + 1,
-            treedef.unflatten(states),
+            join_tensors(kind, states, treedef),
             lstm,
             jnp.mean(self.lstm_to_lstm(lstm.hidden), axis=0),
             train,

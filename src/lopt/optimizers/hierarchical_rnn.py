@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
 from lopt.blocks.nets import GRU, Affine, normal, product
-from lopt.blocks.tensors import chunk_for, chunked, map_tensors, tile
+from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors, tile
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -21,21 +21,21 @@ LOG_RATE_BOUND = 33.0
 
 
 class TensorState(NamedTuple):
-    """What `HierarchicalRNN` keeps for a tensor."""
+    """What `HierarchicalRNN` keeps for a tensor. In the state of all, a tree like the parameters for each array."""
 
-    log_rate: Array  # log of the learning rate of every parameter
-    hidden: Float[Array, "hidden ..."]  # of the parameter RNN
-    momentum: Float[Array, "timescales ..."]
-    mean_square: Float[Array, "timescales ..."]  # of each momentum
-    tensor_hidden: Float[Array, " tensor_hidden"]
-    param: Array | None  # the true parameters, where the user holds attended ones
+    log_rate: PyTree  # log of the learning rate of every parameter
+    hidden: PyTree  # of the parameter RNN, [hidden, *shape]
+    momentum: PyTree  # [timescales, *shape]
+    mean_square: PyTree  # of each momentum, [timescales, *shape]
+    tensor_hidden: PyTree  # [tensor_hidden]
+    param: PyTree  # the true parameters, where the user holds attended ones, otherwise None
 
 
 class HierarchicalRNNState(NamedTuple):
-    """State of `HierarchicalRNN`: steps taken, a `TensorState` in the place of each tensor, and the state of the global RNN."""
+    """State of `HierarchicalRNN`: steps taken, a `TensorState` of trees like the parameters, and the state of the global RNN."""
 
     step: Int[Array, ""]
-    tensors: PyTree
+    tensors: TensorState
     global_hidden: Float[Array, " global_hidden"]
 
 
@@ -152,8 +152,11 @@ class HierarchicalRNN(Optimizer):
         del horizon
         low, high = (0.5 * math.log(rate) for rate in self.initial_rates)
 
-        def begin(param: Array, key: PRNGKeyArray) -> TensorState:
-            own, common = jax.random.split(key)
+        count = max(1, len(jax.tree.leaves(params)))
+        keys = iter(list(jax.random.split(jax.random.key(0) if key is None else key, count)))
+
+        def begin(param: Array) -> TensorState:
+            own, common = jax.random.split(next(keys))
             offset = jax.random.uniform(common, (), jnp.float32, low, high)
             return TensorState(
                 jax.random.uniform(own, param.shape, jnp.float32, low, high) + offset,
@@ -164,18 +167,14 @@ class HierarchicalRNN(Optimizer):
                 jnp.array(param, jnp.float32) if self.use_attention else None,
             )
 
-        leaves, treedef = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(0) if key is None else key, max(1, len(leaves)))
-        tensors = treedef.unflatten([begin(p, k) for p, k in zip(leaves, keys, strict=False)])
-        return HierarchicalRNNState(jnp.zeros((), jnp.int32), tensors, jnp.array(self.starts[2]))
+        return HierarchicalRNNState(jnp.zeros((), jnp.int32), init_tensors(begin, params), jnp.array(self.starts[2]))
 
     def update(
         self, updates: Updates, state: HierarchicalRNNState, params: Params, **extra: Any
     ) -> tuple[Updates, HierarchicalRNNState]:
         """One step; see the class."""
         del extra
-        treedef = jax.tree.structure(params)
-        rates = [s.log_rate for s in treedef.flatten_up_to(state.tensors)]
+        rates = jax.tree.leaves(state.tensors.log_rate)
         mean_rate = sum((jnp.sum(r) for r in rates), jnp.zeros((), jnp.float32)) / max(1, sum(r.size for r in rates))
         updates, tensors = map_tensors(
             lambda g, s, p: self._tensor(g, s, p, state.step == 0, mean_rate, state.global_hidden),
@@ -183,7 +182,8 @@ class HierarchicalRNN(Optimizer):
             state.tensors,
             params,
         )
-        seen = [s.tensor_hidden for s in treedef.flatten_up_to(tensors) if s.log_rate.size]
+        pairs = zip(jax.tree.leaves(tensors.tensor_hidden), jax.tree.leaves(params), strict=True)
+        seen = [hidden for hidden, p in pairs if p.size]
         if self.last_tensor_only:
             seen = seen[-1:]
         mean = jnp.mean(jnp.stack(seen), 0) if seen else jnp.zeros(self.sizes[1], jnp.float32)
@@ -193,7 +193,7 @@ class HierarchicalRNN(Optimizer):
         """The true parameters; with attention, `params` are where the next gradient is taken."""
         if not self.use_attention:
             return params
-        return jax.tree.map(lambda p, s: s.param.astype(p.dtype), params, state.tensors)
+        return jax.tree.map(lambda p, true: true.astype(p.dtype), params, state.tensors.param)
 
     def _tensor(
         self, gradient: Array, state: TensorState, param: Array, is_first: Array, mean_rate: Array, whole: Array

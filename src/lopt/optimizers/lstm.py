@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import LSTM, Affine
-from lopt.blocks.tensors import chunk_for, chunked, map_tensors
+from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -19,9 +19,9 @@ Arrays = tuple[Array, ...]
 
 
 class LSTMState(NamedTuple):
-    """State of `LSTMOptimizer`: a tuple of `h` and `c` of each layer, `[hidden, *shape]`, in the place of each tensor."""
+    """State of `LSTMOptimizer`: a tuple of `h` and `c` of each layer, each a tree like the parameters with `[hidden, *shape]` for each tensor."""
 
-    layers: PyTree
+    layers: tuple[PyTree, ...]
 
 
 class LSTMOptimizer(Optimizer):
@@ -82,7 +82,7 @@ class LSTMOptimizer(Optimizer):
         def zeros(param: Array) -> Arrays:
             return tuple(jnp.zeros((self.hidden, *param.shape), jnp.float32) for _ in range(2 * self.layers))
 
-        return LSTMState(jax.tree.map(zeros, params))
+        return LSTMState(init_tensors(zeros, params))
 
     def update(self, updates: Updates, state: LSTMState, params: Params, **extra: Any) -> tuple[Updates, LSTMState]:
         """One step; see the class."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -16,15 +15,15 @@ from lopt.blocks.features import TIME_SCALES, time_embedding
 from lopt.blocks.nets import MLP
 from lopt.blocks.per_parameter import network_step
 from lopt.blocks.readout import direction_magnitude
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.optimizer import Optimizer, Params, Updates
 
 
 class MLPState(NamedTuple):
-    """State of `MLPOptimizer`: steps taken, and a tuple of momenta, one a decay, in the place of each tensor."""
+    """State of `MLPOptimizer`: steps taken, and momenta, a tree like the parameters for each decay."""
 
     step: Int[Array, ""]
-    momentum: PyTree
+    momentum: tuple[PyTree, ...]
 
 
 class MLPOptimizer(Optimizer):
@@ -76,7 +75,7 @@ class MLPOptimizer(Optimizer):
         del key, horizon
         return MLPState(
             jnp.zeros((), jnp.int32),
-            jax.tree.map(lambda p: tuple(jnp.zeros(p.shape, jnp.float32) for _ in self.decays), params),
+            init_tensors(lambda p: tuple(jnp.zeros(p.shape, jnp.float32) for _ in self.decays), params),
         )
 
     def update(self, updates: Updates, state: MLPState, params: Params, **extra: Any) -> tuple[Updates, MLPState]:

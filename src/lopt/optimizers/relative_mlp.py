@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lopt.blocks.accumulators import factored_axes
 from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import TIME_SCALES, root, time_embedding
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -25,11 +24,11 @@ SMALL, LOG_SIZE = 1e-3, 3.0  # logarithms of ratios are floored at the first and
 
 
 class RelativeMLPState(NamedTuple):
-    """State of `RelativeMLP`: steps taken and to be taken, infinity where that is not known, and a `TensorState` in the place of each tensor."""
+    """State of `RelativeMLP`: steps taken and to be taken, infinity where that is not known, and a `TensorState` of trees like the parameters."""
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]
-    tensors: PyTree
+    tensors: TensorState
 
 
 class RelativeMLP(Optimizer):
@@ -172,7 +171,7 @@ class RelativeMLP(Optimizer):
         """Accumulators at zero; the horizon may be left open. It is kept in the state."""
         del key
         steps = jnp.asarray(jnp.inf, jnp.float32) if horizon is None else require_horizon("RelativeMLP", horizon)
-        return RelativeMLPState(jnp.zeros((), jnp.int32), steps, jax.tree.map(self.rule.init, params))
+        return RelativeMLPState(jnp.zeros((), jnp.int32), steps, init_tensors(self.rule.init, params))
 
     def update(
         self, updates: Updates, state: RelativeMLPState, params: Params, **extra: Any

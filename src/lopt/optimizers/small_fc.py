@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
+from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import time_embedding
 from lopt.blocks.readout import direction_magnitude
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.optimizer import Optimizer, Params, Updates
 
 
 class SmallFCState(NamedTuple):
-    """State of `SmallFC`: steps taken, and an `adafactor_mlp.TensorState` in the place of each tensor."""
+    """State of `SmallFC`: steps taken, and an `adafactor_mlp.TensorState` of trees like the parameters."""
 
     step: Int[Array, ""]
-    tensors: PyTree
+    tensors: TensorState
 
 
 class SmallFC(Optimizer):
@@ -72,7 +71,7 @@ class SmallFC(Optimizer):
     ) -> SmallFCState:
         """Accumulators at zero."""
         del key, horizon
-        return SmallFCState(jnp.zeros((), jnp.int32), jax.tree.map(self.rule.init, params))
+        return SmallFCState(jnp.zeros((), jnp.int32), init_tensors(self.rule.init, params))
 
     def update(
         self, updates: Updates, state: SmallFCState, params: Params, **extra: Any

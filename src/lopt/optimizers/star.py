@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals
+from lopt.blocks.adafactor_mlp import AdafactorMLP, Signals, TensorState
 from lopt.blocks.features import time_embedding
 from lopt.blocks.readout import direction_magnitude
-from lopt.blocks.tensors import map_tensors
+from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -21,10 +21,10 @@ Nominal = Literal["sgd", "momentum", "aggmo", "adam", "adam_aggmo"]
 
 
 class STARState(NamedTuple):
-    """State of `STAR`: steps taken, and an `adafactor_mlp.TensorState` in the place of each tensor."""
+    """State of `STAR`: steps taken, and an `adafactor_mlp.TensorState` of trees like the parameters."""
 
     step: Int[Array, ""]
-    tensors: PyTree
+    tensors: TensorState
 
 
 class STAR(Optimizer):
@@ -122,7 +122,7 @@ class STAR(Optimizer):
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> STARState:
         """Accumulators at zero."""
         del key, horizon
-        return STARState(jnp.zeros((), jnp.int32), jax.tree.map(self.rule.init, params))
+        return STARState(jnp.zeros((), jnp.int32), init_tensors(self.rule.init, params))
 
     def update(self, updates: Updates, state: STARState, params: Params, **extra: Any) -> tuple[Updates, STARState]:
         """One step; see the class."""

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from lopt.blocks.adafactor_mlp import AdafactorMLP
+from lopt.blocks.adafactor_mlp import AdafactorMLP, TensorState
 from lopt.blocks.checks import check_sizes
 from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
-from lopt.blocks.tensors import chunked
+from lopt.blocks.tensors import chunked, init_tensors, split_tensors
 from lopt.optimizer import Optimizer, Params, Updates
 
 RANKS = 5  # length of the one-hot rank
 
 
 class VeLOState(NamedTuple):
-    """State of `VeLO`: steps taken and to be taken, losses, rows for all tensors, and a `TensorState` in the place of each."""
+    """State of `VeLO`: steps taken and to be taken, losses, rows for all tensors, and a `TensorState` of trees like the parameters."""
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]
@@ -31,7 +31,7 @@ class VeLOState(NamedTuple):
     lstm: LSTMState
     means: Float[Array, "tensors accumulators"]  # of the momenta and the second moment
     variances: Float[Array, "tensors accumulators"]
-    tensors: PyTree
+    tensors: TensorState
 
 
 class VeLO(Optimizer):
@@ -138,7 +138,7 @@ class VeLO(Optimizer):
             self.controller.lstm.init(tensors),
             jnp.zeros(shape, jnp.float32),
             jnp.zeros(shape, jnp.float32),
-            jax.tree.map(self.rule.init, params),
+            init_tensors(self.rule.init, params),
         )
 
     def update(
@@ -155,8 +155,7 @@ class VeLO(Optimizer):
         Raises:
             InputError: without the loss.
         """
-        del extra
-        losses = state.losses.record(require_loss("VeLO", value))
+        losses = state.losses.record(require_loss("VeLO", value, extra))
         shared = jnp.concatenate([fraction_embedding(state.step, state.horizon), losses.features])
         full = [p for p in jax.tree.leaves(params) if p.size]
         rows = [
@@ -205,7 +204,7 @@ class VeLO(Optimizer):
     def _moments(self, tensors: PyTree, params: Params) -> tuple[Array, Array]:
         """Means and variances of momenta and second moment, a row a tensor."""
         leaves, treedef = jax.tree.flatten(params)
-        pairs = zip(leaves, treedef.flatten_up_to(tensors), strict=True)
+        pairs = zip(leaves, split_tensors(tensors, treedef)[1], strict=True)
         found = [_mean_variance([*s.momentum, s.second]) for p, s in pairs if p.size]
         if not found:
             none = jnp.zeros((0, len(self.momentum_decays) + 1), jnp.float32)
