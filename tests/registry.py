@@ -45,6 +45,7 @@ class OptimizerRow(NamedTuple):
         sees_other_tensors: whether the update of a tensor depends on the others.
         sees_axes: whether it knows one axis of a tensor from another.
         heavy: whether its update takes long to compile: most of its properties are then slow tests.
+        looks_ahead: whether it may take gradients elsewhere than at the parameters that it finds.
     """
 
     name: str
@@ -57,6 +58,7 @@ class OptimizerRow(NamedTuple):
     sees_other_tensors: bool = False
     sees_axes: bool = False
     heavy: bool = False
+    looks_ahead: bool = False
 
     def create(self, *, seed: int = 0, **fields: Any) -> Optimizer:
         """The optimizer at its defaults, with some fields changed."""
@@ -277,6 +279,16 @@ OPTIMIZERS = [
         {"nominal_step": 0.05, "least_size": 0.2},
         prepare=without_black_box,
         learned=True,
+    ),
+    OptimizerRow(
+        "controlled_muon",
+        lopt.optimizers.ControlledMuon,
+        1_115,
+        {"learning_rate": 0.1},
+        learned=True,
+        sees_other_tensors=True,
+        sees_axes=True,
+        looks_ahead=True,
     ),
     OptimizerRow(
         "hierarchical_lstm",

@@ -22,7 +22,6 @@ from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the rate, at the end of a training whose horizon is known
-TINY = 1e-18  # gradients below do not move a tensor: their squares would underflow
 FEATURES = 14
 
 
@@ -159,7 +158,7 @@ class ControlledMuon(Optimizer):
         steps = jnp.asarray(jnp.inf, jnp.float32) if horizon is None else require_horizon("ControlledMuon", horizon)
 
         def begin(param: Array) -> tuple[Array, Array, Array]:
-            return jnp.zeros(param.shape), jnp.zeros(param.shape), jnp.array(param, jnp.float32)
+            return _zeros(*param.shape), _zeros(*param.shape), jnp.array(param, jnp.float32)
 
         full = _full(params)
         sizes = [root(jnp.mean(jnp.square(p.astype(jnp.float32)))) for p in full]
@@ -168,9 +167,9 @@ class ControlledMuon(Optimizer):
             steps,
             *init_tensors(begin, params),
             _row(sizes),
-            jnp.zeros((2, len(full))),
-            jnp.zeros((self.hidden, len(full))),
-            jnp.zeros(self.hidden),
+            _zeros(2, len(full)),
+            _zeros(self.hidden, len(full)),
+            _zeros(self.hidden),
         )
 
     def eval_params(self, state: ControlledMuonState, params: Params) -> Params:
@@ -192,7 +191,7 @@ class ControlledMuon(Optimizer):
         full = [i for i, p in enumerate(leaves) if p.size]
         trees = [treedef.flatten_up_to(t) for t in (updates, params, state.momentum, state.second, state.iterate)]
         numbers = jnp.stack([_numbers(*(t[i].astype(jnp.float32) for t in trees)) for i in full], -1) if full else None
-        controls, weights = jnp.zeros((len(_Controls._fields), 0)), state.weights
+        controls, weights = _zeros(len(_Controls._fields), 0), state.weights
         hidden, global_hidden = state.hidden, state.global_hidden
         if numbers is not None:
             matrices = jnp.asarray([self._matrix(leaves[i].shape) is not None for i in full])
@@ -203,7 +202,7 @@ class ControlledMuon(Optimizer):
             found = jnp.tanh(self.readout(jnp.concatenate([features, hidden, spread])))
             controls, weights = self._controls(state, found, numbers, matrices)
         columns = {i: controls[:, k] for k, i in enumerate(full)}
-        nothing = jnp.zeros(len(_Controls._fields))
+        nothing = _zeros(len(_Controls._fields))
 
         def step(gradient: Array, tensor: _Tensor, param: Array) -> tuple[Array, _Tensor]:
             return self._step(gradient, tensor, param, state.step + 1, told)
@@ -224,7 +223,7 @@ class ControlledMuon(Optimizer):
         second = ema(tensor.second, jnp.square(gradient), self.second_decay)
         ahead = ema(momentum / c.next_weight, gradient / c.weight, c.decay)
         corrected = second / (1.0 - jnp.power(self.second_decay, step.astype(jnp.float32)))
-        direction = ahead / (jnp.sqrt(corrected) + c.noise)
+        direction = ahead / (root(corrected) + c.noise)
         matrix = self._matrix(param.shape)
         if matrix is not None:
             rows, columns = matrix
@@ -263,7 +262,7 @@ class ControlledMuon(Optimizer):
         step, told = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         over = jnp.where(told, jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 2.0), 0.0)
         sides = [self._matrix(s) or (1, 1) for s in shapes]
-        same = jnp.ones(len(shapes))
+        same = jnp.ones(len(shapes), jnp.float32)
         rows = [
             along_m / (root(g) * root(m)),
             along_moved / (root(g) * root(moved)),
@@ -272,12 +271,12 @@ class ControlledMuon(Optimizer):
             _log_ratio(w, jnp.ones_like(w)),
             _log_ratio(w, jnp.square(state.start)),
             _log_ratio(moved, w),
-            jnp.asarray([math.log10(math.prod(s)) / 3.0 - 1.0 for s in shapes]),
-            jnp.asarray([math.log(q / p) / 3.0 for p, q in sides]),
-            jnp.asarray([math.log(max(s)) / 3.0 - 1.0 for s in sides]),
-            jnp.where(matrices, 1.0, 0.0),
+            jnp.asarray([math.log10(math.prod(s)) / 3.0 - 1.0 for s in shapes], jnp.float32),
+            jnp.asarray([math.log(q / p) / 3.0 for p, q in sides], jnp.float32),
+            jnp.asarray([math.log(max(s)) / 3.0 - 1.0 for s in sides], jnp.float32),
+            matrices.astype(jnp.float32),
             same * (jnp.log1p(step) / 3.0 - 1.5),
-            same * jnp.where(told, 1.0, 0.0),
+            same * told.astype(jnp.float32),
             same * over,
         ]
         return jnp.stack(rows)
@@ -307,11 +306,15 @@ class ControlledMuon(Optimizer):
             shrinkage=jnp.minimum(rate * self.weight_decay * jnp.maximum(found[2], 0.0), 0.5),
             adam_share=jnp.maximum(found[3], 0.0),
             average=worth / worth_of_all,
-            scale=jnp.sqrt(g) + jnp.sqrt(m) + TINY,
-            noise=1e-8 * jnp.sqrt(v) + TINY,
-            bound=self.bound * jnp.maximum(jnp.sqrt(w), self.least_size),
+            scale=root(g) + root(m),
+            noise=1e-8 * root(v),
+            bound=self.bound * jnp.maximum(root(w), self.least_size),
         )
         return jnp.stack(controls), jnp.stack([weight, worth_of_all])
+
+
+def _zeros(*shape: int) -> Array:
+    return jnp.zeros(shape, jnp.float32)
 
 
 def _full(params: Params) -> list[Array]:
@@ -320,7 +323,7 @@ def _full(params: Params) -> list[Array]:
 
 
 def _row(values: Sequence[Array]) -> Float[Array, " values"]:
-    return jnp.stack(values) if values else jnp.zeros(0)
+    return jnp.stack(values) if values else _zeros(0)
 
 
 def _numbers(
