@@ -34,7 +34,9 @@ class ControlledMuonState(NamedTuple):
     second: PyTree
     iterate: PyTree  # z; not read where the horizon is known
     start: Float[Array, " tensors"]  # root mean square of the parameters at the start
-    weights: Float[Array, "two tensors"]  # sums of the weights of the gradients in the momentum, of the iterates in their average
+    weights: Float[
+        Array, "two tensors"
+    ]  # sums of the weights of the gradients in the momentum, of the iterates in their average
     hidden: Float[Array, "hidden tensors"]
     global_hidden: Float[Array, " hidden"]
 
@@ -69,25 +71,36 @@ class ControlledMuon(Optimizer):
     $$z \leftarrow z - \mathrm{clip}(\eta\, \ell_t\, e^{3 o_1} d,\ \pm b \max(\mathrm{RMS}(w), s_0)) - \eta\, \ell_t\, e^{3 o_1} \lambda\, [o_3]_+ w, \qquad
       x \leftarrow x + c_t (z - x), \qquad w \leftarrow (1 - \gamma)\, z + \gamma\, x$$
 
-    with $w$ the parameters that the training holds, at which gradients are taken, $z$ the iterates and $x$ their average, which
-    `eval_params` returns. That is schedule-free averaging. Where the horizon $T$ is known, $x = z = w$, and the rate falls linearly to a hundredth,
-    $\ell_t = 1 - 0.99 \min(t/T, 1)$; otherwise $\ell_t = 1$. The direction of matrices is Muon's, that of all other tensors Adam's:
+    The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
+    This is schedule-free averaging. Where the horizon $T$ is known, $x = z = w$.
+    Then the rate falls linearly to a hundredth, $\ell_t = 1 - 0.99 \min(t/T, 1)$; otherwise $\ell_t = 1$.
 
-    $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad
-      d = k\, \big[(1 - [o_4]_+)\, \mathrm{orthogonalize}(\hat m) + [o_4]_+\, \hat n / \sqrt{\max(p, q)}\big] \ \text{ or }\ d = \hat n = \frac{\hat m}{\sqrt{\hat v}}$$
+    $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad \hat n = \frac{\hat m}{\sqrt{\hat v}}$$
 
-    with $k = \sqrt{\max(1, q/p)}$ for $p$ rows and $q$ columns. The momentum's decay is $\beta = 1 - (1 - \beta_0) e^{2 o_2}$, at least 0, with
-    $\beta_0 = 0$ for tensors that are no matrices where the horizon is not known, for there averaging takes the place of momentum. The average
-    weighs an iterate by $e^{2 o_5}$. A tensor of more than two axes is a matrix too: it is cut after its first or before its last axis, whichever is longer.
+    $$d = \begin{cases} k\, \big[(1 - [o_4]_+)\, \mathrm{orthogonalize}(\hat m) + [o_4]_+\, \hat n / \sqrt{\max(p, q)}\big] & \text{of a matrix} \\
+      \hat n & \text{of all else} \end{cases}$$
 
-    The controls $o = \tanh(W [x, h, H] + \beta_o)$, five a tensor, come of 14 numbers $x$ that do not change with the scale of the loss, of a GRU $h$ that all tensors share and of a GRU $H$ that sees the
-    mean of $h$ over tensors. The numbers are: the cosines of the gradient with momentum and with $z - w$, the logarithms of $\overline{m^2} / \overline{g^2}$, of
-    $\overline{g^2} / \overline{v}$, of $\mathrm{RMS}(w)$, of that over its start and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$, of the number of parameters and of the sides' ratio, of the time,
-    whether the tensor is a matrix, whether the horizon is known, and the part of it that is over.
+    with $k = \sqrt{\max(1, q/p)}$ for $p$ rows and $q$ columns. So matrices take the direction of Muon, and all other tensors that of Adam.
+    A tensor of more than two axes is a matrix too. It is cut after its first or before its last axis, whichever is longer.
 
-    $W$ and $\beta_o$ start at zero: untrained, it is `optax.contrib.muon` within `optax.contrib.schedule_free`, or on that schedule, except for the three iterations of
-    `blocks.orthogonal`, the bound, and an epsilon that is relative. So no network acts on single parameters, and the learned part costs the same whatever their number.
-    Nothing changes if the loss is multiplied by a number.
+    The decay of the momentum is $\beta = 1 - (1 - \beta_0) e^{2 o_2}$, at least 0. Where iterates are averaged, $\beta_0 = 0$ for tensors that are no matrices,
+    because averaging takes the place of momentum. The average weighs an iterate by $e^{2 o_5}$.
+
+    $$o = \tanh(W [y, h, H] + b_o)$$
+
+    are five controls of a tensor. $y$ are 14 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees the mean of $h$ over tensors.
+    The numbers do not change with the scale of the loss:
+
+    - the cosines of the gradient with the momentum and with $z - w$;
+    - logarithms of $\overline{m^2} / \overline{g^2}$, of $\overline{g^2} / \overline{v}$, of $\mathrm{RMS}(w)$, of that over its start, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
+    - logarithms of the number of parameters, of the ratio of the sides, of the longer side, and of the time;
+    - whether the tensor is a matrix, whether the horizon is known, and the part of it that is over.
+
+    $W$ and $b_o$ start at zero. Untrained, the rule is `optax.contrib.muon`, within `optax.contrib.schedule_free` or on that schedule.
+    Three things differ: the iterations are the three of `blocks.orthogonal`, elements of a step are bounded, and epsilon is relative.
+
+    No network acts on single parameters, so the learned part costs the same whatever their number.
+    1,115 meta-parameters at the defaults. State: three floats a parameter.
 
     Args:
         learning_rate: $\eta$.
@@ -102,9 +115,11 @@ class ControlledMuon(Optimizer):
         key: draws the GRUs' weights.
 
     Raises:
-        InputError: for a learning rate, bound or least size that is not positive, a decay outside of $[0, 1)$, an averaging outside of $(0, 1)$, or fewer than one unit.
+        InputError: for a learning rate, bound or least size that is not positive, or an averaging outside of $(0, 1)$;
+            for a decay outside of $[0, 1)$, or fewer than one unit.
 
-    Source: lopt's own. Muon: Jordan et al. 2024. Schedule-free averaging: Defazio et al. 2024. Controllers of tensors and of the whole: Wichrowska et al. 2017.
+    Source: lopt's own. Muon: Jordan et al. 2024. Schedule-free averaging: Defazio et al. 2024.
+        Controllers of tensors and of the whole: Wichrowska et al. 2017.
     """
 
     tensor_rnn: GRU
@@ -190,7 +205,8 @@ class ControlledMuon(Optimizer):
         leaves, treedef = jax.tree.flatten(params)
         full = [i for i, p in enumerate(leaves) if p.size]
         trees = [treedef.flatten_up_to(t) for t in (updates, params, state.momentum, state.second, state.iterate)]
-        numbers = jnp.stack([_numbers(*(t[i].astype(jnp.float32) for t in trees)) for i in full], -1) if full else None
+        columns = [_numbers(told, *(t[i].astype(jnp.float32) for t in trees)) for i in full]
+        numbers = jnp.stack(columns, -1) if full else None
         controls, weights = _zeros(len(_Controls._fields), 0), state.weights
         hidden, global_hidden = state.hidden, state.global_hidden
         if numbers is not None:
@@ -201,13 +217,13 @@ class ControlledMuon(Optimizer):
             spread = jnp.broadcast_to(global_hidden[:, None], hidden.shape)
             found = jnp.tanh(self.readout(jnp.concatenate([features, hidden, spread])))
             controls, weights = self._controls(state, found, numbers, matrices)
-        columns = {i: controls[:, k] for k, i in enumerate(full)}
+        given = {i: controls[:, k] for k, i in enumerate(full)}
         nothing = _zeros(len(_Controls._fields))
 
         def step(gradient: Array, tensor: _Tensor, param: Array) -> tuple[Array, _Tensor]:
             return self._step(gradient, tensor, param, state.step + 1, told)
 
-        of_tensors = treedef.unflatten([columns.get(i, nothing) for i in range(len(leaves))])
+        of_tensors = treedef.unflatten([given.get(i, nothing) for i in range(len(leaves))])
         tensors = _Tensor(state.momentum, state.second, state.iterate, of_tensors)
         updates, tensors = map_tensors(step, updates, tensors, params)
         kept = tensors.momentum, tensors.second, tensors.iterate
@@ -327,10 +343,10 @@ def _row(values: Sequence[Array]) -> Float[Array, " values"]:
 
 
 def _numbers(
-    gradient: Array, param: Array, momentum: Array, second: Array, iterate: Array
+    told: Bool[Array, ""], gradient: Array, param: Array, momentum: Array, second: Array, iterate: Array
 ) -> Float[Array, " numbers"]:
-    r"""Means over a tensor of $g^2, m^2, v, w^2, (z - w)^2, g m, g (z - w)$."""
-    moved = iterate - param
+    r"""Means over a tensor of $g^2, m^2, v, w^2, (z - w)^2, g m, g (z - w)$; those of $z - w$ are 0 where the horizon is known."""
+    moved = jnp.where(told, 0.0, iterate - param)  # rounding alone is no feature
     squares = [jnp.square(gradient), jnp.square(momentum), second, jnp.square(param), jnp.square(moved)]
     return jnp.stack([jnp.mean(x) for x in (*squares, gradient * momentum, gradient * moved)])
 
