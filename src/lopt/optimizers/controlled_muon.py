@@ -88,11 +88,13 @@ class ControlledMuon(Optimizer):
 
     $$o = \tanh(W [y, h, H] + b_o)$$
 
-    are five controls of a tensor. $y$ are 14 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees the mean of $h$ over tensors.
+    are five controls of a tensor. $y$ are 14 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees
+    the mean of $h$ over tensors.
     The numbers do not change with the scale of the loss:
 
     - the cosines of the gradient with the momentum and with $z - w$;
-    - logarithms of $\overline{m^2} / \overline{g^2}$, of $\overline{g^2} / \overline{v}$, of $\mathrm{RMS}(w)$, of that over its start, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
+    - logarithms of $\overline{m^2} / \overline{g^2}$, of $\overline{g^2} / \overline{v}$, of $\mathrm{RMS}(w)$, of that over its start, and of
+      $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
     - logarithms of the number of parameters, of the ratio of the sides, of the longer side, and of the time;
     - whether the tensor is a matrix, whether the horizon is known, and the part of it that is over.
 
