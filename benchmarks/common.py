@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lopt.checkpoint import write_text
-from lopt.evaluate.timing import machine, spread
+from lopt.evaluate import timing
+from lopt.evaluate.timing import machine
 from lopt.machine import cores
 
 __all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> dict[str, float]:
+    """Median and quartiles, as results are written."""
+    return timing.spread(values).as_json(digits)
 
 
 def show(*cells: object) -> None:

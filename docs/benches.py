@@ -16,7 +16,7 @@ from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.report import archive_report
-from lopt.evaluate.scores.selection import scored
+from lopt.evaluate.scores.selection import within_suite
 from lopt.evaluate.scores.summary import Scores
 
 DOCS = Path(__file__).parent
@@ -121,7 +121,7 @@ def main(archive: tyro.conf.Positional[Path]) -> None:
         suite = protocol["suite"]
         if suite not in HEADS:
             raise InputError(f"The archive is of the suite {suite}; there are pages for {', '.join(HEADS)}.")
-        trained = sorted({run.horizon for run in scored(bench.runs(), protocol)})
+        trained = sorted({run.horizon for run in within_suite(bench.runs(), protocol)})
         several = suite == "held_out"  # a table for each horizon; elsewhere each task has its own
         found = {h: archive_report(bench, horizon=h) for h in (trained if several else [None])}
     first = next(iter(found.values())).scores

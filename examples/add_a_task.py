@@ -109,11 +109,9 @@ def main() -> None:
     for name, optimizer in {"optax.adam(0.01)": optax.adam(1e-2), "STAR, not meta-trained": star}.items():
         record = lopt.train(optimizer, task, steps=args.steps, key=key, seeds=4)
         print(f"{name:>24}: train {record.train_loss[:, -1].mean():.4f}, test {record.test_loss[:, -1].mean():.4f}")
-    sweep = lopt.evaluate.tune_adam(task, steps=args.steps, key=key, seeds=4)
-    best = min(sweep.train_loss.mean(axis=1))
-    print(
-        f"{'Adam tuned':>24}: train {best:.4f} at a learning rate of {sweep.best:g}, one of {len(sweep.learning_rates)}"
-    )
+    adam = lopt.evaluate.tune("adam", task, steps=args.steps, key=key, seeds=4)
+    rate, tried = adam.setting["learning_rate"], len(lopt.evaluate.LEARNING_RATES)
+    print(f"{'Adam tuned':>24}: train {adam.train_loss.mean():.4f} at a learning rate of {rate:g}, one of {tried}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of the property tests: one row for each optimizer, task and estimator.
+"""The tables of the property tests: one row for each optimizer, task, estimator, paper and analysis.
 
 A file in `lopt/optimizers`, `lopt/tasks` or `lopt/estimators` without a row here fails `test_public_api.py`. Adding an optimizer is
 one file and one row; every property of `test_optimizers.py` then holds for it or a test fails.
@@ -746,3 +746,52 @@ def example_params(key: PRNGKeyArray | None = None, dtype: Any = jnp.float32) ->
         n: jax.random.normal(k, s, jnp.float32).astype(dtype) for k, (n, s) in zip(keys, shapes.items(), strict=True)
     }
     return params | {"absent": None}
+
+
+class PaperRow(NamedTuple):
+    """A paper.
+
+    Attributes:
+        name: its key in `lopt.reproduce.PAPERS`.
+        sizes: arguments by claim with which all of it is measured in seconds.
+        not_run: claims that are not run at these sizes, for want of weights.
+    """
+
+    name: str
+    sizes: Mapping[str, Mapping[str, Any]]
+    not_run: tuple[str, ...] = ()
+
+
+REPRODUCED: list[PaperRow] = [
+    PaperRow(
+        "pathologies",
+        {
+            "landscape": {"unrolls": (2, 6), "std": 0.3, "spacing": 0.05, "pixel": 0.15},
+            "explosion": {"lengths": (2, 4, 8), "starts": 3},
+            "truncation": {"truncations": (2, 4), "horizon": 4, "flat": 2, "particles": 2, "meta_steps": 8, "seeds": 2}
+            | {"rates": 5, "trainings": 8},
+            "variance": {"lengths": (2, 4), "pairs": (2, 3), "repeats": 8, "resamples": 5},
+            "influence": {"size": 5, "positive": 2, "horizon": 8, "truncation": 2, "longer": 4, "particles": 4}
+            | {"few": 2, "meta_steps": 8, "seeds": 2},
+            "headline": {"weights": None},  # a slow test of test_reproduce.py runs it
+        },
+        not_run=("headline",),
+    ),
+]
+
+
+class AnalysisRow(NamedTuple):
+    """An analysis.
+
+    Attributes:
+        name: its key in `lopt.analyze.ANALYSES`.
+        module: the file in `lopt/analyze`.
+        fields: arguments besides optimizer, task and key with which it takes seconds.
+    """
+
+    name: str
+    module: str
+    fields: Mapping[str, Any]
+
+
+ANALYSES: list[AnalysisRow] = [AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2})]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,22 +26,22 @@ import pytest
 import lopt
 from lopt import cli, zoo
 from lopt.errors import InputError
-from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings, tune
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings
 from lopt.evaluate.bench import run as bench
-from lopt.evaluate.bench import units
 from lopt.evaluate.bench.archive import Archive, differences
-from lopt.evaluate.bench.run import Progress, run, standings
+from lopt.evaluate.bench.run import Progress, run_bench, standings
 from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
-from lopt.evaluate.bench.units import Protocol, Trained, fewer_examples, train_unit
+from lopt.evaluate.bench.units import Trained, fewer_examples, time_task, train_unit
 from lopt.evaluate.bench.workers import Job, Outcome, work
 from lopt.evaluate.compare import compare
-from lopt.evaluate.contenders import contender, contenders, one_setting, split_fields, task_named, with_fields
-from lopt.evaluate.probes.rules import Guarded
+from lopt.evaluate.contenders import contender, contenders, one_setting
+from lopt.evaluate.grid import Protocol
 from lopt.evaluate.runs import Run, Timing, Unit
-from lopt.evaluate.scores.selection import promising, scored, select
+from lopt.evaluate.scores.selection import promising, select, within_suite
 from lopt.evaluate.scores.summary import score
-from lopt.evaluate.timing import machine
+from lopt.evaluate.timing import Stretch, machine
 from lopt.evaluate.training import default_key, train
+from lopt.names import split_fields, with_fields
 from lopt.optimizers import SGD
 from lopt.recipes import RECIPES
 
@@ -65,7 +65,7 @@ def saved(tmp_path: Path) -> Path:
     ("name", "fields", "text"),
     [
         ("digits_mlp", {}, "digits_mlp"),
-        ("digits_mlp", {"widths": [64, 8]}, 'digits_mlp{"widths":[64,8]}'),
+        ("digits_mlp", {"widths": (64, 8)}, 'digits_mlp{"widths":[64,8]}'),
         ("quadratic", {"noise": 0.5, "dim": 3}, 'quadratic{"dim":3,"noise":0.5}'),
         ("held_out/vae_digits", {}, "held_out/vae_digits"),
     ],
@@ -76,8 +76,8 @@ def test_names_with_fields_there_and_back(name: str, fields: dict[str, Any], tex
 
 
 def test_a_task_by_its_name() -> None:
-    assert task_named('quadratic{"dim":3}').dim == 3
-    assert task_named("quadratic").dim == lopt.tasks.create("quadratic").dim
+    assert lopt.tasks.create('quadratic{"dim":3}').dim == 3
+    assert lopt.tasks.create('quadratic{"dim":3}', noise=0.5).noise == 0.5
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_task_by_its_name() -> None:
 )
 def test_bad_names_of_tasks_are_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        task_named(text)
+        lopt.tasks.create(text)
 
 
 def test_who_takes_part(saved: Path) -> None:
@@ -245,7 +245,7 @@ def test_finalists_train_all_seeds_and_are_those_of_the_whole_grid() -> None:
 @pytest.mark.parametrize("finalists", [0, -1])
 def test_no_finalists_are_refused(finalists: int) -> None:
     unit, who = Unit("bowl", "adam", 2), contender("adam")
-    with pytest.raises(InputError, match=f"finalists is {finalists}; it must be at least 1, or None"):
+    with pytest.raises(InputError, match=f"finalists is {finalists}; it must be at least 1"):
         train_unit(unit, who, Protocol(seeds=2, evals=1, finalists=finalists))
 
 
@@ -270,7 +270,7 @@ def test_unknown_suites_and_bad_numbers_are_refused() -> None:
         with pytest.raises(InputError, match=f"{field} is 0; it must be at least 1"):
             TINY.changed(**{field: 0})
     with Archive(":memory:") as archive, pytest.raises(InputError, match="processes is 0"):
-        run(TINY, ["sgd"], archive, processes=0)
+        run_bench(TINY, ["sgd"], archive, processes=0)
 
 
 # --- A unit. ---
@@ -286,7 +286,12 @@ def test_a_unit_is_what_train_does() -> None:
     assert [r.seed for r in chosen] == [0, 1]
     rate = chosen[0].config["learning_rate"]
     record = train(
-        lopt.create("sgd", learning_rate=rate), task_named(unit.task), steps=4, key=default_key(0), seeds=2, evals=2
+        lopt.create("sgd", learning_rate=rate),
+        lopt.tasks.create(unit.task),
+        steps=4,
+        key=default_key(0),
+        seeds=2,
+        evals=2,
     )
     for seed, one in enumerate(chosen):
         assert one[:6] == (unit.task, "sgd", {"learning_rate": rate}, None, 4, seed)
@@ -309,9 +314,9 @@ def test_a_grid_with_weight_decays_is_whole() -> None:
 def test_a_comparison_tunes_the_baselines_that_are_named() -> None:
     task = lopt.tasks.create("quadratic", dim=3)
     found = compare({"sgd": "sgd"}, task, name="quadratic", steps=4, key=default_key(0), seeds=2, evals=2)
-    best = tune(lambda rate: SGD(learning_rate=rate), task, steps=4, key=default_key(0), seeds=2)
+    runs = train_unit(Unit('quadratic{"dim":3}', "sgd", 4), contender("sgd"), Protocol(seeds=2, evals=1)).runs
     row = found.records["sgd"].train_loss[:, -1]
-    np.testing.assert_allclose(row, best.train_loss[best.learning_rates.index(best.best)], rtol=1e-3)
+    np.testing.assert_allclose(row, [run.train_loss[-1] for run in select(runs)], rtol=1e-3)
     with pytest.raises(InputError, match="baseline named 'sgdd'; did you mean sgd"):
         compare({"mine": "sgdd"}, task, name="quadratic", steps=4, key=default_key(0), seeds=2, evals=2)
 
@@ -441,38 +446,50 @@ def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.M
     monkeypatch.setattr(bench, "work", by_hand)
     suite = dataclasses.replace(TINY, tasks=("bowl",), steps=10, reference_multiple=3)
     with Archive(":memory:") as archive:
-        assert run(suite, ["sgd"], archive, processes=1, timing=False) == {}
+        assert run_bench(suite, ["sgd"], archive, processes=1, timing=False) == {}
         assert asked == {Unit("bowl", "adam", 10): 2, Unit("bowl", "sgd", 10): 2, Unit("bowl", "adam", 30): 6}
         everything = archive.runs()
-        runs = scored(everything, archive.protocol())
+        runs = within_suite(everything, archive.protocol())
         assert {(r.optimizer, r.horizon) for r in runs} == {("adam", 10), ("sgd", 10)}
-        assert scored(everything, {}) == everything
+        assert within_suite(everything, {}) == everything
         found = score(runs, baselines=BASELINES, sweep=[r for r in everything if r.optimizer == "adam"], resamples=100)
         speed = {cell.optimizer: (cell.horizon, cell.speedup, cell.saturated) for cell in found.cells}
         assert speed == {"adam": (10, pytest.approx(1), False), "sgd": (10, pytest.approx(2, rel=0.02), False)}
 
 
-class Counted(units._Stretch):
-    """Keeps what it measured."""
+def test_each_turn_of_a_timing_begins_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, float]] = []
+    measure = Stretch.__call__
 
-    called: ClassVar[list[float]] = []
-
-    def __call__(self) -> float:
-        assert isinstance(self.optimizer, Guarded)
-        self.called.append(seconds := super().__call__())
+    def counted(self: Stretch) -> float:
+        called.append((self.optimizer.name, seconds := measure(self)))  # pyright: ignore[reportAttributeAccessIssue]
         return seconds
 
-
-def test_a_timing_is_guarded_and_begins_each_turn_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "_Stretch", Counted)
-    monkeypatch.setattr(Counted, "called", called := [])
-    chosen = [(contender(text), contender(text).fields or {}) for text in ('sgd{"learning_rate":0.1}',) * 2]
-    chosen = [(who._replace(label=label), fields) for label, (who, fields) in zip("ab", chosen, strict=True)]
-    found = units.time_task("bowl", 4, chosen, Protocol(), turns=3)
+    monkeypatch.setattr(Stretch, "__call__", counted)
+    chosen = [(contender(text), {"learning_rate": 0.1}) for text in ("sgd", "momentum")]
+    found = time_task("bowl", 4, chosen, Protocol(), turns=3)
     seconds = {(t.turn, t.optimizer): t.seconds_per_step for t in found}
-    order = [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
-    assert [seconds[place] for place in order] == called[4:], "two calls of each find the length"
-    assert all(0 < seconds < 1 for seconds in called[4:])
+    order = [(0, "sgd"), (0, "momentum"), (1, "momentum"), (1, "sgd"), (2, "sgd"), (2, "momentum")]
+    assert [(place[1], seconds[place]) for place in order] == called[4:], "two calls of each find the length"
+    assert all(0 < x < 1 for _, x in called[4:])
+
+
+def test_a_timed_step_is_guarded() -> None:
+    """It is the step of a training: one whose gradient is not finite moves nothing."""
+
+    class Hole(lopt.tasks.Quadratic):
+        """Never finite."""
+
+        def loss(self, *args: Any, **options: Any) -> Any:
+            return super().loss(*args, **options) * math.nan
+
+    stretch = Stretch(SGD(learning_rate=0.1), Hole(dim=2), 4, default_key(0), length=3)
+    assert 0 < stretch() < 1
+    assert stretch.parameters == 2
+    assert stretch.program is not None
+    after = stretch.program(stretch.optimizer, stretch.task, stretch.inner, stretch.key, 3)
+    assert int(after.step) == 3
+    np.testing.assert_array_equal(after.params, stretch.inner.params)
 
 
 # --- Processes. ---
@@ -504,13 +521,13 @@ def test_a_process_that_dies_takes_one_job_with_it() -> None:
 def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_path: Path, saved: Path) -> None:
     who = ["sgd", "adamw", str(saved)]
     with Archive(tmp_path / "one.sqlite") as one, Archive(tmp_path / "two.sqlite") as two:
-        assert run(TINY, who[:1], one, processes=1, timing=False) == {}
+        assert run_bench(TINY, who[:1], one, processes=1, timing=False) == {}
         assert {u.optimizer for u in one.units()} == {"adam", "sgd"}, "the reference is always there"
         before = one.log()
-        assert run(TINY, who, one, processes=1) == {}
+        assert run_bench(TINY, who, one, processes=1) == {}
         assert one.log()[: len(before)] == before, "what is there is left alone"
         told: list[Progress] = []
-        assert run(TINY, who, two, processes=2, on_progress=told.append) == {}
+        assert run_bench(TINY, who, two, processes=2, on_progress=told.append) == {}
         assert differences(one, two) == []
         assert len(two.runs()) == 2 * 2 * (9 + 9 + 18 + 1)
         assert two.cards().keys() == {zoo.read_card(saved).fingerprint}
@@ -521,14 +538,14 @@ def test_one_process_or_two_make_no_difference_and_nothing_is_done_twice(tmp_pat
         assert {t[:3] for t in timings} == two.units()
         assert all(0 < t.seconds_per_step < 1 for t in timings)
         again = two.log(), timings
-        assert run(TINY, who, two, processes=2) == {}
+        assert run_bench(TINY, who, two, processes=2) == {}
         assert (two.log(), two.timings()) == again
         # Other weights under the same name, another protocol.
         zoo.save(saved, lopt.create("small_fc", key=jax.random.key(1)))
         with pytest.raises(InputError, match="runs of another optimizer that is called mine"):
-            run(TINY, who, two)
+            run_bench(TINY, who, two)
         with pytest.raises(InputError, match="seeds = 2, and this one has 3"):
-            run(TINY.changed(seeds=3), who, two)
+            run_bench(TINY.changed(seeds=3), who, two)
 
 
 def test_the_same_weights_with_other_fields_are_another_optimizer(tmp_path: Path) -> None:
@@ -538,12 +555,12 @@ def test_the_same_weights_with_other_fields_are_another_optimizer(tmp_path: Path
     assert zoo.read_card(path).sha256 == zoo.read_card(other).sha256
     suite = dataclasses.replace(TINY.changed(seeds=1), tasks=TASKS[:1])
     with Archive(tmp_path / "b.sqlite") as archive:
-        run(suite, [str(path), str(other)], archive, timing=False, processes=1)
+        run_bench(suite, [str(path), str(other)], archive, timing=False, processes=1)
         assert sorted(card["fields"]["step_mult"] for card in archive.cards().values()) == [0.001, 0.002]
         before = archive.log()
         zoo.save(path, slow)
         with pytest.raises(InputError, match="runs of another optimizer that is called mine"):
-            run(suite, [str(path)], archive, timing=False, processes=1)
+            run_bench(suite, [str(path)], archive, timing=False, processes=1)
         assert archive.log() == before
         assert bench._everyone({}, archive)[1] == {"mine": f"{path} is another optimizer now."}
 
@@ -552,12 +569,12 @@ def test_the_same_weights_with_other_fields_are_another_optimizer(tmp_path: Path
 def test_a_bad_task_does_not_lose_the_rest(tmp_path: Path) -> None:
     bad = Suite("bad", "", ("bowl", 'quadratic{"dim":0}'), steps=2, protocol=TINY.protocol)
     with Archive(tmp_path / "bad.sqlite") as archive:
-        failed = run(bad, ["adam"], archive, timing=False)
+        failed = run_bench(bad, ["adam"], archive, timing=False)
         assert list(failed) == [Unit('quadratic{"dim":0}', "adam", 2)]
         assert "dim is 0" in next(iter(failed.values()))
         assert archive.failures() == failed
         assert archive.units() == {Unit("bowl", "adam", 2)}
-        assert run(bad, ["adam"], archive, timing=False) == failed, "tried again"
+        assert run_bench(bad, ["adam"], archive, timing=False) == failed, "tried again"
 
 
 BENCH = ("bench", "smoke", "--optimizers", "sgd", "--steps", "4", "--seeds", "2", "--no-timing", "--processes", "1")
@@ -672,7 +689,7 @@ def test_the_pages_of_benches(name: str, horizons: tuple[int, ...], benches: Any
     benches.DOCS = tmp_path
     suite = dataclasses.replace(TINY, name=name, multiples=dict.fromkeys(TASKS, tuple(h // 4 for h in horizons)))
     with Archive(tmp_path / "bench.sqlite") as archive:
-        run(suite, [str(saved)], archive, processes=1, timing=False)
+        run_bench(suite, [str(saved)], archive, processes=1, timing=False)
     benches.main(tmp_path / "bench.sqlite")
     page, table = (tmp_path / f"{name}.md").read_text(), (tmp_path / "data" / f"{name}.csv").read_text()
     assert len(table.splitlines()) == 1 + len(horizons) * len(TASKS) * 2

@@ -671,10 +671,8 @@ def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lopt import demo
 
-    home, other = demo.NETWORKS[:2]
-    monkeypatch.setattr(demo, "NETWORKS", (home, other))
+    monkeypatch.setattr(demo, "NETWORKS", demo.NETWORKS[:1])
     monkeypatch.setattr(demo, "STEPS", 10)
-    monkeypatch.setattr(demo, "fashion_mnist_folder", lambda: None)
     recipe = dataclasses.replace(RECIPES["demo"], tasks=RECIPES["demo"].tasks[:1], pairs=1)
     monkeypatch.setitem(RECIPES, "demo", recipe)
     folder = tmp_path / "demo"
@@ -683,10 +681,13 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("curves.png", "report.html", "optimizer.safetensors", "optimizer.json"):
         assert (folder / name).stat().st_size > 0
     page = (folder / "report.html").read_text()
-    for label in (home[0], other[0]):
+    for label in (demo.NETWORKS[0][0], demo.UNSEEN[0], demo.LEARNED, demo.HAND_DESIGNED, demo.RELEASED):
         assert label in page
-        assert label in found.out
-    assert "Fashion-MNIST is not installed" in page
+        assert label.split()[0] in found.out
+    first, later = found.out.split("meta-step", 1)
+    assert demo.RELEASED in first
+    assert demo.LEARNED not in first, "the first table stands before the meta-training"
+    assert demo.LEARNED in later
     # The lines that it ends with do what they say.
     lines = [line.strip() for line in found.out.splitlines() if line.startswith("    ")]
     assert lines[0] == "import lopt, optax"

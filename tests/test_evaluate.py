@@ -10,16 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from jaxtyping import Array, PRNGKeyArray
 
 import lopt
 from lopt.errors import InputError
-from lopt.evaluate import LEARNING_RATES, Interval, Row, TrainRecord, interval, train, train_batch, tune_adam
-from lopt.evaluate.compare import COLUMNS, TUNED, cells, compare, default_key, steps_to, summarise
-from lopt.evaluate.scores.cells import Spread
+from lopt.evaluate import LEARNING_RATES, Baseline, Estimate, Row, TrainRecord, mean_interval, train, train_batch, tune
+from lopt.evaluate.compare import COLUMNS, TUNED, compare, default_key, row_text, steps_to, summarise
+from lopt.evaluate.equal import Equal
+from lopt.evaluate.timing import Spread
 from lopt.evaluate.training import BLOCK
-from lopt.optimizers import SGD, Adam, Momentum
+from lopt.optimizers import SGD, Adam, FromOptax, Momentum
 from lopt.task import Split, Task
 
 KEY = jax.random.key(5)
@@ -115,13 +117,13 @@ def test_trainings_to_any_horizon_share_their_programs() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "evals", "expected"),
-    [(10, 3, [0, 3, 6, 9, 10]), (7, 7, list(range(8))), (3, 20, [0, 1, 2, 3]), (1, 1, [0, 1]), (5, 4, list(range(6)))],
+    [(10, 3, [0, 3, 7, 10]), (7, 7, list(range(8))), (3, 20, [0, 1, 2, 3]), (1, 1, [0, 1]), (5, 4, [0, 1, 2, 4, 5])],
 )
 def test_evaluations_are_even_and_the_last_step_is_one(steps: int, evals: int, expected: list[int]) -> None:
     seen: list[int] = []
     optimizer = SGD(learning_rate=0.1)
     record = train(optimizer, TASK, steps=steps, key=KEY, evals=evals, on_eval=seen.append)
-    assert record.steps.tolist() == expected
+    assert record.steps.tolist() == expected, "as many as asked for, and as even as whole steps are"
     assert seen == expected[1:]
     assert record.train_loss.shape == (1, len(expected))
     assert record.minibatch_loss.shape == (1, steps)
@@ -135,6 +137,78 @@ def test_optax_transformations_are_accepted(make: Callable[[], optax.GradientTra
     ours = train(Momentum(learning_rate=0.1, decay=0.5), TASK, steps=10, key=KEY, seeds=2, evals=2)
     for a, b in zip(leaves(theirs), leaves(ours), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_equal_transformations_share_their_programs() -> None:
+    """Every call of `optax.adam` builds new functions; they are equal where their numbers are."""
+    traced: list[str] = []
+
+    class Traced(Stumble):
+        """Notes when its loss is traced."""
+
+        def loss(self, problem: tuple[()], params: Array, key: PRNGKeyArray, split: Split = "train") -> Array:
+            traced.append(split)
+            return super().loss(problem, params, key, split)
+
+    task = Traced()
+
+    def traces(tx: optax.GradientTransformation) -> int:
+        before = len(traced)
+        train(tx, task, steps=3, key=KEY, evals=1)
+        return len(traced) - before
+
+    def chain(rate: float) -> optax.GradientTransformation:
+        return optax.chain(optax.clip(1.0), optax.adam(optax.cosine_decay_schedule(rate, 10)))
+
+    assert traces(optax.adam(0.1)) > 0
+    assert traces(optax.adam(0.1)) == 0
+    assert traces(optax.adam(0.2)) > 0, "another rate is another rule"
+    assert traces(chain(0.1)) > 0
+    assert traces(chain(0.1)) == 0
+    assert traces(chain(0.2)) > 0
+
+
+def test_equal_is_told_by_content() -> None:
+    def make(x: Any, default: Any = None) -> Callable[[], Any]:
+        def inner(y: Any = default) -> Any:
+            return x, y, inner
+
+        return inner
+
+    for a, b in (([1.0], [1.0]), (np.arange(3), np.arange(3)), (jnp.ones(2), jnp.ones(2)), ({"a": (1,)}, {"a": (1,)})):
+        assert Equal(make(a)) == Equal(make(b))
+        assert hash(Equal(make(a))) == hash(Equal(make(b)))
+    for a, b in (
+        ([1.0], [2.0]),
+        (1, 1.0),
+        (np.arange(3), np.arange(3.0)),
+        (jnp.ones(2), jnp.zeros(2)),
+        (object(), object()),
+    ):
+        assert Equal(make(a)) != Equal(make(b))
+    assert Equal(make(1, 2)) != Equal(make(1, 3)), "defaults count"
+
+
+def test_schedule_free_is_evaluated_where_it_is_deployed() -> None:
+    """As the baseline of that name, and as optax has it in a plain loop."""
+    options: dict[str, Any] = {"steps": 8, "key": KEY, "seeds": 2, "evals": 2}
+    bare = train(optax.contrib.schedule_free_adamw(0.1, weight_decay=0.0), TASK, **options)
+    chained = train(
+        optax.chain(optax.clip(1e6), optax.contrib.schedule_free_adamw(0.1, weight_decay=0.0)), TASK, **options
+    )
+    baseline = train(Baseline("schedule_free_adamw", {"learning_rate": 0.1}), TASK, **options)
+    for other in (chained, baseline):
+        np.testing.assert_allclose(bare.train_loss, other.train_loss, rtol=1e-5)
+    state = optax.contrib.ScheduleFreeState(
+        b1=jnp.array(0.5),
+        weight_sum=jnp.array(1.0),
+        step_count=jnp.array(0),
+        max_lr=jnp.array(0.1),
+        base_optimizer_state=(),
+        z=jnp.array([4.0]),
+    )  # pyright: ignore
+    found = FromOptax(optax.contrib.schedule_free_adamw(0.1)).eval_params((optax.EmptyState(), state), jnp.array([3.0]))
+    np.testing.assert_allclose(found, [2.0])  # y = b1 x + (1 - b1) z
 
 
 def test_the_horizon_is_the_number_of_steps() -> None:
@@ -219,15 +293,18 @@ def test_the_grid_has_fifteen_half_decades() -> None:
 
 
 def test_tuning_picks_the_best_rate() -> None:
-    sweep = tune_adam(TASK, steps=20, key=KEY, seeds=3)
-    assert sweep.learning_rates == LEARNING_RATES
-    assert sweep.train_loss.shape == (len(LEARNING_RATES), 3)
-    assert sweep.best == LEARNING_RATES[int(sweep.train_loss.mean(axis=1).argmin())]
-    best = train(Adam(learning_rate=sweep.best), TASK, steps=20, key=KEY, seeds=3, evals=1)
-    np.testing.assert_allclose(best.train_loss[:, -1], sweep.train_loss[LEARNING_RATES.index(sweep.best)], rtol=1e-3)
+    found = tune("adam", TASK, steps=20, key=KEY, seeds=3)
+    final = {rate: [] for rate in LEARNING_RATES}
+    for run in found.runs:
+        final[run.config["learning_rate"]].append(run.train_loss[-1])
+    best = min(final, key=lambda rate: np.mean(final[rate]))
+    assert found.setting == {"learning_rate": best}
+    np.testing.assert_array_equal(found.train_loss, final[best])
+    again = train(found.optimizer, TASK, steps=20, key=KEY, seeds=3, evals=1)
+    np.testing.assert_allclose(again.train_loss[:, -1], found.train_loss, rtol=1e-3)
     for rate in (LEARNING_RATES[0], LEARNING_RATES[-1]):
-        other = train(Adam(learning_rate=rate), TASK, steps=20, key=KEY, seeds=3, evals=1)
-        assert other.train_loss[:, -1].mean() > best.train_loss[:, -1].mean()
+        other = train(Baseline("adam", {"learning_rate": rate}), TASK, steps=20, key=KEY, seeds=3, evals=1)
+        assert other.train_loss[:, -1].mean() > again.train_loss[:, -1].mean()
 
 
 class Cliff(Task):
@@ -247,13 +324,14 @@ class Cliff(Task):
 
 
 def test_tuning_survives_rates_that_diverge() -> None:
-    sweep = tune_adam(Cliff(), steps=5, key=KEY, seeds=5)
-    finite = np.isfinite(sweep.train_loss)
-    assert not finite.all(axis=1)[-1], "the highest rate diverges"
-    best = LEARNING_RATES.index(sweep.best)
-    assert finite[best].all()
-    usable = np.where(finite.all(axis=1), sweep.train_loss.mean(axis=1), np.inf)
-    assert usable[best] == usable.min()
+    found = tune("adam", Cliff(), steps=5, key=KEY, seeds=5)
+    final = {
+        rate: np.array([r.train_loss[-1] for r in found.runs if r.config["learning_rate"] == rate])
+        for rate in LEARNING_RATES
+    }
+    assert not np.isfinite(final[LEARNING_RATES[-1]]).all(), "the highest rate diverges"
+    usable = {rate: x.mean() if np.isfinite(x).all() else math.inf for rate, x in final.items()}
+    assert usable[found.setting["learning_rate"]] == min(usable.values()) < math.inf
 
 
 class Nothing(Cliff):
@@ -265,8 +343,8 @@ class Nothing(Cliff):
 
 
 def test_tuning_says_so_where_every_rate_diverges() -> None:
-    with pytest.raises(InputError, match="Adam diverged at every learning rate"):
-        tune_adam(Nothing(), steps=2, key=KEY, seeds=2)
+    with pytest.raises(InputError, match="adam diverged at every setting"):
+        tune("adam", Nothing(), steps=2, key=KEY, seeds=2)
 
 
 # --- Statistics. ---
@@ -274,35 +352,36 @@ def test_tuning_says_so_where_every_rate_diverges() -> None:
 
 def test_interval_by_hand() -> None:
     # n = 5, mean 3, s = sqrt(2.5), t(0.975; 4) = 2.776445.
-    found = interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert found.mean == 3.0
+    found = mean_interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert found.value == 3.0
     assert found.half == pytest.approx(2.776445105 * math.sqrt(2.5) / math.sqrt(5), rel=1e-6)
     # n = 2, t(0.975; 1) = 12.7062.
-    assert interval(np.array([0.0, 2.0])).half == pytest.approx(12.7062047, rel=1e-6)
+    assert mean_interval(np.array([0.0, 2.0])).half == pytest.approx(12.7062047, rel=1e-6)
+    one = mean_interval(np.array([2.0]))
+    assert one.value == 2.0
+    assert math.isnan(one.half), "one value has no width"
 
 
 def test_interval_covers_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(size=(4000, 5))
-    covered = np.mean([abs(found.mean) <= found.half for found in map(interval, draws)])
+    covered = np.mean([found.low <= 0.0 <= found.high for found in map(mean_interval, draws)])
     assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
-
-
-def test_interval_of_one_value_has_no_width() -> None:
-    found = interval(np.array([2.0]))
-    assert found.mean == 2.0
-    assert math.isnan(found.half)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_interval_with_a_diverged_seed(bad: float) -> None:
-    assert str(interval(np.array([1.0, bad, 2.0]))) == "diverged"
+    assert str(mean_interval(np.array([1.0, bad, 2.0]))) == "diverged"
+
+
+def about(value: float, half: float) -> Estimate:
+    return Estimate(value, value - half, value + half)
 
 
 def test_interval_as_text() -> None:
-    assert str(Interval(0.12345, 0.0067)) == "0.123 ± 0.007"
-    assert str(Interval(-0.5, 0.25)) == "-0.500 ± 0.250"
-    assert str(Interval(12345.6, 100.0)) == "1.2e+04 ± 1.0e+02"
-    assert str(Interval(0.5, math.nan)) == "0.500", "of a single seed"
+    assert str(about(0.12345, 0.0067)) == "0.123 ± 0.007"
+    assert str(about(-0.5, 0.25)) == "-0.500 ± 0.250"
+    assert str(about(12345.6, 100.0)) == "1.2e+04 ± 1.0e+02"
+    assert str(about(0.5, math.nan)) == "0.500", "of a single seed"
 
 
 def record_of(train_loss: list[list[float]], steps: list[int]) -> TrainRecord:
@@ -340,9 +419,9 @@ def test_steps_to_a_target() -> None:
 def row_of(**changes: Any) -> Row:
     fields: dict[str, Any] = {
         "optimizer": "mine",
-        "train_loss": Interval(0.5, 0.1),
-        "test_loss": Interval(0.25, 0.05),
-        "test_accuracy": Interval(0.9, 0.01),
+        "train_loss": about(0.5, 0.1),
+        "test_loss": about(0.25, 0.05),
+        "test_accuracy": about(0.9, 0.01),
         "steps_to_target": (10.0, 20.0, 30.0),
         "milliseconds_per_step": Spread(0.5, 0.4, 0.7),
         "times_adam": Spread(1.5, 1.25, 2.0),
@@ -352,7 +431,7 @@ def row_of(**changes: Any) -> Row:
 
 
 def test_a_row_as_text() -> None:
-    found = dict(zip(COLUMNS, cells(row_of()), strict=True))
+    found = dict(zip(COLUMNS, row_text(row_of()), strict=True))
     assert found["optimizer"] == "mine"
     assert found["train loss"] == "0.500 ± 0.100"
     assert found["test loss"] == "0.250 ± 0.050"
@@ -363,12 +442,12 @@ def test_a_row_as_text() -> None:
 
 
 def test_a_row_without_accuracy() -> None:
-    assert cells(row_of(test_accuracy=None))[COLUMNS.index("test accuracy")] == "–"
+    assert row_text(row_of(test_accuracy=None))[COLUMNS.index("test accuracy")] == "–"
 
 
 def test_a_row_that_diverged() -> None:
-    diverged = Interval(math.nan, math.nan)
-    found = cells(row_of(train_loss=diverged, test_loss=Interval(math.inf, math.nan)))
+    diverged = about(math.nan, math.nan)
+    found = row_text(row_of(train_loss=diverged, test_loss=about(math.inf, math.nan)))
     assert found[1:3] == ("diverged", "diverged")
 
 
@@ -376,10 +455,10 @@ def test_a_row_that_did_not_reach_the_target() -> None:
     some = row_of(steps_to_target=(10.0, math.inf, 30.0), milliseconds_to_target=(5.0, math.inf, 15.0))
     none = row_of(steps_to_target=(math.inf,) * 3, milliseconds_to_target=(math.inf,) * 3)
     at = COLUMNS.index("steps to target")
-    assert cells(some)[at] == "2 of 3 seeds"
-    assert cells(none)[at] == "0 of 3 seeds"
-    assert "inf" not in "".join(cells(some) + cells(none))
-    assert "nan" not in "".join(cells(some) + cells(none))
+    assert row_text(some)[at] == "2 of 3 seeds"
+    assert row_text(none)[at] == "0 of 3 seeds"
+    assert "inf" not in "".join(row_text(some) + row_text(none))
+    assert "nan" not in "".join(row_text(some) + row_text(none))
 
 
 def test_evaluation_keys_are_apart_from_training_keys() -> None:
@@ -408,14 +487,13 @@ def test_a_comparison() -> None:
     assert list(found.records) == list(rows)
     tuned = found.records[TUNED]
     assert found.target == pytest.approx(tuned.train_loss[:, -1].mean())
-    assert rows[TUNED].train_loss == interval(tuned.train_loss[:, -1])
-    assert rows[TUNED].test_loss == interval(tuned.test_loss[:, -1])
+    assert rows[TUNED].train_loss == mean_interval(tuned.train_loss[:, -1])
+    assert rows[TUNED].test_loss == mean_interval(tuned.test_loss[:, -1])
     assert rows[TUNED].test_accuracy is None
-    # Adam at its best rate ends where the sweep found it to end.
-    rate = LEARNING_RATES.index(found.sweep.best)
-    np.testing.assert_allclose(tuned.train_loss[:, -1], found.sweep.train_loss[rate], rtol=1e-3)
+    # Adam at its best rate ends where the grid found it to end.
+    np.testing.assert_allclose(tuned.train_loss[:, -1], found.adam.train_loss, rtol=1e-3)
     assert all(math.isinf(s) for s in rows["slow"].steps_to_target)
-    assert cells(rows["exploding"])[1] == "diverged" or rows["exploding"].train_loss.mean > 1e6
+    assert row_text(rows["exploding"])[1] == "diverged" or rows["exploding"].train_loss.value > 1e6
     # Paired: everything starts from the same losses.
     for record in found.records.values():
         np.testing.assert_array_equal(record.train_loss[:, 0], tuned.train_loss[:, 0])

@@ -24,7 +24,7 @@ from lopt.errors import InputError
 from lopt.evaluate import report
 from lopt.evaluate.report import bench as page
 from lopt.tasks.data import images, points, tables
-from registry import ESTIMATORS, OPTIMIZERS, TASKS
+from registry import ANALYSES, ESTIMATORS, OPTIMIZERS, TASKS
 
 SOURCE = Path(lopt.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs" / "api"
@@ -38,6 +38,7 @@ SHARED: dict[str, dict[str, str]] = {
         "corpora/measured": "reads what was measured on tasks",
         "corpora/sampling": "what the sampled tasks are, as plain data",
         "corpora/wichrowska": "names tasks of other files; test_analytic_tasks.py has every one of them",
+        "naming": "what a task is as data, with tests of its own",
         "data/images": "loads the arrays that tasks hold",
         "data/points": "draws and takes rows of the arrays that tasks hold",
         "data/tables": "loads the arrays that tasks hold",
@@ -52,11 +53,13 @@ SHARED: dict[str, dict[str, str]] = {
         "schedules": "an argument of all estimators, with tests of its own",
         "per_task": "wraps any estimator, with tests of its own",
     },
+    "analyze": {},
 }
 
 ROWS: dict[str, set[str]] = {
     "optimizers": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in OPTIMIZERS},  # pyright: ignore[reportOptionalMemberAccess]
     "tasks": {row.module for row in TASKS},
+    "analyze": {row.module for row in ANALYSES},
     "estimators": {inspect.getmodule(row.kind).__name__.rpartition(".")[2] for row in ESTIMATORS},  # pyright: ignore[reportOptionalMemberAccess]
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import inspect
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +20,38 @@ import numpy as np
 import pytest
 
 import lopt
-from lopt.evaluate import tune, tune_adam
-from lopt.optimizers import Adam, Momentum
-from lopt.reproduce.claims import VERDICTS, Claim, claims_page, plain, write_report
-from lopt.reproduce.pathologies import CLAIMS, QUICK, _figures, pathologies
-from lopt.reproduce.pathologies.explosion import jacobians_of, spectra
+from lopt.analyze import dynamics
+from lopt.errors import InputError
+from lopt.optimizers import Momentum
+from lopt.reproduce import PAPERS, find_paper, measure
+from lopt.reproduce.claims import VERDICTS, Claim, ClaimSpec, Paper, claims_page, picture, plain
+from lopt.reproduce.pathologies import PAPER
 from lopt.reproduce.pathologies.influence import FirstCoordinate, Recurrence, exact_minimum
 from lopt.reproduce.pathologies.landscape import roughness, smoothed
 from lopt.reproduce.pathologies.truncation import stationary_rate
 from lopt.reproduce.pathologies.variance import crossing
-
-TINY: dict[str, dict[str, Any]] = {
-    "landscape": {"unrolls": (2, 6), "std": 0.3, "spacing": 0.05, "pixel": 0.15},
-    "explosion": {"lengths": (2, 4, 8), "starts": 3},
-    "truncation": {"truncations": (2, 4), "horizon": 4, "flat": 2, "particles": 2, "meta_steps": 8, "seeds": 2}
-    | {"rates": 5, "trainings": 8},
-    "variance": {"lengths": (2, 4), "pairs": (2, 3), "repeats": 8, "resamples": 5},
-    "influence": {"size": 5, "positive": 2, "horizon": 8, "truncation": 2, "longer": 4, "particles": 4, "few": 2}
-    | {"meta_steps": 8, "seeds": 2},
-}
+from registry import REPRODUCED, PaperRow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of one tiny run."""
-    return tmp_path_factory.mktemp("tiny") / "report"
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Claim], Path]]:
+    """Claims and folder of one tiny run of a paper."""
+
+    @functools.cache
+    def of(name: str) -> tuple[dict[str, Claim], Path]:
+        folder = tmp_path_factory.mktemp(name) / "report"
+        (row,) = (row for row in REPRODUCED if row.name == name)
+        report = measure(find_paper(name), folder, sizes=row.sizes, command=f"lopt reproduce {name}")
+        return {claim.name: claim for claim in report.claims}, folder
+
+    return of
 
 
-@pytest.fixture(scope="module")
-def claims(folder: Path) -> dict[str, Claim]:
-    report = pathologies(folder, sizes=TINY, command="lopt reproduce pathologies")
-    return {claim.name: claim for claim in report.claims}
+ROWS = [(row, name) for row in REPRODUCED for name in find_paper(row.name).claims]
+
+
+def test_every_paper_has_a_row() -> None:
+    assert {row.name for row in REPRODUCED} == set(PAPERS)
 
 
 def figures_of(thing: Any) -> Iterator[float]:
@@ -61,19 +64,20 @@ def figures_of(thing: Any) -> Iterator[float]:
         yield thing
 
 
-@pytest.mark.parametrize("name", CLAIMS)
-def test_every_claim_is_measured(name: str, claims: dict[str, Claim], folder: Path) -> None:
+@pytest.mark.parametrize(("row", "name"), ROWS, ids=[f"{row.name}-{name}" for row, name in ROWS])
+def test_every_claim_has_a_criterion_a_figure_and_a_verdict(row: PaperRow, name: str, measured: Any) -> None:
+    claims, folder = measured(row.name)
     claim = claims[name]
+    assert claim.name == name
     assert claim.statement
     assert claim.criterion
     assert claim.found
     assert (folder / f"{name}.png").exists() == (claim.held is not None)
+    assert (claim.held is None) == (name in row.not_run)
     if claim.held is None:
-        assert name == "headline", "the only one that needs weights"
-        assert "--weights" in claim.found
         return
-    numbers = plain(claim.numbers)
-    found = list(figures_of(numbers))
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    found = list(figures_of(plain(claim.numbers)))
     assert len(found) > 5
     assert all(math.isfinite(x) for x in found)
     assert claim.rows
@@ -81,10 +85,18 @@ def test_every_claim_is_measured(name: str, claims: dict[str, Claim], folder: Pa
     assert claim.seconds > 0.0
 
 
-def test_the_report_says_what_was_found(claims: dict[str, Claim], folder: Path) -> None:
+@pytest.mark.parametrize(("row", "name"), ROWS, ids=[f"{row.name}-{name}" for row, name in ROWS])
+def test_quick_changes_arguments_that_there_are(row: PaperRow, name: str) -> None:
+    spec = find_paper(row.name).claims[name]
+    assert set(spec.quick) <= set(inspect.signature(spec.measure).parameters)
+
+
+@pytest.mark.parametrize("row", REPRODUCED, ids=lambda row: row.name)
+def test_the_report_says_what_was_found(row: PaperRow, measured: Any) -> None:
+    claims, folder = measured(row.name)
     page, results = (folder / "report.html").read_text(), json.loads((folder / "results.json").read_text())
-    assert [c["name"] for c in results["claims"]] == list(CLAIMS)
-    assert results["settings"]["command"] == "lopt reproduce pathologies"
+    assert [c["name"] for c in results["claims"]] == list(find_paper(row.name).claims)
+    assert results["settings"]["command"] == f"lopt reproduce {row.name}"
     assert {"seed", "quick", "jax", "lopt", "machine", "python"} <= set(results["settings"])
     for entry in results["claims"]:
         claim = claims[entry["name"]]
@@ -95,11 +107,9 @@ def test_the_report_says_what_was_found(claims: dict[str, Claim], folder: Path) 
         assert entry["held"] is claim.held
         assert entry["numbers"] == json.loads(json.dumps(plain(claim.numbers)))
         assert section.count("data:image/png;base64,") == (claim.held is not None)
-        for row in claim.rows:
-            assert all(html.escape(cell) in section for cell in row.values())
+        for cells in claim.rows:
+            assert all(html.escape(cell) in section for cell in cells.values())
     assert "http" not in page.replace("data:image", "")
-    assert 'name="viewport"' in page
-    assert "color-scheme: light dark" in page
 
 
 def test_a_claim_that_does_not_hold_is_reported_so(tmp_path: Path) -> None:
@@ -107,27 +117,37 @@ def test_a_claim_that_does_not_hold_is_reported_so(tmp_path: Path) -> None:
     page = claims_page("t", "s", claims, {}, {})
     assert "Of 2 claims: 1 held, 1 did not hold." in page
     assert page.split('<h2 id="b">')[1].startswith('b &lt;title&gt; <span class="verdict did-not-hold">did not hold')
-    report = write_report(tmp_path, claims, lambda _: None, title="t", source="s", settings={"seed": 1})
-    assert not report.figures
-    assert json.loads(report.results.read_text())["claims"][1] | {"title": ""} == {
-        "name": "b",
-        "title": "",
-        "statement": "s",
-        "criterion": "c",
-        "found": "f",
-        "held": False,
-        "numbers": {"x": None},
-        "rows": [],
-        "seconds": 0.0,
-    }
 
 
-def test_quick_changes_arguments_that_there_are() -> None:
-    import inspect
+def test_a_second_paper_is_a_table(tmp_path: Path) -> None:
+    """Fields go to the claims that have them; what does not hold is reported so, and what was not run is not drawn."""
 
-    assert set(QUICK) == set(CLAIMS) == set(_figures.FIGURES)
-    for name, changes in QUICK.items():
-        assert set(changes) <= set(inspect.signature(CLAIMS[name]).parameters)
+    def judged(key: Any, *, least: float = 0.0, weights: str | None = None) -> Claim:
+        held = None if weights is None else bool(least > 1)
+        return Claim("a", "t", "s", "c", "f", held, {"x": math.nan, "weights": weights})
+
+    def nothing(key: Any) -> Claim:
+        return Claim("b", "t", "s", "c", "f", None, {})
+
+    def draw(claim: Claim) -> Any:
+        from matplotlib.figure import Figure
+
+        assert claim.held is not None
+        figure = Figure()
+        figure.subplots()
+        return figure
+
+    paper = Paper("A paper", "source", {"a": ClaimSpec(judged, draw, {"least": 2.0}), "b": ClaimSpec(nothing, draw)})
+    usual = measure(paper, tmp_path / "usual", fields={"weights": "w"})
+    assert [claim.held for claim in usual.claims] == [False, None]
+    assert [path.name for path in usual.figures] == ["a.png"]
+    entry = json.loads(usual.results.read_text())["claims"][0]
+    assert (entry["held"], entry["numbers"]) == (False, {"x": None, "weights": "w"})
+    assert measure(paper, tmp_path / "quick", quick=True, fields={"weights": "w"}).claims[0].held is True
+    with pytest.raises(InputError, match="did you mean weights"):
+        measure(paper, tmp_path / "bad", fields={"weight": "w"})
+    with pytest.raises(InputError, match="did you mean pathologies"):
+        find_paper("pathologie")
 
 
 # --- What the measurements are made of. ---
@@ -157,13 +177,13 @@ def test_jacobians_and_growth_on_a_quadratic() -> None:
     """Momentum on a bowl is linear: the Jacobian is one matrix, and the product grows by its dominant eigenvalue."""
     task = lopt.tasks.NoisyQuadratic(spectrum=[3.0])
     rate, decay, steps = 1.2, 0.5, 60
-    found = np.asarray(jacobians_of(Momentum(learning_rate=rate, decay=decay), task, jax.random.key(0), steps))
+    found = dynamics(Momentum(learning_rate=rate, decay=decay), task, jax.random.key(0), length=steps, starts=2)
     matrix = np.array([[1.0 - 3.0 * rate, -rate * decay], [3.0, decay]])
-    np.testing.assert_allclose(found, np.broadcast_to(matrix, found.shape), rtol=1e-5)
-    moduli, growth = spectra(found.astype(np.float64))
+    np.testing.assert_allclose(found.jacobians, np.broadcast_to(matrix, found.jacobians.shape), rtol=1e-5)
     dominant = np.abs(np.linalg.eigvals(matrix)).max()
-    np.testing.assert_allclose(moduli, dominant, rtol=1e-4)
-    np.testing.assert_allclose((growth[-1] - growth[-21]) / 20, math.log(dominant), rtol=1e-3)
+    np.testing.assert_allclose(found.moduli, dominant, rtol=1e-4)
+    np.testing.assert_allclose((found.growth[:, -1] - found.growth[:, -21]) / 20, math.log(dominant), rtol=1e-3)
+    np.testing.assert_allclose(found.exponent, math.log(dominant), atol=0.05)
 
 
 def test_the_stationary_rate_at_the_whole_horizon_is_the_best_one() -> None:
@@ -197,13 +217,6 @@ def test_crossing() -> None:
     assert crossing((1, 4), np.array([0.1, 10.0]), np.array([1.0, 1.0])) == pytest.approx(2.0)
     assert crossing((1, 4), np.array([2.0, 10.0]), np.array([1.0, 1.0])) == 1.0
     assert math.isnan(crossing((1, 4), np.array([0.1, 0.2]), np.array([1.0, 1.0])))
-
-
-def test_tuning_adam_is_tuning() -> None:
-    task, options = lopt.tasks.Quadratic(dim=2), {"steps": 3, "key": jax.random.key(0), "seeds": 2}
-    ours = tune(lambda rate: Adam(learning_rate=rate), task, learning_rates=(0.01, 0.1), **options)
-    np.testing.assert_array_equal(ours.train_loss, tune_adam(task, learning_rates=(0.01, 0.1), **options).train_loss)
-    assert ours.best == 0.1
 
 
 # --- As users run it. ---
@@ -254,7 +267,7 @@ def test_the_headline_is_judged_both_ways() -> None:
     baselines = {"a": curves(1.0, 1.0, test=0.5), "b": curves(1.5, 1.0, test=0.6)}
     found = judge({"mine": curves(0.0, 1.5, test=0.4), **baselines}, "mine")
     assert (found.best, found.target, found.steps) == ("a", 1.0, {"mine": 5.0, "a": 10.0, "b": math.inf})
-    assert found.time_ratio.mean == pytest.approx(0.75)
+    assert found.time_ratio.value == pytest.approx(0.75)
     assert found.held
     assert not judge({"mine": curves(0.0, 2.5, test=0.4), **baselines}, "mine").held, "fewer steps, more time"
     assert not judge({"mine": curves(0.0, 1.5, test=0.55), **baselines}, "mine").held, "generalises worse than one"
@@ -283,4 +296,4 @@ def test_the_headline_compares_saved_weights(tmp_path: Path) -> None:
     assert claim.numbers["learning_rates"]["Adam, tuned"] == 1e-2
     assert claim.numbers["learning_rates_for_validation_loss"]["Adam, tuned"] in (1e-6, 1e-2)
     assert set(claim.numbers["optimizers"]) == {"meta-trained", "Adam, tuned", "RMSProp, tuned", "momentum, tuned"}
-    assert (_figures.draw(claim) or b"").startswith(b"\x89PNG")
+    assert picture(PAPER.claims["headline"].draw(claim)).startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ from lopt.evaluate.scores.axes import along, extrapolation
 from lopt.evaluate.scores.cells import Cell, Spread, cells
 from lopt.evaluate.scores.selection import select
 from lopt.evaluate.scores.speedup import envelope, speed_up
-from lopt.evaluate.scores.statistics import paired_difference
+from lopt.evaluate.scores.statistics import mean_interval
 from lopt.evaluate.scores.summary import Scores, Summary, score
 from lopt.evaluate.scores.untuned import without_tuning
 
@@ -355,6 +355,20 @@ def test_clear_wins_exclude_zero() -> None:
     assert summary(found, "worse").wins[1:] == (1, 0, 1)  # pyright: ignore[reportOptionalSubscript]
 
 
+def test_divergence_is_a_clear_loss_and_no_runs_are_no_score() -> None:
+    runs = [
+        *seeds("adam", (8, 2), (8, 2.1), (8, 1.9)),
+        *seeds("lost", *[(8, math.inf)] * 3),
+        *seeds("once", (8, math.inf), (8, 2), (8, 2)),
+    ]
+    other = [run._replace(optimizer="elsewhere", horizon=99) for run in runs if run.optimizer == "adam"]
+    found = score([*runs, *other], baselines=BASELINES)
+    assert summary(found, "lost").wins[1:] == (1, 0, 1)  # pyright: ignore[reportOptionalSubscript]
+    assert summary(found, "once").wins[1:] == (1, 0, 0)  # pyright: ignore[reportOptionalSubscript]
+    assert np.isnan([summary(found, "elsewhere").steps_score, summary(found, "elsewhere").rank]).all()
+    assert summary(found, "lost").steps_score == 0.0
+
+
 def test_ties() -> None:
     runs = [*RUNS, *[r._replace(optimizer="copy") for r in RUNS if r.optimizer == "adam"]]
     found = score(runs, baselines=BASELINES)
@@ -526,7 +540,7 @@ def test_along_an_axis() -> None:
     assert_allclose(mine.speedup, [1, 0.375])
     assert mine.saturated == (True, False)
     assert_allclose(mine.normalized[1].value, 0.5)
-    assert mine.normalized[0] == paired_difference([np.array([-0.5, -1.5]) / 6], [np.zeros(2)])
+    assert mine.normalized[0] == mean_interval(np.array([-0.5, -1.5]) / 6)
     assert_array_equal(sgd.ranks, [3, NAN])
     assert np.isnan(sgd.normalized[1].value)
     assert (adam.rank, sgd.rank, mine.rank) == (1.5, 3, 1.5)

@@ -84,7 +84,13 @@ def test_paired_difference() -> None:
     assert_allclose(found.value, 2)
     assert_allclose(found.high - 2, 1.04083 * student(0.975, np.array([1 / 3, 4.0]), [3, 2]), rtol=1e-5)
     assert np.isnan(paired_difference(tasks((1,)), tasks((2,))).low), "one seed"
-    assert np.isnan(paired_difference(tasks((1, INF)), tasks((2, 3))).low), "one diverged"
+    assert paired_difference(tasks((1, INF)), tasks((2, 3))) == (INF, -INF, INF), "one of two diverged"
+    assert paired_difference(tasks((INF, INF)), tasks((2, 3))) == (INF, INF, INF), "both diverged"
+    assert paired_difference(tasks((2, 3)), tasks((INF, INF))) == (-INF, -INF, -INF)
+    assert paired_difference(tasks((1, INF, 3)), tasks((0, INF, 2))).value == pytest.approx(2 / 3), "with the same seed"
+    # Eight of ten: 8 - t(0.975; 9) sqrt(8 x 2 / 9) is 4.98; two of three: 2 - 4.303 is not above zero.
+    assert paired_difference(tasks((INF,) * 8 + (1, 1)), tasks((1,) * 10)).low == INF
+    assert paired_difference(tasks((INF, INF, 1)), tasks((1, 1, 1))).low == -INF
     assert paired_difference(tasks((1, 2)), tasks((2, 3))) == (-1, -1, -1), "the same difference in all seeds"
 
 

@@ -11,11 +11,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
 from lopt.zoo import RELEASED
+
+if TYPE_CHECKING:
+    from lopt.evaluate.compare import Comparison
 
 with needs_extra("cli"):
     import rich  # noqa: F401 - the commands draw their tables with it
@@ -27,7 +30,7 @@ RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives train
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Meta-train an optimizer on real digits, then pit it against a tuned Adam on networks it has never seen."""
+    """Pit a saved optimizer against a tuned Adam, meta-train one, and compare it with both, on real digits."""
 
     run_dir: Path = Path("runs/demo")
     """Where the optimizer, its card, the figure and the report go. An unfinished run there is resumed."""
@@ -36,24 +39,37 @@ class Demo:
     seeds: int = 5
     """Trainings of each network."""
     steps: int | None = None
-    """Meta-steps; the recipe's own by default."""
+    """Meta-steps; by default as many as take 100 s on this machine, the recipe's own at most."""
 
     def run(self) -> None:
-        """Meta-train, evaluate, print."""
+        """Compare, meta-train, compare again, print."""
         from lopt import demo
         from lopt.console import comparison_table, console, meta_training_progress
-        from lopt.recipes import recipe, run
+        from lopt.recipes import plan_steps, recipe, run
 
         _at_least("seeds", self.seeds, 2)
-        console.print("Meta-training an optimizer on scikit-learn's digits ...")
+        if self.steps is not None:
+            _at_least("steps", self.steps, 1)
+
+        def show(found: Comparison) -> None:
+            console.print()
+            console.print(comparison_table(found))
+
+        common: dict[str, Any] = {"seed": self.seed, "seeds": self.seeds, "on_table": show, "on_progress": _say}
+        console.print(f"First, {demo.RELEASED}, which comes with lopt, on scikit-learn's digits.")
+        before = demo.first_look(**common)
+        chosen, steps = recipe("demo"), self.steps
+        if steps is None:
+            console.print("\nNow a meta-training. A rehearsal of 40 meta-steps says how many fit here ...")
+            steps = plan_steps(chosen, self.run_dir, seed=self.seed, seconds=demo.SECONDS)
+            console.print(
+                f"{steps:,} meta-steps, of {chosen.steps:,} in the recipe, to take about {demo.SECONDS:.0f} s."
+            )
         with meta_training_progress() as on_step:
             weights = run(
-                recipe("demo"), self.run_dir, seed=self.seed, steps=self.steps, command="lopt demo", on_step=on_step
+                chosen, self.run_dir, seed=self.seed, steps=steps, command=f"lopt demo --steps {steps}", on_step=on_step
             )
-        found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
-        for comparison in found.comparisons:
-            console.print()
-            console.print(comparison_table(comparison))
+        found = demo.evaluate(weights, before, self.run_dir, **common)
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")
         for line in (
@@ -127,8 +143,8 @@ class Train:
         from rich.table import Table
 
         from lopt.console import console
-        from lopt.evaluate.compare import default_key, interval
-        from lopt.evaluate.training import train
+        from lopt.evaluate.scores.statistics import mean_interval
+        from lopt.evaluate.training import default_key, train
 
         task = _task(self.task, self.task_fields)
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
@@ -151,9 +167,9 @@ class Train:
         for column in ("", "at the start", f"after {self.steps} steps"):
             table.add_column(column)
         for name, curve in curves.items():
-            table.add_row(name.replace("_", " "), str(interval(curve[:, 0])), str(interval(curve[:, -1])))
+            table.add_row(name.replace("_", " "), str(mean_interval(curve[:, 0])), str(mean_interval(curve[:, -1])))
         console.print(table)
-        milliseconds = interval(1e3 * record.seconds_per_step)
+        milliseconds = mean_interval(1e3 * record.seconds_per_step)
         console.print(f"{milliseconds} ms a step; compiled in {record.compile_seconds:.1f} s")
 
 
@@ -227,10 +243,10 @@ class Bench:
         from lopt.console import bench_progress, console, standings_table
         from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.bench.export import export
-        from lopt.evaluate.bench.run import run, standings
+        from lopt.evaluate.bench.run import run_bench, standings
         from lopt.evaluate.bench.suites import find_suite
         from lopt.evaluate.contenders import contenders
-        from lopt.evaluate.scores.selection import scored
+        from lopt.evaluate.scores.selection import within_suite
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
@@ -239,12 +255,12 @@ class Bench:
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
-                failed = run(
+                failed = run_bench(
                     suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
                 )
             title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
             console.print(
-                standings_table(title, standings(scored(archive.runs(), archive.protocol()), archive.timings()))
+                standings_table(title, standings(within_suite(archive.runs(), archive.protocol()), archive.timings()))
             )
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
@@ -311,7 +327,7 @@ class Report:
     title: str | None = None
     """Of the page; names the suite by default."""
     markdown: Path | None = None
-    """Write the summary, sentences and table, as Markdown as well."""
+    """Write the summary, its notes and tables, as Markdown as well."""
     cells: Path | None = None
     """Write a row for each optimizer and task, as CSV, as well."""
     horizon: int | None = None
@@ -320,7 +336,7 @@ class Report:
     def run(self) -> None:
         """Score, write, print."""
         from lopt.checkpoint import write_text
-        from lopt.console import console
+        from lopt.console import console, summary_table
         from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.report import archive_report
 
@@ -331,8 +347,9 @@ class Report:
             write_text(self.markdown, found.markdown)
         if self.cells is not None:
             write_text(self.cells, found.cells)
-        for sentence in (*found.sentences, *found.notes):
-            console.print(sentence, soft_wrap=True, markup=False)
+        console.print(summary_table(found.scores))
+        for note in found.notes:
+            console.print(note, soft_wrap=True, markup=False)
         console.print(f"Report: {self.out} ({len(found.page) / 1e6:.1f} MB)", soft_wrap=True)
 
 
@@ -340,30 +357,31 @@ class Report:
 class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
-    paper: tyro.conf.Positional[Literal["pathologies"]]
-    """pathologies: Metz et al. 2019, why learned optimizers are hard to meta-train."""
+    paper: tyro.conf.Positional[str]
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train."""
     quick: bool = False
     """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0
     """Draws everything."""
-    weights: str = "conv-net-1"
-    """A saved optimizer, by name or path, for the claim that needs a meta-trained one."""
+    fields: Fields = ()
+    """Arguments of its claims, as `weights=runs/mine/optimizer.safetensors`: a saved optimizer, by name or path, for the claim that needs one."""
 
     def run(self) -> None:
         """Measure, write, print."""
         from rich.table import Table
 
         from lopt.console import console
+        from lopt.reproduce import find_paper, measure
         from lopt.reproduce.claims import VERDICTS
-        from lopt.reproduce.pathologies import pathologies
 
-        report = pathologies(
+        report = measure(
+            find_paper(self.paper),
             self.out or Path("runs") / self.paper,
             seed=self.seed,
             quick=self.quick,
-            weights=self.weights,
+            fields=_parse(self.fields),
             command=shlex.join(("lopt", *sys.argv[1:])),
             on_progress=_say,
         )
@@ -426,7 +444,7 @@ class List:
         from lopt.tasks import TASKS
 
         kinds: dict[str, dict[str, str]] = {
-            "tasks": {name: _summary(task) for name, task in TASKS.items()},
+            "tasks": {name: _summary(family.build) for name, family in TASKS.items()},
             "optimizers": {name: _summary(kind) for name, kind in OPTIMIZERS.items()},
             "estimators": {name: _summary(kind) for name, kind in ESTIMATORS.items()},
             "recipes": {name: recipe.description for name, recipe in RECIPES.items()},
@@ -547,9 +565,11 @@ def _task(name: str, fields: Fields) -> Any:
 
 def _optimizer(name: str, fields: Fields) -> Any:
     """What `train` and `probe` take: an optimizer at one setting."""
-    from lopt.evaluate.contenders import is_random, one_setting, split_fields
+    from lopt.evaluate.contenders import is_random, one_setting
 
     found = one_setting(name, _parse(fields))
+    from lopt.names import split_fields
+
     if is_random(kind := split_fields(name)[0]):
         print(RANDOM.format(kind), file=sys.stderr)
     return found

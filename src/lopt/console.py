@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from lopt.errors import needs_extra
 from lopt.evaluate.bench.run import Progress as BenchProgress
 from lopt.evaluate.bench.run import Standing
-from lopt.evaluate.compare import COLUMNS, Comparison, cells
+from lopt.evaluate.compare import COLUMNS, Comparison, row_text
+from lopt.evaluate.scores.summary import Scores
 from lopt.meta_train import Progress as MetaProgress
 from lopt.tasks.catalogue import Entry
 
@@ -63,14 +63,33 @@ def comparison_table(found: Comparison) -> Table:
     table = Table(
         title=f"{found.task}: {found.steps} steps, {found.seeds} seeds, mean ± 95 % interval",
         title_justify="left",
-        caption=f"target: tuned Adam's final train loss, {found.target:.4f}; its learning rate {found.sweep.best:g}; "
+        caption=f"target: tuned Adam's final train loss, {found.target:.4f}; its learning rate {found.adam.setting['learning_rate']:g}; "
         f"a step of it takes {adam.milliseconds_per_step.median:.3g} ms",
         caption_justify="left",
     )
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in found.rows:
-        table.add_row(*cells(row))
+        table.add_row(*row_text(row))
+    return table
+
+
+def summary_table(scores: Scores) -> Table:
+    """The scores of a bench, best first: what fits a terminal of the summary."""
+    from lopt.evaluate.report import _summary
+
+    shown = (
+        "normalised final train loss",
+        "tasks won against tuned Adam",
+        "tasks below every tuned baseline",
+        "diverged",
+    )
+    table = Table("optimizer", caption=f"of {len(scores.common)} tasks that all ran; the report explains the columns")
+    for column in shown:
+        table.add_column(column, justify="right")
+    for summary in scores.ranked:
+        texts = dict(zip(_summary.COLUMNS[1:], _summary.row_text(summary, scores), strict=True))
+        table.add_row(summary.optimizer, *(str(texts[column]) for column in shown))
     return table
 
 
@@ -144,7 +163,7 @@ def task_tables(
         if figures is not None:
             cost = (f"{figures.parameters:,}", f"{figures.step_ms:.2g}", f"{figures.ratio_to_digits_mlp:.2g}")
         shown = name.removeprefix(f"{corpus}/")
-        table.add_row(shown, *([split] if corpus else []), *cost, data, _reference(source) or "–")
+        table.add_row(shown, *([split] if corpus else []), *cost, data, source or "–")
     yield table
     if sizes:
         table = Table("corpora")
@@ -154,10 +173,3 @@ def task_tables(
             table.add_row(name, *(f"{n:,}" for n in counts.values()))
         table.caption, table.caption_justify = "lopt tasks --corpus NAME lists its members", "left"
         yield table
-
-
-def _reference(source: str) -> str:
-    """The beginning of a source, up to its year; where it has none, its first clause."""
-    found = re.match(r".*?\b(?:19|20)\d\d\b|[^,;]+", source)
-    text = found[0] if found else ""
-    return text + ")" * (text.count("(") - text.count(")"))

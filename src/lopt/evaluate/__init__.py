@@ -1,15 +1,17 @@
 """Train, tune baselines, run a bench, compare, report."""
 
-from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, Sweep, settings, tune, tune_adam
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, settings
 from lopt.evaluate.bench.archive import Archive, differences
 from lopt.evaluate.bench.export import export
-from lopt.evaluate.bench.run import run, standings
+from lopt.evaluate.bench.run import run_bench, standings
 from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
-from lopt.evaluate.compare import Comparison, Interval, Row, compare, interval
-from lopt.evaluate.contenders import task_named
+from lopt.evaluate.compare import Comparison, Row, compare
+from lopt.evaluate.grid import Tuned, tune
 from lopt.evaluate.probes.questions import Probe, probe
 from lopt.evaluate.runs import Run, Timing, Unit
-from lopt.evaluate.scores.selection import scored, select, select_one_setting
+from lopt.evaluate.scores.resampling import Estimate
+from lopt.evaluate.scores.selection import select, select_one_setting, within_suite
+from lopt.evaluate.scores.statistics import mean_interval
 from lopt.evaluate.scores.summary import Scores, Summary, score
 from lopt.evaluate.training import TrainRecord, train, train_batch
 
@@ -20,33 +22,31 @@ __all__ = [
     "Archive",
     "Baseline",
     "Comparison",
-    "Interval",
+    "Estimate",
     "Probe",
     "Row",
     "Run",
     "Scores",
     "Suite",
     "Summary",
-    "Sweep",
     "Timing",
     "TrainRecord",
+    "Tuned",
     "Unit",
     "compare",
     "differences",
     "export",
     "find_suite",
-    "interval",
+    "mean_interval",
     "probe",
-    "run",
+    "run_bench",
     "score",
-    "scored",
     "select",
     "select_one_setting",
     "settings",
     "standings",
-    "task_named",
     "train",
     "train_batch",
     "tune",
-    "tune_adam",
+    "within_suite",
 ]

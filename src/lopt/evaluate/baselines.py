@@ -10,19 +10,14 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.errors import InputError
-from lopt.evaluate.scores.selection import select, select_one_setting
-from lopt.evaluate.training import train_batch
 from lopt.names import unknown
 from lopt.optimizer import Optimizer, Params, State, Updates
 from lopt.optimizers.from_optax import FromOptax
-from lopt.optimizers.hand_designed import Adam
-from lopt.task import Task
 
 LEARNING_RATES = tuple(float(f"{10 ** (e / 2):.0e}") for e in range(-12, 3))  # 1e-6 to 10, 15 half-decades
 WEIGHT_DECAYS = (0.0, 0.1)  # a tenth of it could not be seen in a few hundred steps; see docs/evaluation.md
@@ -38,7 +33,6 @@ class Rule(NamedTuple):
     source: str
     weight_decays: tuple[float, ...] = ()  # none: not tuned
     cosine: bool = False  # whether the learning rate falls to zero over the horizon
-    eval_params: Callable[[Any, Params], Params] | None = None  # where the training does not hold what one deploys
 
 
 def _adamw(rate: Rate, weight_decay: Any) -> optax.GradientTransformation:
@@ -62,11 +56,7 @@ BASELINES: dict[str, Rule] = {
     "lion": Rule(optax.lion, "Chen et al. 2023"),
     "adafactor": Rule(optax.adafactor, "Shazeer & Stern 2018"),
     "muon": Rule(optax.contrib.muon, "Jordan et al. 2024"),
-    "schedule_free_adamw": Rule(
-        optax.contrib.schedule_free_adamw,
-        "Defazio et al. 2024",
-        eval_params=optax.contrib.schedule_free_eval_params,
-    ),
+    "schedule_free_adamw": Rule(optax.contrib.schedule_free_adamw, "Defazio et al. 2024"),
     "prodigy": Rule(optax.contrib.prodigy, "Mishchenko & Defazio 2024"),
 }
 
@@ -170,22 +160,19 @@ class Baseline(Optimizer):
                     f"{self.name} needs the horizon: call init(params, horizon=...) or to_optax(horizon=...)."
                 )
             told = jnp.asarray(horizon, jnp.float32)
-        return BaselineState(told, FromOptax(self.transformation(told)).init(params))
+        return BaselineState(told, FromOptax(self.transformation(told)).init(_float32(params)))
 
     def update(
         self, updates: Updates, state: BaselineState, params: Params, **extra: Any
     ) -> tuple[Updates, BaselineState]:
-        """Update of the optax transformation."""
-        updates, inner = FromOptax(self.transformation(state.horizon)).update(updates, state.inner, params, **extra)
-        return updates, state._replace(inner=inner)
+        """Update of the optax transformation, in float32 whatever the parameters are."""
+        rule = FromOptax(self.transformation(state.horizon))
+        moved, inner = rule.update(_float32(updates), state.inner, _float32(params), **extra)
+        return jax.tree.map(lambda u, p: u.astype(p.dtype), moved, params), state._replace(inner=inner)
 
     def eval_params(self, state: BaselineState, params: Params) -> Params:
         """The parameters that the rule averages, where it does."""
-        of = BASELINES[self.name].eval_params
-        if of is None:
-            return params
-        with jax.numpy_dtype_promotion("standard"):
-            return jax.tree.map(lambda x, p: x.astype(p.dtype), of(state.inner, params), params)
+        return FromOptax(self.transformation(state.horizon)).eval_params(state.inner, params)
 
 
 def grid(name: str, chosen: Sequence[Setting]) -> Baseline:
@@ -194,65 +181,8 @@ def grid(name: str, chosen: Sequence[Setting]) -> Baseline:
     return jax.vmap(lambda setting: Baseline(name, setting))(columns)
 
 
-class Sweep(NamedTuple):
-    """Final training losses of a learning-rate sweep."""
-
-    learning_rates: tuple[float, ...]
-    train_loss: Float[np.ndarray, "rates seeds"]
-    best: float  # the rate with the lowest mean over seeds
-    initial_loss: Float[np.ndarray, " seeds"] | None = None  # before the first step
-    best_valid: float | None = None  # the rate with the lowest mean final validation loss
-
-
-def tune_adam(
-    task: Task,
-    *,
-    steps: int,
-    key: PRNGKeyArray,
-    seeds: int = 5,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> Sweep:
-    """Tune Adam's learning rate on `task`: `tune` with `Adam`."""
-    return tune(
-        lambda rate: Adam(learning_rate=rate), task, steps=steps, key=key, seeds=seeds, learning_rates=learning_rates
-    )
-
-
-def tune(
-    make: Callable[[Float[Array, ""]], Optimizer],
-    task: Task,
-    *,
-    steps: int,
-    key: PRNGKeyArray,
-    seeds: int = 5,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> Sweep:
-    """Tune the learning rate of an optimizer on `task`: all rates and seeds in one vmapped compile.
-
-    The best rate has the lowest final training loss, averaged over seeds; a rate with a seed that is not finite ranks last.
-
-    Args:
-        make: the optimizer at a learning rate.
-        task: what to train.
-        steps: inner steps.
-        key: draws problems, starts and minibatches, the same for all rates.
-        seeds: trainings a rate.
-        learning_rates: the grid.
-
-    Raises:
-        InputError: where every rate of the grid diverged.
-    """
-    rates = jnp.asarray(learning_rates, jnp.float32)
-    batch = jax.vmap(make)(rates)
-    record = train_batch(batch, task, steps=steps, key=key, seeds=seeds, evals=1, batch=len(rates))
-    final, valid = (
-        np.where(np.isfinite(x[:, :, -1]).all(axis=1), x[:, :, -1].mean(axis=1), np.inf)
-        for x in (record.train_loss, record.valid_loss)
-    )
-    if not np.isfinite(final).any():
-        raise InputError(f"{type(batch).__name__} diverged at every learning rate of the grid on this task.")
-    best, best_valid = (learning_rates[int(mean.argmin())] for mean in (final, valid))
-    return Sweep(tuple(learning_rates), record.train_loss[:, :, -1], best, record.train_loss[0, :, 0], best_valid)
+def _float32(tree: Params) -> Params:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 __all__ = [
@@ -262,12 +192,7 @@ __all__ = [
     "Baseline",
     "BaselineState",
     "Rule",
-    "Sweep",
     "grid",
     "rule",
-    "select",
-    "select_one_setting",
     "settings",
-    "tune",
-    "tune_adam",
 ]

@@ -9,39 +9,25 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.evaluate.baselines import LEARNING_RATES, Baseline, Sweep, tune_adam
-from lopt.evaluate.bench.units import Protocol, in_turns, tune_baseline
-from lopt.evaluate.scores.cells import Spread, spread
-from lopt.evaluate.training import TrainRecord, default_key, train
+from lopt.evaluate.baselines import LEARNING_RATES
+from lopt.evaluate.grid import Tuned, tune
+from lopt.evaluate.scores.resampling import Estimate
+from lopt.evaluate.scores.statistics import mean_interval
+from lopt.evaluate.timing import Spread, Stretch, in_turns, spread
+from lopt.evaluate.training import TrainRecord, as_optimizer, default_key, train
 from lopt.optimizer import Optimizer
-from lopt.optimizers.from_optax import FromOptax
-from lopt.optimizers.hand_designed import Adam
 from lopt.task import Task
 
 TUNED = "Adam, tuned"
-
-
-class Interval(NamedTuple):
-    """A mean over seeds with its 95 % confidence interval (Student's t)."""
-
-    mean: float
-    half: float  # half the width
-
-    def __str__(self) -> str:
-        if not np.isfinite(self.mean):
-            return "diverged"
-        digits = ".3f" if abs(self.mean) < 1e3 else ".1e"
-        mean = f"{self.mean:{digits}}"
-        return mean if np.isnan(self.half) else f"{mean} ± {self.half:{digits}}"
 
 
 class Row(NamedTuple):
     """One optimizer on one task."""
 
     optimizer: str
-    train_loss: Interval
-    test_loss: Interval
-    test_accuracy: Interval | None
+    train_loss: Estimate
+    test_loss: Estimate
+    test_accuracy: Estimate | None
     steps_to_target: tuple[float, ...]  # a seed; infinity where the target was not reached
     milliseconds_per_step: Spread  # of one training, over turns
     times_adam: Spread  # the ratio to the tuned Adam in the same turn
@@ -55,19 +41,9 @@ class Comparison(NamedTuple):
     steps: int
     seeds: int
     target: float  # tuned Adam's final training loss, mean over seeds
-    sweep: Sweep
+    adam: Tuned
     records: dict[str, TrainRecord]
     rows: list[Row]
-
-
-def interval(values: Float[np.ndarray, " seeds"]) -> Interval:
-    r"""$\bar x \pm t_{0.975, n-1}\, s/\sqrt n$; the half width is NaN for a single value."""
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return Interval(float(np.mean(values)), float("nan"))
-    return Interval(float(np.mean(values)), float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)))
 
 
 def steps_to(target: float, record: TrainRecord) -> tuple[float, ...]:
@@ -104,24 +80,57 @@ def compare(
     """
     tell = on_progress or (lambda _: None)
     tell(f"{name}: tuning Adam over {len(LEARNING_RATES)} learning rates")
-    sweep = tune_adam(task, steps=steps, key=key, seeds=seeds)
-    adam = Adam(learning_rate=sweep.best)
+    adam = tune("adam", task, steps=steps, key=key, seeds=seeds)
     chosen: dict[str, Optimizer] = {}
-    for label, optimizer in {**optimizers, TUNED: adam}.items():
+    for label, optimizer in optimizers.items():
         if isinstance(optimizer, str):
             tell(f"{name}: tuning {label} over its grid")
-            setting = tune_baseline(optimizer, task, steps=steps, key=key, protocol=Protocol(seeds=seeds, evals=1))
-            optimizer = Baseline(optimizer, setting)
-        chosen[label] = optimizer if isinstance(optimizer, Optimizer) else FromOptax(optimizer)
-    records = {}
+            chosen[label] = tune(optimizer, task, steps=steps, key=key, seeds=seeds).optimizer
+        else:
+            chosen[label] = as_optimizer(optimizer)
+    tell(f"{name}: training with {TUNED}")
+    tuned = train(adam.optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
+    target = float(tuned.train_loss[:, -1].mean())
+    alone = Comparison(name, steps, seeds, target, adam, {TUNED: tuned}, [])
+    return add(alone, chosen, task, key=key, evals=evals, on_progress=on_progress)
+
+
+def add(
+    found: Comparison,
+    optimizers: Mapping[str, Optimizer | optax.GradientTransformation],
+    task: Task,
+    *,
+    key: PRNGKeyArray,
+    evals: int = 40,
+    on_progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """A comparison with more optimizers, trained on the same seeds and timed in turns with its tuned Adam.
+
+    Args:
+        found: from `compare`.
+        optimizers: by the name under which they are reported.
+        task: that of `found`.
+        key: that of `found`.
+        evals: as for `compare`.
+        on_progress: told what is being done.
+    """
+    tell = on_progress or (lambda _: None)
+    chosen = {label: as_optimizer(optimizer) for label, optimizer in optimizers.items()}
+    records = dict(found.records)
+    tuned = records.pop(TUNED)
     for label, optimizer in chosen.items():
-        tell(f"{name}: training with {label}")
-        records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
-    tell(f"{name}: timing all in turns")
-    seconds = in_turns(chosen, task, steps, key)
-    target = float(records[TUNED].train_loss[:, -1].mean())
-    rows = [summarise(label, record, target, seconds[label], seconds[TUNED]) for label, record in records.items()]
-    return Comparison(name, steps, seeds, target, sweep, records, rows)
+        tell(f"{found.task}: training with {label}")
+        records[label] = train(optimizer, task, steps=found.steps, key=key, seeds=found.seeds, evals=evals)
+    records[TUNED] = tuned
+    tell(f"{found.task}: timing all in turns")
+    timed = {**chosen, TUNED: found.adam.optimizer}
+    seconds = in_turns({label: Stretch(optimizer, task, found.steps, key) for label, optimizer in timed.items()})
+    known = {row.optimizer: row for row in found.rows}
+    rows = [
+        summarise(label, record, found.target, seconds[label], seconds[TUNED]) if label in timed else known[label]
+        for label, record in records.items()
+    ]
+    return found._replace(records=records, rows=rows)
 
 
 def summarise(
@@ -145,9 +154,9 @@ def summarise(
     milliseconds = 1e3 * seconds
     return Row(
         label,
-        interval(record.train_loss[:, -1]),
-        interval(record.test_loss[:, -1]),
-        None if accuracy is None else interval(accuracy[:, -1]),
+        mean_interval(record.train_loss[:, -1]),
+        mean_interval(record.test_loss[:, -1]),
+        None if accuracy is None else mean_interval(accuracy[:, -1]),
         reached,
         spread(milliseconds),
         spread(seconds / adam),
@@ -158,8 +167,8 @@ def summarise(
 COLUMNS = ("optimizer", "train loss", "test loss", "test accuracy", "steps to target", "time, × Adam", "ms to target")
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, in the order of `COLUMNS`."""
+def row_text(row: Row) -> tuple[str, ...]:
+    """The cells of a row of the table, in the order of `COLUMNS`."""
     return (
         row.optimizer,
         str(row.train_loss),
@@ -176,20 +185,19 @@ def _to_target(values: tuple[float, ...], digits: int) -> str:
     reached = [v for v in values if np.isfinite(v)]
     if len(reached) < len(values):
         return f"{len(reached)} of {len(values)} seeds"
-    found = interval(np.asarray(values))
-    return f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
+    found = mean_interval(np.asarray(values))
+    return f"{found.value:.{digits}f} ± {found.half:.{digits}f}"
 
 
 __all__ = [
     "COLUMNS",
     "TUNED",
     "Comparison",
-    "Interval",
     "Row",
-    "cells",
+    "add",
     "compare",
     "default_key",
-    "interval",
+    "row_text",
     "steps_to",
     "summarise",
 ]

@@ -1,25 +1,28 @@
-"""What an inner step of a task costs, and on what machine."""
+"""The stopwatch: what inner steps cost, in turns, and on what machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.machine import cores
-from lopt.optimizers.hand_designed import Adam
-from lopt.task import Problem, Task
-from lopt.unroll import Inner, unroll
+from lopt.optimizer import Optimizer
+from lopt.task import Task
+from lopt.unroll import Inner, start, step
 from lopt.version import __version__
+
+TURNS = 10  # of a timing
+STRETCH_SECONDS = 0.03  # about what each stretch takes in a turn
 
 
 def machine() -> dict[str, Any]:
@@ -42,48 +45,102 @@ def machine() -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
-    """Median and quartiles, to `digits` significant digits."""
-    quartiles = np.quantile(np.asarray(values, np.float64), [0.5, 0.25, 0.75])
-    return dict(zip(("median", "q1", "q3"), (float(f"{q:.{digits}g}") for q in quartiles), strict=True))
+class Spread(NamedTuple):
+    """Median and quartiles of what was measured several times; NaN where nothing was."""
+
+    median: float
+    low: float
+    high: float
+
+    def as_json(self, digits: int = 4) -> dict[str, float]:
+        """To so many significant digits, as results are written."""
+        return {name: float(f"{x:.{digits}g}") for name, x in zip(("median", "q1", "q3"), self, strict=True)}
+
+
+def spread(values: Sequence[float] | Float[np.ndarray, " turns"]) -> Spread:
+    """Median and quartiles; NaN of nothing."""
+    if not len(values):
+        return Spread(float("nan"), float("nan"), float("nan"))
+    low, median, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
+    return Spread(float(median), float(low), float(high))
 
 
 class Stretch:
-    """A compiled stretch of inner steps of Adam that can be run again and again, for any problem of the task.
+    """Inner steps of one training, which can be timed again and again. Steps are guarded, as those of `train` are.
 
     Args:
+        optimizer: what trains.
         task: what is trained.
-        steps: inner steps, one scan.
+        horizon: inner steps of the whole training, which the optimizer is told.
+        key: draws problem, start and minibatches.
+        length: inner steps of a call; by default as many as take about `STRETCH_SECONDS`, which `prepare` finds out.
     """
 
-    def __init__(self, task: Task, steps: int):
-        self.task, self.steps, self.adam = task, steps, Adam(learning_rate=1e-3)
-        self.start = jax.jit(self._start)
-        self.problem = jax.jit(lambda task, key: task.sample(key))(task, jax.random.key(0))
-        self.inner = self.start(task, self.problem, jax.random.key(1))
-        self.parameters = sum(x.size for x in jax.tree.leaves(self.inner.params))
-        began = time.perf_counter()
-        run = jax.jit(lambda task, inner, key: unroll(self.adam, task, inner, key, steps)[1])
-        self.program = run.lower(task, self.inner, jax.random.key(2)).compile()
-        self.compile_seconds = time.perf_counter() - began
+    def __init__(self, optimizer: Optimizer, task: Task, horizon: int, key: PRNGKeyArray, length: int | None = None):
+        self.optimizer, self.task, self.horizon, self.key = optimizer, task, horizon, key
+        self.length, self.fixed = length or 1, length is not None
+        self.inner: Any = None
+        self.program: Callable[..., Inner] | None = None
+        self.compile_seconds = 0.0
 
-    def _start(self, task: Task, problem: Problem, key: PRNGKeyArray) -> Inner:
-        params = task.init(problem, key)
-        memory = task.remember(problem, params)
-        return Inner(problem, params, self.adam.init(params), jnp.int32(0), jnp.int32(self.steps), memory)
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(x.size for x in jax.tree.leaves(self.inner.params))
+
+    def compile(self) -> None:
+        """Start the training and compile its steps, once. This may be done beside other work."""
+        if self.program is None:
+            self.inner = jax.jit(start, static_argnums=3)(self.optimizer, self.task, self.key, self.horizon)
+            began = time.perf_counter()
+            self.program = jax.jit(_steps).lower(self.optimizer, self.task, self.inner, self.key, 1).compile()
+            self.compile_seconds = time.perf_counter() - began
+
+    def prepare(self) -> None:
+        """Warm up and, where it is not given, find the length."""
+        self()
+        if not self.fixed:
+            self.length = 4
+            self.length = int(np.clip(STRETCH_SECONDS / self(), 1, self.horizon))
 
     def __call__(self) -> float:
-        """Milliseconds a step."""
+        """Seconds a step."""
+        self.compile()
+        assert self.program is not None
         began = time.perf_counter()
-        jax.block_until_ready(self.program(self.task, self.inner, jax.random.key(3)))
-        return 1e3 * (time.perf_counter() - began) / self.steps
-
-    def losses(self, problem: Problem, key: PRNGKeyArray) -> Float[Array, " steps"]:
-        """Training losses of one problem."""
-        return self.program(self.task, self.start(self.task, problem, key), key)
+        jax.block_until_ready(self.program(self.optimizer, self.task, self.inner, self.key, self.length))
+        return (time.perf_counter() - began) / self.length
 
 
-def in_turns(stretch: Stretch, base: Stretch, repeats: int) -> tuple[list[float], list[float]]:
-    """Milliseconds a step of a stretch, and their ratios to those of another, run in turns so that whatever else the machine does falls on both."""
-    pairs = [(base(), stretch()) for _ in range(repeats + 1)][1:]  # warm by then
-    return [t for _, t in pairs], [t / b for b, t in pairs]
+def _steps(optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, length: Int[Array, ""]) -> Inner:
+    """Steps whose number is an argument: one program for all lengths."""
+
+    def one(i: Int[Array, ""], inner: Inner) -> Inner:
+        return step(optimizer, task, inner, jax.random.fold_in(key, i), guarded=True)[0]
+
+    return jax.lax.fori_loop(0, length, one, inner)
+
+
+def in_turns(stretches: Mapping[str, Stretch], turns: int = TURNS) -> dict[str, Float[np.ndarray, " turns"]]:
+    """Seconds a step of every stretch, all of them in every turn, so that whatever else the machine does falls on all.
+
+    Each turn begins with the next stretch, so that none always follows the same one.
+
+    Args:
+        stretches: by label.
+        turns: how many.
+    """
+    with ThreadPoolExecutor(len(cores())) as pool:
+        list(pool.map(Stretch.compile, stretches.values()))
+    for stretch in stretches.values():
+        stretch.prepare()
+    labels = list(stretches)
+    found = {label: np.zeros(turns) for label in labels}
+    for turn in range(turns):
+        for i in range(len(labels)):
+            label = labels[(turn + i) % len(labels)]
+            found[label][turn] = stretches[label]()
+    return found
+
+
+__all__ = ["Spread", "Stretch", "in_turns", "machine", "spread"]

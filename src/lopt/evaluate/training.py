@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from lopt.errors import InputError
+from lopt.checks import at_least
+from lopt.evaluate.equal import Equal
 from lopt.optimizer import Optimizer, Params
 from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Problem, Task
@@ -68,7 +70,7 @@ def train(
         steps: inner steps.
         key: draws everything.
         seeds: independent trainings, run together.
-        evals: how many times, evenly spaced, all splits are evaluated.
+        evals: how many times all splits are evaluated after the start, as evenly as whole steps allow; at most once a step.
         tell_horizon: whether the optimizer is told `steps`; some must be.
         on_eval: called with the step after each evaluation.
 
@@ -82,9 +84,7 @@ def train(
         >>> record.train_loss.shape
         (2, 5)
     """
-    if not isinstance(optimizer, Optimizer):
-        optimizer = FromOptax(optimizer)
-    one = jax.tree.map(lambda x: x[None], optimizer)
+    one = jax.tree.map(lambda x: x[None], as_optimizer(optimizer))
     record = train_batch(
         one, task, steps=steps, key=key, seeds=seeds, evals=evals, batch=1, tell_horizon=tell_horizon, on_eval=on_eval
     )
@@ -116,8 +116,7 @@ def train_batch(
         A record whose arrays have `batch` as their first axis and seeds as their second.
     """
     for name, number in (("steps", steps), ("seeds", seeds), ("evals", evals)):
-        if number < 1:
-            raise InputError(f"{name} is {number}; it must be at least 1.")
+        at_least(name, number, 1)
     keys = jax.random.split(key, seeds)
     inner = _begin(optimizers, task, keys, steps, batch, tell_horizon)
 
@@ -128,10 +127,10 @@ def train_batch(
     began = time.perf_counter()
     program = _advance.lower(optimizers, task, inner, keys, 1, batch).compile()
     compile_seconds = time.perf_counter() - began
-    every = max(1, steps // evals)
-    at, curves, minibatch, seconds = [0], [evaluate(inner)], [], []
-    while at[-1] < steps:
-        length = min(every, steps - at[-1])
+    at = np.round(np.linspace(0, steps, min(evals, steps) + 1)).astype(int)
+    curves, minibatch, seconds = [evaluate(inner)], [], []
+    for before, after in itertools.pairwise(at.tolist()):
+        length = after - before
         began = time.perf_counter()
         for taken in range(0, length, BLOCK):
             block = min(BLOCK, length - taken)
@@ -139,13 +138,12 @@ def train_batch(
             minibatch.append(np.asarray(losses)[..., :block])
         jax.block_until_ready(inner)
         seconds.append(time.perf_counter() - began)
-        at.append(at[-1] + length)
         curves.append(evaluate(inner))
         if on_eval is not None:
-            on_eval(at[-1])
+            on_eval(after)
     stacked = {name: np.stack([c[name] for c in curves], axis=-1) for name in curves[0]}
     return TrainRecord(
-        steps=np.asarray(at),
+        steps=at,
         train_loss=stacked.pop("train_loss"),
         valid_loss=stacked.pop("valid_loss"),
         test_loss=stacked.pop("test_loss"),
@@ -155,6 +153,18 @@ def train_batch(
         seconds=np.asarray(seconds),
         compile_seconds=compile_seconds,
     )
+
+
+def as_optimizer(optimizer: Optimizer | optax.GradientTransformation) -> Optimizer:
+    """An optimizer as it is, an optax transformation as `FromOptax`: the same object for equal ones, so that they share compiled programs."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    return _from_optax(Equal(optimizer))
+
+
+@lru_cache(maxsize=256)
+def _from_optax(tx: Equal) -> FromOptax:
+    return FromOptax(tx.value)
 
 
 def default_key(seed: int) -> PRNGKeyArray:
@@ -223,4 +233,4 @@ def _advance(
     return _cross(advance, batch)(optimizers, inner, keys)
 
 
-__all__ = ["TrainRecord", "default_key", "train", "train_batch"]
+__all__ = ["TrainRecord", "as_optimizer", "default_key", "train", "train_batch"]

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, PRNGKeyArray
 
 from lopt.optimizer import Optimizer, Params, State, Updates
@@ -35,8 +36,10 @@ class OptaxOptimizer(Optimizer):
         return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
 
 
-class FromOptax(OptaxOptimizer):
-    """Any optax transformation as an `Optimizer` without meta-parameters.
+class FromOptax(Optimizer):
+    """Any optax transformation as an `Optimizer` without meta-parameters, in the dtype of the parameters, as optax has it.
+
+    Where the transformation, or one inside of it, is schedule-free, `eval_params` is the average that it keeps.
 
     Args:
         tx: the transformation.
@@ -44,9 +47,28 @@ class FromOptax(OptaxOptimizer):
 
     tx: optax.GradientTransformation = eqx.field(static=True)
 
-    def transformation(self) -> optax.GradientTransformation:
-        """The transformation itself."""
-        return self.tx
+    def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> State:
+        """State of the transformation."""
+        del key, horizon
+        return self.tx.init(params)
+
+    def update(self, updates: Updates, state: State, params: Params, **extra: Any) -> tuple[Updates, State]:
+        """Update of the transformation."""
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            return optax.with_extra_args_support(self.tx).update(updates, state, params, **extra)
+
+    def eval_params(self, state: State, params: Params) -> Params:
+        """The parameters to evaluate."""
+        averages = [x for x in jax.tree.leaves(state, is_leaf=_is_schedule_free) if _is_schedule_free(x)]
+        if not averages:
+            return params
+        with jax.numpy_dtype_promotion("standard"):
+            found = optax.contrib.schedule_free_eval_params(averages[0], params)
+        return jax.tree.map(lambda x, p: x.astype(p.dtype), found, params)
+
+
+def _is_schedule_free(state: Any) -> bool:
+    return isinstance(state, optax.contrib.ScheduleFreeState)
 
 
 def _wide(tree: Params) -> Params:

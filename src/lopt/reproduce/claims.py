@@ -1,22 +1,26 @@
-"""A claim of a paper, measured: its figures, whether it held, and the report that says so."""
+"""Measure the claims of a paper: their figures, whether they held, and the report that says so."""
 
 from __future__ import annotations
 
-import base64
 import html
+import inspect
 import json
 import math
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lopt.checkpoint import write_bytes, write_text
-from lopt.evaluate.report import document
+from lopt.errors import InputError
+from lopt.evaluate.report.page import document, image, png_of, table
 from lopt.machine import cores
+from lopt.names import unknown
 
 VERDICTS = {True: "held", False: "did not hold", None: "not run"}
 
@@ -45,40 +49,105 @@ class Report(NamedTuple):
     figures: list[Path]
 
 
+class ClaimSpec(NamedTuple):
+    """How a claim is measured and drawn."""
+
+    measure: Callable[..., Claim]  # of a key and of its sizes
+    draw: Callable[[Claim], Any]  # its figure, of matplotlib; not asked where the claim was not run
+    quick: Mapping[str, Any] = {}  # the sizes that `--quick` changes
+
+
+class Paper(NamedTuple):
+    """A paper and its claims, by name."""
+
+    title: str
+    source: str
+    claims: Mapping[str, ClaimSpec]
+
+
+def measure(
+    paper: Paper,
+    folder: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    sizes: Mapping[str, Mapping[str, Any]] | None = None,
+    fields: Mapping[str, Any] | None = None,
+    command: str = "",
+    on_progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure every claim of a paper and write the report: `report.html`, `results.json`, a PNG for each.
+
+    Args:
+        paper: whose claims.
+        folder: where it goes.
+        seed: draws everything.
+        quick: whether each claim takes its quick sizes.
+        sizes: arguments by claim; instead of those of `quick`.
+        fields: arguments for the claims that have such, as `{"weights": "conv-net-1"}`.
+        command: goes into the report.
+        on_progress: told what is being done and what came out.
+
+    Raises:
+        InputError: for a field that no claim has.
+    """
+    tell = on_progress or (lambda _: None)
+    takes = {name: set(inspect.signature(spec.measure).parameters) for name, spec in paper.claims.items()}
+    for field in fields or {}:
+        if not any(field in names for names in takes.values()):
+            raise InputError(unknown("field of a claim", field, sorted(set().union(*takes.values()) - {"key"})))
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
+    claims, drawn = [], {}
+    for i, (name, spec) in enumerate(paper.claims.items()):
+        tell(f"{name} ...")
+        began = time.perf_counter()
+        own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
+        chosen = sizes.get(name, {}) if sizes is not None else spec.quick if quick else {}
+        claim = spec.measure(jax.random.fold_in(jax.random.key(seed), i), **{**chosen, **own})
+        claims.append(claim._replace(seconds=0.0 if claim.held is None else time.perf_counter() - began))
+        if claim.held is not None:
+            drawn[name] = picture(spec.draw(claim))
+        tell(claim.found)
+    settings = {"command": command, "seed": seed, "quick": quick, "devices": jax.device_count()}
+    return write_report(folder, paper, claims, drawn, settings=settings)
+
+
+def picture(figure: Any) -> bytes:
+    """A figure of matplotlib as a PNG, without the frame's upper and right sides."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return png_of(figure)
+
+
 def write_report(
     folder: Path,
+    paper: Paper,
     claims: Sequence[Claim],
-    draw: Callable[[Claim], bytes | None],
+    drawn: Mapping[str, bytes],
     *,
-    title: str,
-    source: str,
     settings: Mapping[str, Any],
 ) -> Report:
     """Write `report.html`, `results.json` and a PNG for every claim that has one.
 
     Args:
         folder: where they go.
+        paper: whose claims.
         claims: in the order of the page.
-        draw: the figure of a claim as a PNG, or `None`.
-        title: of the page.
-        source: the paper.
+        drawn: the figures of claims, by name, as PNGs.
         settings: the command, the seed and what else it takes to run it again.
     """
     settings = {**settings, **environment()}
-    drawn = {claim.name: png for claim in claims if (png := draw(claim)) is not None}
     figures = [folder / f"{name}.png" for name in drawn]
     for path, png in zip(figures, drawn.values(), strict=True):
         write_bytes(path, png)
     results = {
-        "title": title,
-        "source": source,
+        "title": paper.title,
+        "source": paper.source,
         "settings": dict(settings),
-        "claims": [plain({**claim._asdict(), "arrays": None}) for claim in claims],
+        "claims": [plain({k: v for k, v in claim._asdict().items() if k != "arrays"}) for claim in claims],
     }
-    for entry in results["claims"]:
-        del entry["arrays"]
     page, found = folder / "report.html", folder / "results.json"
-    write_text(page, claims_page(title, source, claims, drawn, settings))
+    write_text(page, claims_page(paper.title, paper.source, claims, drawn, settings))
     write_text(found, json.dumps(results, indent=1, allow_nan=False) + "\n")
     return Report(list(claims), page, found, figures)
 
@@ -109,26 +178,10 @@ def _section(claim: Claim, png: bytes | None) -> str:
     for label, value in (("Claim", claim.statement), ("Criterion", claim.criterion), ("Found", claim.found)):
         text += f"<p><b>{label}.</b> {html.escape(value)}</p>"
     if claim.rows:
-        text += table(claim.rows)
+        text += table(list(claim.rows[0]), [list(row.values()) for row in claim.rows], kind="plain")
     if png is not None:
-        image = base64.b64encode(png).decode()
-        text += f'<div class="scroll figure"><img alt="{html.escape(claim.title)}" src="data:image/png;base64,{image}"></div>'
+        text += f'<div class="scroll figure">{image(png, claim.title)}</div>'
     return text + (f'<p class="small">{claim.seconds:.0f} s, compilation included.</p>' if claim.seconds else "")
-
-
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows by column as an HTML table."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in rows[0])
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<{cell}>{html.escape(value)}</{cell}>"
-            for cell, value in zip(("th", *("td" for _ in range(len(row) - 1))), row.values(), strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _badge(claim: Claim) -> str:
@@ -157,4 +210,4 @@ def plain(thing: Any) -> Any:
     return None if isinstance(thing, float) and not math.isfinite(thing) else thing
 
 
-__all__ = ["VERDICTS", "Claim", "Report", "claims_page", "write_report"]
+__all__ = ["VERDICTS", "Claim", "ClaimSpec", "Paper", "Report", "claims_page", "measure", "write_report"]

@@ -15,7 +15,6 @@ import numpy as np
 
 from lopt.errors import InputError
 from lopt.evaluate.runs import Done, Run, Timing, Unit, sorted_json
-from lopt.zoo import Card
 
 PATIENCE = 60.0  # seconds to wait for another process
 APPLICATION, VERSION = 0x6C6F7074, 3  # "lopt"; of the tables
@@ -40,12 +39,6 @@ CREATE TABLE timings (
   session TEXT NOT NULL DEFAULT '', machine INTEGER REFERENCES machine,
   PRIMARY KEY (task, optimizer, horizon, turn));
 """
-# What version 1 lacks. It is added by writing, never by reading: an older lopt may still be at work on the file.
-FROM_1 = (
-    "CREATE TABLE optimizers (label TEXT PRIMARY KEY, given TEXT NOT NULL)",
-    "ALTER TABLE timings ADD COLUMN session TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE timings ADD COLUMN machine INTEGER REFERENCES machine",
-)
 
 
 class Archive:
@@ -59,7 +52,7 @@ class Archive:
         create: whether to start a new one where there is none.
 
     Raises:
-        InputError: for a file that is missing though it must not be, is no archive, is damaged, or comes from a newer lopt.
+        InputError: for a file that is missing though it must not be, is no archive, is damaged, or has another version.
 
     Examples:
         >>> from lopt.evaluate import Archive
@@ -90,8 +83,10 @@ class Archive:
         )
         if tables and application != APPLICATION:
             raise InputError(f"{self.path} is a database, but not one of lopt.")
-        if version > VERSION:
-            raise InputError(f"{self.path} was written by a newer lopt.")
+        if tables and version != VERSION:
+            raise InputError(
+                f"{self.path} is an archive of version {version}; this lopt reads version {VERSION} alone."
+            )
         if not tables:
             self._use_wal()
             with self._transaction():
@@ -192,27 +187,10 @@ class Archive:
         """
         timings = list(timings)
         with self._transaction() as db:
-            self._update(db)
             where = _machine_id(db, machine)
             for cell in {(t.task, t.horizon) for t in timings}:
                 db.execute("DELETE FROM timings WHERE (task, horizon) = (?, ?)", cell)
             db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?, ?)", [(*t, where) for t in timings])
-
-    def _update(self, db: sqlite3.Connection) -> None:
-        """Give an archive of an older version what it lacks."""
-        if self._version() == VERSION:
-            return
-        if self._version() < 2:
-            for statement in FROM_1:
-                db.execute(statement)
-        for sha256, card in self.cards().items():  # to version 2 the checksum of the weights stood for the optimizer
-            fingerprint = Card(optimizer=card["optimizer"], fields=card["fields"], sha256=sha256).fingerprint
-            for table, column in (("cards", "sha256"), ("units", "weights"), ("runs", "weights")):
-                db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (fingerprint, sha256))
-        db.execute(f"PRAGMA user_version = {VERSION}")
-
-    def _version(self) -> int:
-        return self._read("PRAGMA user_version")[0][0]
 
     def add_card(self, fingerprint: str, card: Mapping[str, Any]) -> None:
         """Write the card of a saved optimizer."""
@@ -222,18 +200,17 @@ class Archive:
     def add_given(self, given: Mapping[str, str]) -> None:
         """Write how optimizers were named to the bench, by the label under which they are reported: of saved ones the path."""
         with self._transaction() as db:
-            self._update(db)
             db.executemany("INSERT OR REPLACE INTO optimizers VALUES (?, ?)", list(given.items()))
 
     def given(self) -> dict[str, str]:
-        """What `add_given` was given; the label itself where nothing was written, as in archives of an older lopt."""
-        written = dict(self._read("SELECT label, given FROM optimizers")) if self._version() > 1 else {}
+        """What `add_given` was given; the label itself where nothing was written."""
+        written = dict(self._read("SELECT label, given FROM optimizers"))
         return {label: written.get(label, label) for label in self.fingerprints()}
 
     def settle(self, protocol: Mapping[str, Any]) -> None:
         """Say by what protocol all runs of this archive are made, once; the same again is fine.
 
-        What the archive does not say yet is added to it: an older lopt settled less, and its runs are good where all that it settled agrees.
+        What the archive does not say yet is added to it; all that it says must agree.
 
         Raises:
             InputError: for another protocol than that of the archive: their runs would not compare.
@@ -247,7 +224,6 @@ class Archive:
                     f"{self.path} holds a bench with {name} = {old_value}, and this one has {new_value}; name another archive."
                 )
         with self._transaction() as db:
-            self._update(db)
             rows = [(name, json.dumps(value)) for name, value in new.items()]
             db.executemany("INSERT OR REPLACE INTO protocol VALUES (?, ?)", rows)
 
@@ -275,11 +251,9 @@ class Archive:
 
     def timings(self) -> list[Timing]:
         """All timings, ordered by task, horizon, turn and optimizer."""
-        session = "session" if self._version() > 1 else "''"
-        columns = f"task, optimizer, horizon, turn, seconds_per_step, {session}"
-        return [
-            Timing(*row) for row in self._read(f"SELECT {columns} FROM timings ORDER BY task, horizon, turn, optimizer")
-        ]
+        query = """SELECT task, optimizer, horizon, turn, seconds_per_step, session FROM timings
+            ORDER BY task, horizon, turn, optimizer"""
+        return [Timing(*row) for row in self._read(query)]
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """The cards of saved optimizers, by their fingerprints."""

@@ -13,12 +13,13 @@ import numpy as np
 
 from lopt.checkpoint import write_text
 from lopt.errors import InputError
-from lopt.evaluate.baselines import LEARNING_RATES, tune_adam
+from lopt.evaluate.baselines import LEARNING_RATES, Baseline
+from lopt.evaluate.grid import tune
 from lopt.evaluate.timing import Stretch, in_turns, machine, spread
 from lopt.evaluate.training import default_key
 from lopt.task import Task
-from lopt.tasks import MissingDataError, create
-from lopt.tasks.catalogue import builder, content
+from lopt.tasks import MissingDataError, TaskName, create, find_member
+from lopt.tasks.catalogue import identity
 from lopt.tasks.corpora.measured import Figures, measured_name, read_measured
 from lopt.version import __version__
 
@@ -41,7 +42,7 @@ def measure(
     and what has two names is measured once.
 
     Parameters, milliseconds a step of Adam, their ratio to `digits_mlp`, the initial training loss and the best that Adam reaches at one of `LEARNING_RATES`
-    constant rates (`tune_adam`), means over seeds. A task whose data are missing is left out.
+    constant rates (`tune`), means over seeds. A task whose data are missing is left out.
 
     Args:
         names: named tasks, or `corpus/member`.
@@ -61,13 +62,13 @@ def measure(
     # A run that was stopped and continued is one run, whatever the load.
     index = next((i for i, r in enumerate(runs) if r | {"load_before": 0} == run | {"load_before": 0}), len(runs))
     runs = runs if index < len(runs) else [*runs, run]
-    base = Stretch(create("digits_mlp"), TIMED_STEPS)
-    known = {content(name): row for name, row in tasks.items()}  # a task may have two names
+    base = stretch(create("digits_mlp"))
+    known = {identity(TaskName.parse(name)): row for name, row in tasks.items()}  # a task may have two names
     for i, name in enumerate(wanted):
         tell(f"{i + 1} of {len(wanted)}: {name}")
-        if (this := content(name)) not in known:
+        if (this := identity(named := TaskName.parse(name))) not in known:
             try:
-                task = builder(name)()
+                task = create(find_member(name) if "/" in name else named)  # a member before it is normalised
             except MissingDataError as error:
                 tell(f"{name} is left out: {error}")
                 continue
@@ -90,17 +91,21 @@ def figures(task: Task, base: Stretch, *, run: int, steps: int = STEPS, seeds: i
         steps: as for `measure`.
         seeds: as for `measure`.
     """
-    stretch = Stretch(task, TIMED_STEPS)
-    times, ratios = in_turns(stretch, base, REPEATS)
+    this = stretch(task)
+    times = in_turns({"this": this, "base": base}, REPEATS)
     try:
-        sweep = tune_adam(task, steps=steps, key=default_key(0), seeds=seeds)
-        initial = sweep.initial_loss
-        best, rate = sweep.train_loss[sweep.learning_rates.index(sweep.best)], sweep.best
+        adam = tune("adam", task, steps=steps, key=default_key(0), seeds=seeds)
+        initial, best = np.array([run.train_loss[0] for run in adam.chosen]), adam.train_loss
+        rate = adam.setting["learning_rate"]
     except InputError:  # at every rate a loss was not finite
         initial, best, rate = None, None, None
-    return Figures(
-        stretch.parameters, spread(times)["median"], spread(ratios)["median"], _mean(initial), _mean(best), rate, run
-    )
+    milliseconds, ratio = (spread(x).as_json()["median"] for x in (1e3 * times["this"], times["this"] / times["base"]))
+    return Figures(this.parameters, milliseconds, ratio, _mean(initial), _mean(best), rate, run)
+
+
+def stretch(task: Task, steps: int = TIMED_STEPS) -> Stretch:
+    """Steps of Adam, by which the cost of a task is told."""
+    return Stretch(Baseline("adam", {"learning_rate": 1e-3}), task, steps, default_key(0), steps)
 
 
 def _mean(losses: np.ndarray | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
@@ -44,7 +45,7 @@ class Standing(NamedTuple):
     relative_time: float  # median over tasks of the time of a step, over Adam's; NaN where nothing was timed
 
 
-def run(
+def run_bench(
     suite: Suite | str,
     optimizers: Sequence[str],
     archive: Archive,
@@ -55,7 +56,7 @@ def run(
 ) -> dict[Unit, str]:
     """Train every optimizer on every task and horizon of a suite that the archive does not have, then time them.
 
-    Adam's grid is also trained to the longer horizons of `Suite.reference_cells`; see `scored`.
+    Adam's grid is also trained to the longer horizons of `Suite.reference_cells`; see `within_suite`.
 
     The same suite, seed and machine give the same numbers, whatever the number of processes and however often the run was stopped. A unit that raises, or
     whose process dies, is recorded as failed, the rest goes on, and the next call tries it again.
@@ -79,8 +80,7 @@ def run(
     tell = on_progress or (lambda _: None)
     who = {c.label: c for c in contenders(optimizers or suite.optimizers)}
     processes = len(cores()) if processes is None else processes
-    if processes < 1:
-        raise InputError(f"processes is {processes}; it must be at least 1.")
+    at_least("processes", processes, 1)
     archive.settle(suite.settled())
     _keep_cards(archive, who)
     archive.add_given({label: it.given or label for label, it in who.items()})
@@ -231,4 +231,4 @@ def _relative_time(optimizer: str, timings: Sequence[Timing]) -> float:
     return float(np.median(known)) if known else math.nan
 
 
-__all__ = ["SUITES", "Progress", "Standing", "Suite", "run", "standings"]
+__all__ = ["SUITES", "Progress", "Standing", "Suite", "run_bench", "standings"]

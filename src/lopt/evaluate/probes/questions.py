@@ -13,10 +13,11 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
-from lopt.evaluate.probes.rules import Bare, Guarded
+from lopt.evaluate.probes.rules import Guarded
 from lopt.evaluate.probes.task import ODD, SADDLE, VALLEY, ProbeTask, Setting
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
+from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Problem, Task
 from lopt.unroll import Inner, unroll
 
@@ -142,7 +143,7 @@ def probe(
     if isinstance(optimizer, Optimizer):
         rule = Guarded(optimizer)
     elif isinstance(optimizer, optax.GradientTransformation):
-        rule = Bare(optimizer)
+        rule = FromOptax(optimizer)
     else:
         raise InputError(
             f"optimizer is a {type(optimizer).__name__}; it must be a lopt Optimizer or an optax transformation."

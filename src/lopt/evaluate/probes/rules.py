@@ -1,12 +1,9 @@
-"""Optimizers as their users have them: with the guard of lopt, or bare."""
+"""Optimizers as their users have them: with the guard of lopt."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
-import jax
-import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from lopt.optimizer import Optimizer, Params, State, Updates, update_if_finite
@@ -37,23 +34,3 @@ class Guarded(Optimizer):
     def eval_params(self, state: State, params: Params) -> Params:
         """Of the optimizer."""
         return self.rule.eval_params(state, params)
-
-
-class Bare(Optimizer):
-    """An optax transformation as it is: in the dtype of the parameters, without a guard.
-
-    Args:
-        tx: the transformation.
-    """
-
-    tx: optax.GradientTransformation = eqx.field(static=True)
-
-    def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> State:
-        """State of the transformation."""
-        del key, horizon
-        return self.tx.init(params)
-
-    def update(self, updates: Updates, state: State, params: Params, **extra: Any) -> tuple[Updates, State]:
-        """Update of the transformation."""
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-            return optax.with_extra_args_support(self.tx).update(updates, state, params, **extra)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lopt.evaluate.report.frame import COLORS
+from lopt.evaluate.report.page import COLORS
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.cells import diverged
 

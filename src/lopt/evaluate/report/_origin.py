@@ -1,98 +1,59 @@
-"""What a reader must know of a benchmark's runs, of their origin and of those that are not in the summaries, in sentences."""
+"""Where runs and optimizers come from, as tables."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from lopt.evaluate.report._summary import Name, listed
-from lopt.evaluate.report.seen import seen_by
+from lopt.evaluate.report.seen import seen
 from lopt.evaluate.runs import Run
 
-VALUES = {"lopt": "versions of lopt", "machine": "machines", "XLA_FLAGS": "values of XLA_FLAGS"}
-NAMED = 5  # tasks of a sentence
-NOT_WRITTEN = "one that was not written down"
+SEVERAL = "The runs come from several machines or versions, which the table of origins names."
 
 
-def mixed(origins: Sequence[tuple[Mapping[str, Any], int]]) -> list[str]:
-    """What the units of work do not share of machine and versions, a sentence each.
+class Facts(NamedTuple):
+    """A table of plain text."""
+
+    id: str
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def origins_table(origins: Sequence[tuple[Mapping[str, Any], int]]) -> Facts | None:
+    """What the units of work do not share of machine and versions; None where they share all.
 
     Args:
         origins: as `Archive.origins` has them.
     """
-    known = [({"machine": _machine(facts), **facts}, units) for facts, units in origins]
-    names = dict.fromkeys(name for facts, _ in known for name in facts if name not in ("cpu", "cores"))
-    total = sum(units for _, units in origins)
-    found = []
-    for name in ("lopt", *(name for name in names if name != "lopt")):
-        counts: Counter[str] = Counter()
-        for facts, units in known:
-            counts[NOT_WRITTEN if (value := facts.get(name)) is None else str(value) or "none"] += units
-        if len(counts) > 1:
-            what = VALUES.get(name, f"versions of {name}")
-            shares = listed([f"{value} ({units:,} of {total:,} units of work)" for value, units in counts.items()])
-            found.append(f"The runs come from {len(counts)} {what}: {shares}.")
-    return found
+    names = dict.fromkeys(name for facts, _ in origins for name in facts)
+    differ = [name for name in names if len({str(facts.get(name)) for facts, _ in origins}) > 1]
+    if not differ:
+        return None
+    rows = [(f"{units:,}", *(str(facts.get(name, "not written")) for name in differ)) for facts, units in origins]
+    return Facts("origins", "Origins of the runs", ("units of work", *differ), rows)
 
 
-def _machine(facts: Mapping[str, Any]) -> str | None:
-    return f"{facts['cpu']} with {facts.get('cores', 'unknown')} cores" if "cpu" in facts else None
+def seen_table(cards: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]) -> Facts | None:
+    """Which tasks of the bench saved optimizers were meta-trained on, by their cards; None where there are no saved ones.
+
+    Args:
+        cards: of saved optimizers, by the name under which they are reported.
+        tasks: of the bench.
+    """
+    if not cards:
+        return None
+    tasks = list(tasks)
+    found = {optimizer: seen(card["tasks"], tasks) for optimizer, card in cards.items() if card.get("tasks")}
+    rows = [(o, ", ".join(found[o]) or "none" if o in found else "the card does not say") for o in cards]
+    return Facts("seen", "Seen in meta-training", ("optimizer", "tasks of this bench on its card"), rows)
 
 
-def not_scored(trained: Iterable[Run], horizons: Mapping[str, int], name: Name) -> list[str]:
-    """To what other horizons tasks were trained than those of the summaries, in a sentence; none where there are no others.
+def other_horizons(trained: Iterable[Run], horizons: Mapping[str, int]) -> list[int]:
+    """To what other horizons tasks were trained than those of the summaries.
 
     Args:
         trained: all runs that a report may be of.
         horizons: of each task: that of the summaries.
-        name: how a name is written.
     """
-    others = {(run.task, run.horizon) for run in trained if run.horizon != horizons.get(run.task)}
-    tasks = {task for task, _ in others}
-    if not others:
-        return []
-    steps = listed([f"{horizon:,}" for horizon in sorted({horizon for _, horizon in others})])
-    command = f"{name('lopt report --horizon')} scores those."
-    if len(tasks) == len(horizons):
-        return [f"Also trained to {steps} steps; {command}"]
-    were = "1 task was" if len(tasks) == 1 else f"{len(tasks)} tasks were"
-    return [f"{were} also trained to {steps} steps; {command}"]
-
-
-def meta_trained_here(
-    cards: Mapping[str, Mapping[str, Any]], found: Mapping[str, Sequence[str]], name: Name
-) -> list[str]:
-    """Which saved optimizers were meta-trained on tasks of the bench, by their cards, a sentence each; where there are none, one for all.
-
-    Args:
-        cards: of saved optimizers.
-        found: of each the tasks of the bench that are on its card, by `on_cards`.
-        name: how a name is written.
-    """
-    said = [
-        f"{name(optimizer)} was meta-trained on {_some([name(task) for task in there])} of this bench."
-        for optimizer, there in found.items()
-        if there
-    ]
-    if found and not said:
-        said.append(f"No task of this bench is on the card of {_either(map(name, found))}.")
-    if silent := [name(optimizer) for optimizer in cards if optimizer not in found]:
-        said.append(f"The card of {_either(silent)} does not say on what it was meta-trained.")
-    return said
-
-
-def on_cards(cards: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]) -> dict[str, list[str]]:
-    """Of each saved optimizer whose card says on what it was meta-trained, the tasks of the bench that are among it."""
-    return seen_by({optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}, tasks)
-
-
-def _some(parts: Sequence[str]) -> str:
-    """At most the first `NAMED`, and how many others there are."""
-    more = len(parts) - NAMED
-    return listed([*parts[:NAMED], f"{more} more"] if more > 0 else parts)
-
-
-def _either(names: Iterable[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+    return sorted({run.horizon for run in trained if run.horizon != horizons.get(run.task)})

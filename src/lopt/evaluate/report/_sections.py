@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from lopt.evaluate.report import _pictures
 from lopt.evaluate.report._curves import Curve, Look, Problem, failures, settings
 from lopt.evaluate.report._figures import Plot
+from lopt.evaluate.report._origin import Facts
 from lopt.evaluate.report._summary import number
+from lopt.evaluate.report.page import Html, table
 from lopt.evaluate.runs import Run, Unit
 from lopt.evaluate.scores.summary import Scores
 
@@ -30,6 +32,7 @@ class Provenance(NamedTuple):
     cards: Mapping[str, Mapping[str, Any]] = {}  # of saved optimizers, by the name under which they are reported
     failures: Sequence[str] = ()  # of the bench: what could not be run, and why
     notes: Sequence[str] = ()  # what a reader must know of it, a sentence each
+    tables: Sequence[Facts] = ()  # of the origin of runs and optimizers
 
 
 class Section(NamedTuple):
@@ -38,6 +41,11 @@ class Section(NamedTuple):
     id: str
     heading: str
     body: str  # HTML
+
+
+def facts_section(facts: Facts) -> Section:
+    """A table of plain text."""
+    return Section(facts.id, facts.heading, table(facts.columns, facts.rows, kind="text"))
 
 
 def curves_section(curves: Mapping[Problem, Sequence[Curve]]) -> Section:
@@ -74,18 +82,18 @@ A picture leads to the curves of its task.</p>{_pictures.small_multiples(curves,
 
 
 def _task_table(scores: Scores, ranked: Sequence[str]) -> str:
-    table = scores.table
-    rows = []
+    known, rows = scores.table, []
     for task in scores.tasks:
-        means = {name: float(table[name][task].normalized.mean()) for name in ranked if task in table[name]}
+        means = {name: float(known[name][task].normalized.mean()) for name in ranked if task in known[name]}
         lowest = min((m for m in means.values() if math.isfinite(m)), default=math.nan)
-        cells = "".join(
-            f"<td{' class=best' if means.get(name) == lowest else ''}>{number(means.get(name, math.nan), 2)}</td>"
-            for name in ranked
-        )
-        rows.append(f"<tr><th>{html.escape(task)}<br><small>{scores.horizons[task]:,} steps</small></th>{cells}</tr>")
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ranked)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        losses = {name: number(means.get(name, math.nan), 2) for name in ranked}
+        cells = (Html(f"<b>{loss}</b>") if means.get(name) == lowest else loss for name, loss in losses.items())
+        rows.append((_problem(task, scores.horizons[task]), *cells))
+    return table(("task", *ranked), rows)
+
+
+def _problem(task: str, horizon: int) -> Html:
+    return Html(f"{html.escape(task)}<br><small>{horizon:,} steps</small>")
 
 
 def plots_section(id_: str, heading: str, plots: Sequence[Plot | None], note: str = "") -> Section | None:
@@ -112,18 +120,20 @@ def settings_section(runs: Sequence[Run], edges: Mapping[Unit, str]) -> Section 
     names = list(dict.fromkeys(name for chosen in found.values() for name in chosen))
     if not names:
         return None
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = "".join(
-        f"<tr><th>{html.escape(task)}<br><small>{horizon:,} steps</small></th>"
-        + "".join(
-            f"<td>{'<br>'.join(map(html.escape, chosen.get(name, ['–'])))}{_edge(edges.get(Unit(task, name, horizon)))}</td>"
-            for name in names
+    rows = [
+        (
+            _problem(task, horizon),
+            *(
+                Html(
+                    "<br>".join(map(html.escape, chosen.get(name, ["–"]))) + _edge(edges.get(Unit(task, name, horizon)))
+                )
+                for name in names
+            ),
         )
-        + "</tr>"
         for (task, horizon), chosen in found.items()
-    )
+    ]
     body = f"""<details><summary>What was chosen on each task, and for each number of steps</summary>
-<div class="scroll" tabindex="0"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>
+{table(("task", *names), rows)}</details>
 {EDGES if edges else ""}"""
     return Section("settings", "Tuned settings", body)
 

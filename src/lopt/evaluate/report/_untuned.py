@@ -9,6 +9,7 @@ from lopt.evaluate.report._curves import setting
 from lopt.evaluate.report._pictures import interval_picture
 from lopt.evaluate.report._sections import Section
 from lopt.evaluate.report._summary import Text, as_html, estimate, scale, share_diverged, speed
+from lopt.evaluate.report.page import Html, table
 from lopt.evaluate.scores.summary import Scores
 from lopt.evaluate.scores.untuned import Untuned
 
@@ -27,7 +28,7 @@ NOTE = """Scored as above: 0 is the best baseline that was tuned on the task. Tu
 has the lowest mean regret over the tasks; it is chosen on these very tasks and seeds, which favours the baselines."""
 
 
-def cells(row: Untuned, scores: Scores) -> tuple[Text, ...]:
+def row_text(row: Untuned, scores: Scores) -> tuple[Text, ...]:
     """A row without the name, in the order of `COLUMNS`."""
     said = setting(dict(row.config))
     return (
@@ -62,14 +63,11 @@ def untuned_section(
     low, high = scale([row.summary.normalized for row in rows])
     body = []
     for row in rows:
-        chosen, loss, *rest = (as_html(text) for text in cells(row, scores))
-        kind = ' class="learned"' if row.optimizer in learned else ""
-        picture = interval_picture(*row.summary.normalized, low, high)
-        others = "".join(f"<td>{x}</td>" for x in rest)
-        name = f"<th>{swatches[row.optimizer]}{html.escape(row.optimizer)}</th>"
-        body.append(f"<tr{kind}>{name}<td>{chosen}</td><td>{loss}</td><td>{picture}</td>{others}</tr>")
-    first, second, third, *others = COLUMNS
-    head = f"<th>{first}</th><th>{second}</th><th colspan=2>{third}</th>{''.join(f'<th>{c}</th>' for c in others)}"
-    table = f'<table class="summary"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    text = f'<p>{MEANING}</p><div class="scroll" tabindex="0">{table}</div><p class="small-print">{html.escape(note(rows, scores))}</p>'
+        chosen, loss, *rest = (as_html(text) for text in row_text(row, scores))
+        picture = Html(interval_picture(*row.summary.normalized, low, high))
+        name = Html(swatches[row.optimizer] + html.escape(row.optimizer))
+        body.append((name, chosen, loss, picture, *rest))
+    marked = ["learned" if row.optimizer in learned else "" for row in rows]
+    drawn = table((*COLUMNS[:3], "", *COLUMNS[3:]), body, kind="summary", marked=marked)
+    text = f'<p>{MEANING}</p>{drawn}<p class="small-print">{html.escape(note(rows, scores))}</p>'
     return Section("one-setting", HEADING, text)

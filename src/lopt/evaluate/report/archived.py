@@ -11,22 +11,22 @@ from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.bench.export import cells_csv
 from lopt.evaluate.bench.suites import SUITES, find_suite
-from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.report._curves import learned
-from lopt.evaluate.report._markdown import code, summary_markdown
-from lopt.evaluate.report._origin import meta_trained_here, mixed, not_scored, on_cards
+from lopt.evaluate.report._markdown import summary_markdown
+from lopt.evaluate.report._origin import SEVERAL, origins_table, other_horizons, seen_table
 from lopt.evaluate.report._sections import Provenance
-from lopt.evaluate.report._summary import sentences
+from lopt.evaluate.report._summary import NOTHING_IN_COMMON
 from lopt.evaluate.report.bench import benchmark_page
 from lopt.evaluate.runs import Run
-from lopt.evaluate.scores.selection import scored, select
+from lopt.evaluate.scores.selection import select, within_suite
 from lopt.evaluate.scores.summary import Scores, score
 from lopt.evaluate.scores.untuned import Untuned, without_tuning
+from lopt.names import split_fields
 from lopt.version import __version__
 
 REFERENCE = "adam"
 KEPT = ("seeds", "finalists", "evals", "seed", "eval_size")  # of the protocol, on the page
-TO_CHOOSE = "The tasks of this suite are to choose by, never to report on."  # meta_valid's
+OTHERS = "Tasks were also trained to other numbers of steps: {steps}; `lopt report --horizon` scores those."
 
 
 class Report(NamedTuple):
@@ -35,10 +35,9 @@ class Report(NamedTuple):
     page: str  # HTML
     markdown: str  # the summary alone
     cells: str  # CSV, by `cells_csv`
-    sentences: list[str]  # of the summary, plain text
     scores: Scores
     untuned: list[Untuned]  # every optimizer at one setting for all tasks; empty with fewer than two in common
-    notes: list[str]  # of the origin of the runs, of horizons that are not scored, plain text
+    notes: list[str]  # what a reader must know before the table, plain text
 
 
 def archive_report(archive: Archive, *, title: str | None = None, horizon: int | None = None) -> Report:
@@ -55,7 +54,7 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     everything, timings, protocol = archive.runs(), archive.timings(), archive.protocol()
     if not everything:
         raise InputError(f"{archive.path} has no runs; `lopt bench` makes them.")
-    trained, suite = scored(everything, protocol), protocol.get("suite")
+    trained, suite = within_suite(everything, protocol), protocol.get("suite")
     if horizon is not None:
         horizons = sorted({run.horizon for run in trained})
         trained = [run for run in trained if run.horizon == horizon]
@@ -80,28 +79,30 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     saved = {run.optimizer: run.fingerprint for run in runs if run.fingerprint is not None}
     known = {name: cards[fingerprint] for name, fingerprint in saved.items() if fingerprint in cards}
     tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
-    origins = mixed(archive.origins())
-    there = on_cards(known, tasks)
-    beyond = trained if horizon is None else []
-    purpose = [TO_CHOOSE] if suite == "meta_valid" else []
-    notes, in_markdown = (
-        [*purpose, *not_scored(beyond, found.horizons, name), *origins, *meta_trained_here(known, there, name)]
-        for name in (str, code)
-    )
+    origins, seen = origins_table(archive.origins()), seen_table(known, tasks)
+    others = other_horizons(trained, found.horizons) if horizon is None else []
+    purpose = find_suite(suite).note if suite in SUITES else ""
+    notes = [
+        *([] if found.common else [NOTHING_IN_COMMON]),
+        *([purpose] if purpose else []),
+        *([OTHERS.format(steps=", ".join(f"{h:,}" for h in others))] if others else []),
+        *([SEVERAL] if origins else []),
+    ]
+    tables = [table for table in (seen, origins) if table is not None]
     provenance = Provenance(
         commands=(_command(protocol, found.optimizers, archive), _report_command(archive, horizon)),
         machine=_facts(archive.machines(), protocol),
         cards=known,
         failures=[f"{u.optimizer} on {u.task} ({u.horizon:,} steps): {why}" for u, why in archive.failures().items()],
         notes=notes,
+        tables=tables,
     )
     of = "" if horizon is None else f", {horizon:,} steps"
     heading = title or (f"Benchmark: the suite {suite}{of}" if suite else f"Benchmark{of}")
     axes = _axes(protocol.get("axes", {}), runs)
     page = benchmark_page(heading, runs, timings, found, provenance, axes=axes, untuned=untuned)
-    said = sentences(found, learned(runs), str)
-    markdown = summary_markdown(found, learned(runs), untuned=untuned, notes=in_markdown)
-    return Report(page, markdown, cells_csv(found, runs), said, found, untuned, notes)
+    markdown = summary_markdown(found, learned(runs), untuned=untuned, notes=notes, tables=tables)
+    return Report(page, markdown, cells_csv(found, runs), found, untuned, notes)
 
 
 def _command(protocol: Mapping[str, Any], optimizers: Sequence[str], archive: Archive) -> str:

@@ -17,6 +17,7 @@ from lopt.evaluate.report._sections import (
     Provenance,
     Section,
     curves_section,
+    facts_section,
     failures_section,
     plots_section,
     reproduce_section,
@@ -24,12 +25,12 @@ from lopt.evaluate.report._sections import (
     tasks_section,
 )
 from lopt.evaluate.report._untuned import untuned_section
-from lopt.evaluate.report.frame import document
+from lopt.evaluate.report.page import document
 from lopt.evaluate.runs import Run, Timing
 from lopt.evaluate.scores.summary import Scores
 from lopt.evaluate.scores.untuned import Untuned
 
-TABLES = ("summary", "one-setting")  # before the plots
+TABLES = ("summary", "one-setting", "seen", "origins")  # before the plots
 
 
 def benchmark_page(
@@ -75,6 +76,7 @@ def benchmark_page(
     sections = [
         Section("summary", "Summary", _summary.table(scores, meta_trained, swatches)),
         untuned_section(untuned, scores, meta_trained, swatches),
+        *(facts_section(facts) for facts in provenance.tables),
         curves_section(found),
         tasks_section(found, drawn, scores, ranked),
         plots_section("profiles", "Performance profiles", profiles, PROFILES),
@@ -89,9 +91,7 @@ def benchmark_page(
     plots = [plot for plot in (*profiles, speedups, tests, longer, *along) if plot is not None]
     data = _payload(found, drawn, [{"id": p.id, "traces": p.traces, "layout": p.layout} for p in plots])
     parts = [section for section in sections if section is not None]
-    return _put_together(
-        title, _summary.lead(scores, meta_trained, provenance.notes), _pictures.legend(drawn), parts, data
-    )
+    return _put_together(title, _summary.lead(provenance.notes), _pictures.legend(drawn), parts, data)
 
 
 def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: str) -> str:

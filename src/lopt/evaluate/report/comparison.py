@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import needs_extra
-from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, cells
-from lopt.evaluate.report.frame import COLORS, document
+from lopt.evaluate.compare import COLUMNS, Comparison, row_text
+from lopt.evaluate.report.page import COLORS, document, image, png_of, table
 
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
@@ -31,9 +29,7 @@ def figure(comparisons: Sequence[Comparison]) -> bytes:
         axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=max(2, len(labels) // 2), frameon=False)
-    out = io.BytesIO()
-    fig.savefig(out, format="png", dpi=130)
-    return out.getvalue()
+    return png_of(fig)
 
 
 def _panel(axes: Any, found: Comparison) -> None:
@@ -48,42 +44,27 @@ def _panel(axes: Any, found: Comparison) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:
+def comparison_page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:
     """One self-contained HTML page: summary, table, figure, how to reproduce."""
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in ("task", *COLUMNS))
-    body = "".join(
-        f"<tr{' class=first' if i == 0 else ''}><th>{html.escape(found.task) if i == 0 else ''}</th>"
-        + "".join(f"<td>{html.escape(c)}</td>" for c in cells(row))
-        + "</tr>"
+    tables = "".join(
+        f"<h2>{html.escape(found.task)}</h2>{table(COLUMNS, map(row_text, found.rows), kind='cards')}"
         for found in comparisons
-        for i, row in enumerate(found.rows)
     )
     summary = "".join(f"<li>{html.escape(verdict(found))}</li>" for found in comparisons)
     extra = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    image = base64.b64encode(png).decode()
     body = f"""<ul>{summary}</ul>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+{tables}
 <p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
 tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam. Time: of a step of one training over that of
 tuned Adam, all in turns, median and quartiles.</p>
-<img alt="Training and test loss of each optimizer on each task" src="data:image/png;base64,{image}">
+{image(png, "Training and test loss of each optimizer on each task")}
 {extra}"""
     return document(title, body)
 
 
 def verdict(found: Comparison) -> str:
-    """Who reached tuned Adam's final training loss first, in one sentence per learned optimizer."""
-    sentences = []
-    for row in found.rows:
-        if row.optimizer == TUNED:
-            continue
-        reached = [s for s in row.steps_to_target if np.isfinite(s)]
-        if len(reached) < len(row.steps_to_target):
-            sentences.append(
-                f"{found.task}: {row.optimizer} reached tuned Adam's final train loss in {len(reached)} of {found.seeds} seeds."
-            )
-        else:
-            sentences.append(
-                f"{found.task}: {row.optimizer} reached tuned Adam's final train loss after {np.mean(reached):.0f} of {found.steps} steps."
-            )
-    return " ".join(sentences)
+    """Who won, by the final training loss, and where the others ended: a sentence."""
+    order = sorted(found.rows, key=lambda row: row.train_loss.value if np.isfinite(row.train_loss.value) else np.inf)
+    first, *others = ((row.optimizer, str(row.train_loss)) for row in order)
+    text = f"{found.task}: {first[0]} ends lowest, at a train loss of {first[1]}"
+    return f"{text}; {', '.join(f'{label} at {loss}' for label, loss in others)}." if others else f"{text}."

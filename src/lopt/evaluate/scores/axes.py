@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.scores.cells import Cell
 from lopt.evaluate.scores.resampling import Estimate
-from lopt.evaluate.scores.statistics import interquartile_mean_interval, paired_difference, ranks
+from lopt.evaluate.scores.statistics import interquartile_mean_interval, mean_interval, ranks
 from lopt.evaluate.scores.summary import NOT_KNOWN, Scores
 
 
@@ -55,8 +56,7 @@ def extrapolation(
     Raises:
         InputError: for a horizon below 1.
     """
-    if trained_horizon < 1:
-        raise InputError(f"trained_horizon is {trained_horizon}; it must be at least 1.")
+    at_least("trained_horizon", trained_horizon, 1)
     found = []
     for horizon in sorted({cell.horizon for cell in cells if cell.optimizer == optimizer}):
         here = [cell for cell in cells if cell.optimizer == optimizer and cell.horizon == horizon]
@@ -110,4 +110,4 @@ def along(scores: Scores, axes: Mapping[str, Mapping[Any, str]]) -> list[Curve]:
 def _mean(cell: Cell | None) -> Estimate:
     if cell is None or np.isnan(cell.normalized).any():
         return NOT_KNOWN
-    return paired_difference([cell.normalized], [np.zeros(len(cell.seeds))])
+    return mean_interval(cell.normalized)

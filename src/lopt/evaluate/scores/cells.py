@@ -16,17 +16,10 @@ from jaxtyping import Bool, Float
 from lopt.errors import InputError
 from lopt.evaluate.runs import Run, Timing, Unit, sorted_json
 from lopt.evaluate.scores.speedup import Envelope, envelope, speed_up
+from lopt.evaluate.timing import Spread, spread
 
 DIVERGED = 2.0  # normalised loss: as far above the start as the best baseline ended below it
 Group = dict[tuple[str, str, int], dict[int, Run]]  # runs by task, optimizer and horizon, then by seed
-
-
-class Spread(NamedTuple):
-    """Median and quartiles over turns; NaN where nothing was measured."""
-
-    median: float
-    low: float
-    high: float
 
 
 class Cell(NamedTuple):
@@ -269,11 +262,3 @@ def spreads(
     turns = [(t.seconds_per_step, base.get((t.horizon, t.session, t.turn))) for t in own]
     ratios = [seconds / adam for seconds, adam in turns if adam is not None]
     return spread([t.seconds_per_step for t in own]), spread(ratios)
-
-
-def spread(values: Sequence[float] | Float[np.ndarray, " turns"]) -> Spread:
-    """Median and quartiles; NaN of nothing."""
-    if not len(values):
-        return Spread(float("nan"), float("nan"), float("nan"))
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return Spread(float(median), float(low), float(high))

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 
 Counts = list[Float[np.ndarray, "resamples _"]]  # one array a task, one column a seed
@@ -25,6 +26,18 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "diverged"
+        digits = ".3f" if abs(self.value) < 1e3 else ".1e"
+        value = f"{self.value:{digits}}"
+        return value if np.isnan(self.half) else f"{value} ± {self.half:{digits}}"
 
 
 def bootstrap(
@@ -79,8 +92,7 @@ def bootstrap(
     flat = [n for part in sizes for n in part]
     if not flat or min(flat) < 1 or len({len(part) for part in sizes}) > 1:
         raise InputError(f"sizes is {sizes}; every task needs at least one seed, and every list the same tasks.")
-    if resamples < 100:
-        raise InputError(f"resamples is {resamples}; it must be at least 100.")
+    at_least("resamples", resamples, 100)
     if not 0 < level < 1:
         raise InputError(f"level is {level}; it must lie between 0 and 1.")
     rng = np.random.default_rng(rng)

@@ -73,7 +73,7 @@ def promising(runs: Iterable[Run], count: int) -> list[Mapping[str, Any]]:
     return [rs[0].config for name, rs in by_setting.items() if name in kept]
 
 
-def scored(runs: Iterable[Run], protocol: Mapping[str, Any]) -> list[Run]:
+def within_suite(runs: Iterable[Run], protocol: Mapping[str, Any]) -> list[Run]:
     """Without those beyond the horizons of the suite: trainings of the reference from which speed-up alone is read.
 
     Args:

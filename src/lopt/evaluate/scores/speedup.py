@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.runs import Run, sorted_json
 from lopt.evaluate.scores.selection import finalists
@@ -118,8 +119,7 @@ def speed_up(loss: float | Float[np.ndarray, "*shape"], reference: Envelope, hor
 
     Source: as `envelope`.
     """
-    if horizon < 1:
-        raise InputError(f"horizon is {horizon}; it must be at least 1.")
+    at_least("horizon", horizon, 1)
     loss = np.asarray(loss, float)
     steps, low = reference
     saturated = loss < low[-1]

@@ -126,27 +126,55 @@ def paired_difference(x: Scores, y: Scores) -> Estimate:
 
     About new seeds on these tasks. With one task it is the paired t interval.
 
+    A training that diverged has the score infinity. The interval is then the limit as all infinite scores grow alike without bound: its bounds are
+    infinite, and where every seed of X diverged and none of Y did, both are. Two that diverged with the same seed are level.
+
     Args:
         x: scores of X, one array a task.
         y: scores of Y on the same tasks and seeds, in the same order.
 
     Returns:
-        Bounds are NaN where a task has a single seed or a score is infinite.
+        Bounds are NaN where a task has a single seed.
 
     Raises:
         InputError: for no tasks, NaN, or scores that do not pair up.
 
-    Source: Student 1908; degrees of freedom Welch 1947, Satterthwaite 1946.
+    Source: Student 1908; degrees of freedom Welch 1947, Satterthwaite 1946. The limit is ours.
     """
     x, y = _paired(x, y)
-    with np.errstate(invalid="ignore"):  # infinity less infinity: two that diverged
-        differences = [a - b for a, b in zip(x, y, strict=True)]
+    infinite = [np.isinf(a) * 1.0 - np.isinf(b) for a, b in zip(x, y, strict=True)]
+    if any(d.any() for d in infinite):
+        return Estimate(*(float(bound * np.inf) if bound else bound for bound in _student_interval(infinite)))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return _student_interval([np.where(np.isinf(a), 0.0, a - b) for a, b in zip(x, y, strict=True)])
+
+
+def mean_interval(values: Float[np.ndarray, " seeds"]) -> Estimate:
+    r"""$\bar x \pm t_{0.975, n-1}\, s/\sqrt n$; the bounds are NaN for a single value, or one that is not finite.
+
+    Args:
+        values: one a seed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lopt.evaluate import mean_interval
+        >>> str(mean_interval(np.array([1.0, 2.0, 3.0])))
+        '2.000 ± 2.484'
+    """
+    values = np.asarray(values, float)
+    if not np.isfinite(values).all():
+        return Estimate(float(np.mean(values)), float("nan"), float("nan"))
+    return _student_interval([values])
+
+
+def _student_interval(differences: Sequence[Float[np.ndarray, " _"]]) -> Estimate:
+    """The interval of `paired_difference`, of finite numbers."""
     mean = float(np.mean([d.mean() for d in differences]))
-    if min(map(len, differences)) < 2 or not np.isfinite(np.concatenate(differences)).all():
+    if min(map(len, differences)) < 2:
         return Estimate(mean, float("nan"), float("nan"))
     sizes = np.array([len(d) for d in differences])
     shares = np.array([d.var(ddof=1) for d in differences]) / sizes
-    half = np.sqrt(shares.sum()) / len(x) * student(0.975, shares, sizes) if shares.any() else 0.0
+    half = np.sqrt(shares.sum()) / len(differences) * student(0.975, shares, sizes) if shares.any() else 0.0
     return Estimate(mean, mean - float(half), mean + float(half))
 
 

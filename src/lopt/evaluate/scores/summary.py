@@ -178,8 +178,8 @@ def score(
         _summary(o, shared, reference, rng, resamples)._replace(
             tasks=tuple(table[o]),
             rank=float(mean_ranks[i]) if table[o] else math.nan,
-            steps_score=float(steps_scores[i]),
-            seconds_score=float(seconds_scores[i]),
+            steps_score=float(steps_scores[i]) if table[o] else math.nan,
+            seconds_score=float(seconds_scores[i]) if table[o] else math.nan,
         )
         for i, o in enumerate(optimizers)
     ]

@@ -1,8 +1,7 @@
-"""The figure of each claim."""
+"""The figure of each claim, under its name."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from typing import Any
@@ -10,22 +9,10 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import needs_extra
-from lopt.evaluate.report.frame import COLORS
+from lopt.evaluate.report.page import COLORS
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies.landscape import GAPS, LINE, RATES
 from lopt.reproduce.pathologies.variance import PARTS
-
-
-def draw(claim: Claim) -> bytes | None:
-    """The figure of a claim as a PNG; `None` where it was not run."""
-    if claim.held is None:
-        return None
-    out = io.BytesIO()
-    fig = FIGURES[claim.name](claim)
-    for axes in fig.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    fig.savefig(out, format="png", dpi=130)
-    return out.getvalue()
 
 
 def _grid(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Any, Any]:
@@ -43,7 +30,8 @@ def _whole(axes: Any, lengths: list[int]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _landscape(claim: Claim) -> Any:
+def landscape(claim: Claim) -> Any:
+    """Draw it."""
     unrolls = claim.numbers["unrolls"]
     fig, grid = _grid(3, len(unrolls), width=3.0, height=2.7)
     extent = (*(math.log10(r) for r in RATES), *(math.log10(g) for g in GAPS))
@@ -67,7 +55,8 @@ def _landscape(claim: Claim) -> Any:
     return fig
 
 
-def _explosion(claim: Claim) -> Any:
+def explosion(claim: Claim) -> Any:
+    """Draw it."""
     fig, grid = _grid(1, 1, width=6.4, height=4.0)
     axes, lengths = grid[0, 0], np.asarray(claim.numbers["lengths"])
     for color, name in zip(COLORS, ("stable", "unstable"), strict=False):
@@ -88,7 +77,8 @@ def _explosion(claim: Claim) -> Any:
     return fig
 
 
-def _truncation(claim: Claim) -> Any:
+def truncation(claim: Claim) -> Any:
+    """Draw it."""
     fig, grid = _grid(1, 2, width=4.8, height=3.8)
     numbers = claim.numbers
     lengths, left, right = numbers["truncations"], grid[0, 0], grid[0, 1]
@@ -112,7 +102,8 @@ def _truncation(claim: Claim) -> Any:
     return fig
 
 
-def _variance(claim: Claim) -> Any:
+def variance(claim: Claim) -> Any:
+    """Draw it."""
     fig, grid = _grid(1, 2, width=4.8, height=3.8)
     (left, right), lengths = grid[0], claim.numbers["lengths"]
     pairs = list(claim.numbers["by_pairs"])
@@ -142,7 +133,8 @@ def _variance(claim: Claim) -> Any:
     return fig
 
 
-def _influence(claim: Claim) -> Any:
+def influence(claim: Claim) -> Any:
+    """Draw it."""
     fig, grid = _grid(1, 2, width=4.8, height=3.8)
     (left, right), curves = grid[0], dict(claim.arrays)
     effects = curves.pop("effects")
@@ -160,7 +152,8 @@ def _influence(claim: Claim) -> Any:
     return fig
 
 
-def _headline(claim: Claim) -> Any:
+def headline(claim: Claim) -> Any:
+    """Draw it."""
     fig, grid = _grid(1, 2, width=4.8, height=3.8)
     for axes, split in zip(grid[0], ("train_loss", "test_loss"), strict=True):
         for color, (label, found) in zip(itertools.cycle(COLORS), claim.numbers["optimizers"].items(), strict=False):
@@ -170,13 +163,3 @@ def _headline(claim: Claim) -> Any:
         axes.set(xlabel="seconds of one training", ylabel=split.replace("_", " "), yscale="log")
     grid[0, 0].legend(frameon=False, fontsize=8)
     return fig
-
-
-FIGURES = {
-    "landscape": _landscape,
-    "explosion": _explosion,
-    "truncation": _truncation,
-    "variance": _variance,
-    "influence": _influence,
-    "headline": _headline,
-}

@@ -9,16 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from lopt.analyze import dynamics
 from lopt.estimators import Backprop, LogUniform
-from lopt.optimizer import Optimizer
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies._toy import at, stacked
-from lopt.task import Task
 from lopt.tasks import ChaoticToy
-from lopt.unroll import start, step
 
 SETTINGS = {"stable": (10.0**-1.5, 10.0**-0.5), "unstable": (1.0, 10.0**-0.5)}  # learning rate, one minus the decay
 
@@ -66,8 +63,7 @@ def explosion(
     found = [norms(optimizers, jnp.int32(length)) for length in lengths]
     norm = np.stack([np.asarray(n, np.float64) for n, _ in found], axis=-1)  # [settings, starts, lengths]
     finite = np.stack([np.asarray(f).mean(axis=1) for _, f in found], axis=-1)
-    jacobians = jax.jit(jax.vmap(lambda o: jax.vmap(lambda k: jacobians_of(o, task, k, longest))(keys), 0))(optimizers)
-    moduli, growth = spectra(np.asarray(jacobians, np.float64))
+    linear = [dynamics(at(*setting), task, key, length=longest, starts=starts) for setting in SETTINGS.values()]
 
     at_length = np.asarray(lengths)
     late = at_length >= longest // 2
@@ -76,9 +72,9 @@ def explosion(
     for i, name in enumerate(SETTINGS):
         quartiles = np.quantile(norm[i], (0.25, 0.5, 0.75), axis=0, method="nearest")
         slope = float(np.polyfit(at_length[late], np.log(at_length * quartiles[1])[late], 1)[0])
-        between = growth[i][:, longest - 1] - growth[i][:, longest // 2 - 1]
+        between = linear[i].growth[:, longest - 1] - linear[i].growth[:, longest // 2 - 1]
         exponent = float(np.median(between) / (longest - longest // 2))
-        dominant = float(np.median(np.log(moduli[i][:, longest // 2 :]).mean(axis=-1)))
+        dominant = float(np.median(np.log(linear[i].moduli[:, longest // 2 :]).mean(axis=-1)))
         numbers[name] = {
             "learning_rate": SETTINGS[name][0],
             "one_minus_decay": SETTINGS[name][1],
@@ -88,7 +84,7 @@ def explosion(
             "growth_measured": slope,
             "growth_lyapunov": exponent,
             "growth_dominant_eigenvalue": dominant,
-            "product_median": np.median(growth[i], axis=0),
+            "product_median": np.median(linear[i].growth, axis=0),
         }
         rows.append(
             {
@@ -128,34 +124,4 @@ def explosion(
     )
 
 
-def jacobians_of(optimizer: Optimizer, task: Task, key: PRNGKeyArray, length: int) -> Float[Array, "length n n"]:
-    """The Jacobian of every training step in parameters and optimizer state, raveled, along one training; all state must be floats."""
-    inner = start(optimizer, task, key, length)
-    flat, unravel = ravel_pytree((inner.params, inner.opt_state))
-
-    def after(flat: Array, key: PRNGKeyArray) -> Array:
-        params, opt_state = unravel(flat)
-        moved, _ = step(optimizer, task, inner._replace(params=params, opt_state=opt_state), key)
-        return ravel_pytree((moved.params, moved.opt_state))[0]
-
-    def advance(flat: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-        return after(flat, key), jax.jacfwd(after)(flat, key)
-
-    return jax.lax.scan(advance, flat, jax.random.split(key, length))[1]
-
-
-def spectra(jacobians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moduli of the dominant eigenvalues, and logarithms of the norms of the products up to every step; all `[..., length]`."""
-    moduli = np.abs(np.linalg.eigvals(jacobians)).max(axis=-1)
-    product = np.broadcast_to(np.eye(jacobians.shape[-1]), (*jacobians.shape[:-3], *jacobians.shape[-2:]))
-    total, found = np.zeros(jacobians.shape[:-3]), []
-    for t in range(jacobians.shape[-3]):
-        product = jacobians[..., t, :, :] @ product
-        norm = np.linalg.norm(product, axis=(-2, -1))
-        total = total + np.log(norm)
-        product = product / norm[..., None, None]
-        found.append(total)
-    return np.maximum(moduli, 1e-30), np.stack(found, axis=-1)
-
-
-__all__ = ["explosion", "jacobians_of", "spectra"]
+__all__ = ["explosion"]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from lopt import zoo
 from lopt.errors import InputError
-from lopt.evaluate.baselines import LEARNING_RATES, tune
-from lopt.evaluate.bench.units import in_turns
-from lopt.evaluate.compare import Interval, interval
+from lopt.evaluate.baselines import LEARNING_RATES, Baseline
+from lopt.evaluate.grid import tune
+from lopt.evaluate.scores.resampling import Estimate
+from lopt.evaluate.scores.statistics import mean_interval
+from lopt.evaluate.timing import Stretch, in_turns
 from lopt.evaluate.training import train
-from lopt.optimizer import Optimizer
-from lopt.optimizers import Adam, Momentum, RMSProp
 from lopt.reproduce.claims import Claim
 from lopt.tasks import ImageConv
 from lopt.tasks.data.images import MissingDataError, images, only_classes
@@ -24,17 +24,13 @@ from lopt.tasks.data.images import MissingDataError, images, only_classes
 TEST_CLASSES = (1, 3, 5, 7, 9)  # of Fashion-MNIST; the others are for meta-training
 LEARNED = "meta-trained"
 
-BASELINES: dict[str, Callable[[Array | float], Optimizer]] = {
-    "Adam, tuned": lambda rate: Adam(learning_rate=rate),
-    "RMSProp, tuned": lambda rate: RMSProp(learning_rate=rate),
-    "momentum, tuned": lambda rate: Momentum(learning_rate=rate),
-}
+BASELINES = {"Adam, tuned": "adam", "RMSProp, tuned": "rmsprop", "momentum, tuned": "momentum"}
 
 
 def headline(
     key: PRNGKeyArray,
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | None = "conv-net-1",
     data: str = "fashion_14",
     classes: Sequence[int] = TEST_CLASSES,
     filters: Sequence[Sequence[int]] = ((3, 3, 8), (3, 3, 16)),
@@ -51,7 +47,7 @@ def headline(
 
     Args:
         key: draws starts and minibatches, the same for all.
-        weights: the saved optimizer, by name or path; nothing is run without, or without the data.
+        weights: the saved optimizer, by name or path; nothing is run where it is `None`, or without the data.
         data: a name of `lopt.tasks.data.images.IMAGES`.
         classes: which of its classes are told apart; meta-training must not have seen them.
         filters: of the conv net.
@@ -74,7 +70,7 @@ def headline(
         "baseline, tuned for validation loss, by more than the 95 % interval of the paired difference."
     )
     if weights is None:
-        return Claim("headline", title, statement, criterion, "Not run: no weights were given (--weights).", None, {})
+        return Claim("headline", title, statement, criterion, "Not run: no weights were given (weights=...).", None, {})
     try:
         found_images = images(data)
     except MissingDataError as error:
@@ -83,21 +79,21 @@ def headline(
         raise InputError(f"seeds is {seeds}; it must be at least 2, for an interval.")
     task = ImageConv(only_classes(found_images, classes), filters=filters, batch_size=batch_size)
     options: dict[str, Any] = {"steps": steps, "key": key, "seeds": seeds}
-    sweeps = {n: tune(make, task, learning_rates=learning_rates, **options) for n, make in BASELINES.items()}
-    optimizers = {LEARNED: zoo.load(weights)} | {n: make(sweeps[n].best) for n, make in BASELINES.items()}
+    tuned = {n: tune(baseline, task, learning_rates=learning_rates, **options) for n, baseline in BASELINES.items()}
+    optimizers = {LEARNED: zoo.load(weights)} | {n: grid.optimizer for n, grid in tuned.items()}
     records = {n: train(optimizer, task, evals=evals, **options) for n, optimizer in optimizers.items()}
     for_valid = {LEARNED: records[LEARNED]}
-    for n, make in BASELINES.items():
-        rate = sweeps[n].best_valid or sweeps[n].best
-        same = rate == sweeps[n].best
-        for_valid[n] = records[n] if same else train(make(rate), task, evals=evals, **options)
-    seconds = in_turns(optimizers, task, steps, key)
+    for n, grid in tuned.items():
+        same = grid.setting_by_valid == grid.setting
+        by_valid = Baseline(grid.baseline, grid.setting_by_valid)
+        for_valid[n] = records[n] if same else train(by_valid, task, evals=evals, **options)
+    seconds = in_turns({n: Stretch(optimizer, task, steps, key) for n, optimizer in optimizers.items()})
     found = judge(
         {n: Curves(r.steps, r.train_loss, for_valid[n].test_loss, seconds[n]) for n, r in records.items()}, LEARNED
     )
     card = zoo.read_card(weights)
     sentence = (
-        f"{card.optimizer}, meta-trained on {', '.join(card.tasks) or 'what its card does not say'}: its mean train loss reaches that with which "
+        f"{card.optimizer}, meta-trained on {card.mixture or 'what its card does not say'}: its mean train loss reaches that with which "
         f"{found.best} ends, {found.target:.4f}, after {found.steps[LEARNED]:.0f} of {steps} steps, that of {found.best} itself first does after "
         f"{found.steps[found.best]:.0f}; in time that is {found.time_ratio} of the other's. It ends at a test loss below that of "
         + ", ".join(f"{n} by {gain}" for n, gain in found.gains.items())
@@ -111,12 +107,12 @@ def headline(
         "steps": steps,
         "target": found.target,
         "best_baseline": found.best,
-        "learning_rates": {n: s.best for n, s in sweeps.items()},
-        "learning_rates_for_validation_loss": {n: s.best_valid for n, s in sweeps.items()},
+        "learning_rates": {n: t.setting["learning_rate"] for n, t in tuned.items()},
+        "learning_rates_for_validation_loss": {n: t.setting_by_valid["learning_rate"] for n, t in tuned.items()},
         "steps_to_target": found.steps,
         "time_ratio": list(found.time_ratio),
         "test_loss_gain": {n: list(gain) for n, gain in found.gains.items()},
-        "milliseconds_a_step": {n: list(interval(1e3 * s)) for n, s in seconds.items()},
+        "milliseconds_a_step": {n: list(mean_interval(1e3 * s)) for n, s in seconds.items()},
         "optimizers": {
             n: {
                 "steps": r.steps,
@@ -130,12 +126,12 @@ def headline(
     rows: list[dict[str, str]] = [
         {
             "optimizer": n,
-            "train loss": str(interval(r.train_loss[:, -1])),
-            "test loss, tuned for validation": str(interval(for_valid[n].test_loss[:, -1])),
-            "test accuracy": str(interval(for_valid[n].metrics["test_accuracy"][:, -1])),
+            "train loss": str(mean_interval(r.train_loss[:, -1])),
+            "test loss, tuned for validation": str(mean_interval(for_valid[n].test_loss[:, -1])),
+            "test accuracy": str(mean_interval(for_valid[n].metrics["test_accuracy"][:, -1])),
             "steps to target": f"{found.steps[n]:.0f}" if np.isfinite(found.steps[n]) else "never",
-            "ms a step": str(interval(1e3 * seconds[n])),
-            "ms to target": str(interval(1e3 * found.steps[n] * seconds[n]))
+            "ms a step": str(mean_interval(1e3 * seconds[n])),
+            "ms to target": str(mean_interval(1e3 * found.steps[n] * seconds[n]))
             if np.isfinite(found.steps[n])
             else "never",
         }
@@ -159,8 +155,8 @@ class Judgement(NamedTuple):
     best: str  # the baseline with the lowest final train loss
     target: float
     steps: dict[str, float]  # to the target, of the mean curve; infinity where it is not reached
-    time_ratio: Interval  # time to the target, meta-trained over best baseline, over turns
-    gains: dict[str, Interval]  # final test loss of a baseline less that of the meta-trained one, over seeds
+    time_ratio: Estimate  # time to the target, meta-trained over best baseline, over turns
+    gains: dict[str, Estimate]  # final test loss of a baseline less that of the meta-trained one, over seeds
     held: bool
 
 
@@ -175,9 +171,9 @@ def judge(curves: Mapping[str, Curves], learned: str) -> Judgement:
     best = min(baselines, key=lambda n: float(curves[n].train_loss[:, -1].mean()))
     target = float(curves[best].train_loss[:, -1].mean())
     steps = {n: _first(c.steps, c.train_loss.mean(axis=0), target) for n, c in curves.items()}
-    ratio = interval(steps[learned] * curves[learned].seconds / (steps[best] * curves[best].seconds))
-    gains = {n: interval(curves[n].test_loss[:, -1] - curves[learned].test_loss[:, -1]) for n in baselines}
-    faster, better = ratio.mean + ratio.half < 1.0, all(g.mean - g.half > 0.0 for g in gains.values())
+    ratio = mean_interval(steps[learned] * curves[learned].seconds / (steps[best] * curves[best].seconds))
+    gains = {n: mean_interval(curves[n].test_loss[:, -1] - curves[learned].test_loss[:, -1]) for n in baselines}
+    faster, better = ratio.high < 1.0, all(gain.low > 0.0 for gain in gains.values())
     return Judgement(best, target, steps, ratio, gains, bool(faster and better))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lopt.engine import Gradients
 from lopt.estimators import Backprop, LogUniform
-from lopt.evaluate.compare import interval
+from lopt.evaluate.scores.statistics import mean_interval
 from lopt.meta_train import MetaState, apply, as_outer, meta_init, step_key
 from lopt.optimizers import SGD
 from lopt.reproduce.claims import Claim
@@ -98,18 +98,18 @@ def truncation(
     keys = jax.random.split(train_key, seeds)
     curves = {k: np.exp(np.asarray(run(jnp.int32(k), keys), np.float64)) for k in truncations}
     ends = {k: np.exp(np.log(c[:, -max(1, meta_steps // 4) :]).mean(axis=1)) for k, c in curves.items()}
-    found = {k: interval(end) for k, end in ends.items()}
+    found = {k: mean_interval(end) for k, end in ends.items()}
     directions = ((steep, 1.0), (flat, curvature))
     predicted = {k: stationary_rate(directions, noise, horizon, k) for k in truncations}
     shortest, longest = truncations[0], truncations[-1]
-    too_low = bool(found[shortest].mean + found[shortest].half < exact)
-    means = [found[k].mean for k in truncations]
+    too_low = bool(found[shortest].high < exact)
+    means = [found[k].value for k in truncations]
     rising = all(after >= 0.97 * before for before, after in itertools.pairwise(means))
     error = abs(means[-1] / exact - 1.0)
-    off = max(abs(found[k].mean / predicted[k] - 1.0) for k in truncations)
+    off = max(abs(found[k].value / predicted[k] - 1.0) for k in truncations)
     excess = {
         k: float(
-            np.interp(math.log(found[k].mean), np.log(grid), losses.mean(axis=1)) / losses.mean(axis=1).min() - 1.0
+            np.interp(math.log(found[k].value), np.log(grid), losses.mean(axis=1)) / losses.mean(axis=1).min() - 1.0
         )
         for k in truncations
     }
@@ -120,7 +120,7 @@ def truncation(
         "exact_of_eighths_of_the_trainings": eighths,
         "predicted": predicted,
         "converged": ends,
-        "interval": {k: list(v) for k, v in found.items()},
+        "interval": {k: [v.value, v.half] for k, v in found.items()},
         "excess_meta_loss": excess,
         "sweep_rates": grid,
         "sweep_meta_loss": losses.mean(axis=1),
@@ -130,7 +130,7 @@ def truncation(
             "truncation": str(k),
             "converges to a rate of": str(found[k]),
             "predicted": f"{predicted[k]:.3f}",
-            "found over exact": f"{found[k].mean / exact:.2f}",
+            "found over exact": f"{found[k].value / exact:.2f}",
             "meta-loss above the least": f"{excess[k]:.1%}",
         }
         for k in truncations

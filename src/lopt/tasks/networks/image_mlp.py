@@ -105,6 +105,7 @@ def digits_mlp(
 def fashion_mlp(
     *,
     size: int = 28,
+    view: str = "whole",
     widths: Sequence[int] = (32,),
     activation: Activation = "relu",
     norm: Norm = "none",
@@ -113,14 +114,18 @@ def fashion_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """MLP on Fashion-MNIST, `size` pixels a side: 28, 14, 8 or 7. Other arguments as for `ImageMLP`.
+    """MLP on Fashion-MNIST. Arguments as for `ImageMLP`, and:
+
+    Args:
+        size: pixels a side: 28, 14, 8 or 7.
+        view: `whole`, or at 8 pixels a side `crops`, the middle of each image, or `edges`.
 
     Data: Fashion-MNIST.
 
     Source: lopt's own; the images are those of Xiao et al. 2017.
     """
     return ImageMLP(
-        sets.fashion_mnist(size),
+        sets.fashion_mnist(size) if view == "whole" else sets.images(f"fashion_{size}_{view}"),
         widths=widths,
         activation=activation,
         norm=norm,
