@@ -29,7 +29,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "number": (),
     "empty": (0, 3),
 }
-MATRICES = {name: contrib.MuonDimensionNumbers() if name in ("wide", "tall", "square") else None for name in SHAPES}
+MATRICES: Any = {
+    name: contrib.MuonDimensionNumbers() if name in ("wide", "tall", "square") else None for name in SHAPES
+}
 MATRICES["outputs_last"] = contrib.MuonDimensionNumbers((0, 1, 2), 3)
 MATRICES["outputs_first"] = contrib.MuonDimensionNumbers(0, (1, 2, 3))
 

@@ -179,10 +179,13 @@ class ControlledMuon(Optimizer):
 
         full = _full(params)
         sizes = [root(jnp.mean(jnp.square(p.astype(jnp.float32)))) for p in full]
+        momentum, second, iterate = init_tensors(begin, params)
         return ControlledMuonState(
             jnp.zeros((), jnp.int32),
             steps,
-            *init_tensors(begin, params),
+            momentum,
+            second,
+            iterate,
             _row(sizes),
             _zeros(2, len(full)),
             _zeros(self.hidden, len(full)),
