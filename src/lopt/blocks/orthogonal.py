@@ -57,7 +57,7 @@ def _product_of_factors(
     gram: Float[Array, "*matrices rows rows"], coefficients: Sequence[Coefficients]
 ) -> Float[Array, "*matrices rows rows"]:
     """The product of all $Q_k$; they commute."""
-    one = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    one = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
     product = None
     for k, (a, b, c) in enumerate(coefficients):
         factor = a * one + b * gram + c * gram @ gram
