@@ -45,7 +45,6 @@ class OptimizerRow(NamedTuple):
         sees_other_tensors: whether the update of a tensor depends on the others.
         sees_axes: whether it knows one axis of a tensor from another.
         heavy: whether its update takes long to compile: most of its properties are then slow tests.
-        looks_ahead: whether it may take gradients elsewhere than at the parameters that it finds.
     """
 
     name: str
@@ -58,7 +57,6 @@ class OptimizerRow(NamedTuple):
     sees_other_tensors: bool = False
     sees_axes: bool = False
     heavy: bool = False
-    looks_ahead: bool = False
 
     def create(self, *, seed: int = 0, **fields: Any) -> Optimizer:
         """The optimizer at its defaults, with some fields changed."""
@@ -288,7 +286,6 @@ OPTIMIZERS = [
         learned=True,
         sees_other_tensors=True,
         sees_axes=True,
-        looks_ahead=True,
     ),
     OptimizerRow(
         "hierarchical_lstm",
@@ -723,6 +720,8 @@ def _rows(
 
 
 optimizer_rows = _rows(OPTIMIZERS)
+# One of each family: hand-designed, a tensor at a time, recurrent. For properties of code that all optimizers share.
+optimizer_representatives = _rows([row for row in OPTIMIZERS if row.name in ("adam", "small_fc", "gru")])
 optimizer_rows_heavy_ones_slow = _rows(OPTIMIZERS, lambda row: [pytest.mark.slow] if row.heavy else [])
 task_rows = _rows(TASKS, task_marks)
 estimator_rows = _rows(ESTIMATORS)

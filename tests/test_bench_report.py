@@ -232,9 +232,9 @@ def test_the_table_is_of_the_tasks_that_all_ran() -> None:
 
 
 def test_a_table_escapes_what_is_not_html() -> None:
-    text = table(["<a>"], [["<b>", Html("<i>x</i>")]], marked=["learned"])
+    text = table(["<a>", '"c"'], [["<b>", Html("<i>x</i>")]], marked=["learned"])
     assert "&lt;a&gt;" in text
-    assert '<tr class="learned"><th>&lt;b&gt;</th><td><i>x</i></td></tr>' in text
+    assert '<tr class="learned"><th>&lt;b&gt;</th><td data-column="&quot;c&quot;"><i>x</i></td></tr>' in text
 
 
 def test_the_summary_in_markdown() -> None:
@@ -550,6 +550,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
         context.close()
 
 
+@pytest.mark.slow
 def test_the_page_works(opened: Callable[..., Tab]) -> None:
     runs, timings = synthetic()
     tab = opened(text_of([diverged(runs[0]), *runs[1:]], timings))
@@ -611,6 +612,7 @@ def test_the_page_works(opened: Callable[..., Tab]) -> None:
     assert tab.requests == [page.url.partition("#")[0]], "nothing but the page itself"
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn(opened: Callable[..., Tab]) -> None:
     runs, timings = synthetic(tasks=4, horizons=(100, 200, 500))
     axes = {"width": {"8": "digits_mlp0", "16": "digits_mlp1"}, "data": {"a": "digits_mlp2", "b": "digits_mlp3"}}
@@ -636,6 +638,7 @@ def test_every_plot_is_drawn(opened: Callable[..., Tab]) -> None:
 ADAM = "t => t.mode === 'lines+markers' && data.looks[t.o].name === 'adam'"
 
 
+@pytest.mark.slow
 def test_the_page_on_a_phone(opened: Callable[..., Tab]) -> None:
     names = ("a_learned_optimizer_with_quite_a_long_name", *BASELINES)
     runs, timings = synthetic(names, tasks=6)
@@ -661,6 +664,7 @@ PLOT_HAS_THE_TEXT_COLOUR = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_colour_scheme(opened: Callable[..., Tab]) -> None:
     tab = opened(text_of(*synthetic()), color_scheme="light")
 
@@ -680,6 +684,7 @@ def test_the_page_follows_the_colour_scheme(opened: Callable[..., Tab]) -> None:
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_a_browser(opened: Callable[..., Tab]) -> None:
     evil = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"><b>bold</b>'
     runs, timings = synthetic((evil, "adam"), tasks=1)

@@ -331,7 +331,7 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     card = zoo.read_card(weights)
     assert (card.optimizer, card.seed, card.meta_steps, card.horizon) == ("star", 3, 2, (5, 10))
     assert card.inner_steps == 2 * 1 * 2 * 5, "meta-steps, pairs, members, truncation"
-    assert card.tasks == ("quadratic(dim=10)",)
+    assert card.tasks == ({"name": "quadratic", "fields": {"dim": 10}},)
     before = weights.read_bytes()
     assert run(*arguments).code == 0
     assert weights.read_bytes() == before
@@ -492,8 +492,9 @@ def test_bad_fields_of_a_recipe(refused: Callable[..., str], tmp_path: Path, fie
 
 def resign(weights: Path) -> None:
     path = weights.with_suffix(".json")
-    card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}))
+    raw = json.loads(path.read_text()) | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    signed = zoo.Card(**{name: value for name, value in raw.items() if name != "fingerprint"})
+    path.write_text(json.dumps(raw | {"fingerprint": signed.fingerprint}))
 
 
 @pytest.mark.parametrize("command", [("train", "--optimizer"), ("compare", "--optimizers")])

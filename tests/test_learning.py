@@ -231,7 +231,7 @@ def test_squared_error_is_summed_over_classes() -> None:
     ("name", "fields", "message"),
     [
         ("digits_mlp", {"norm": "bach"}, "norm is 'bach'; it must be one of none, batch, layer"),
-        ("digits_mlp", {"dropout": 1.0}, r"dropout is 1\.0; it must be at least 0 and less than 1"),
+        ("digits_mlp", {"dropout": 1.0}, r"dropout is 1\.0; it must be at least 0 and below 1"),
         ("digits_mlp", {"objective": "mse"}, "objective is 'mse'; it must be one of cross_entropy, squared_error"),
         ("conv_net", {"filters": ()}, r"filters is \(\); it must be at least one"),
         ("conv_net", {"filters": ((3, 3),)}, "each of height, width and channels"),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lopt.checks import at_least
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
 from lopt.zoo import RELEASED
@@ -47,9 +48,9 @@ class Demo:
         from lopt.console import comparison_table, console, meta_training_progress
         from lopt.recipes import plan_steps, recipe, run
 
-        _at_least("seeds", self.seeds, 2)
+        at_least(2, seeds=self.seeds)
         if self.steps is not None:
-            _at_least("steps", self.steps, 1)
+            at_least(1, steps=self.steps)
 
         def show(found: Comparison) -> None:
             console.print()
@@ -199,7 +200,7 @@ class Compare:
         from lopt.evaluate.compare import compare, default_key
         from lopt.evaluate.report import figure
 
-        _at_least("seeds", self.seeds, 2)
+        at_least(2, seeds=self.seeds)
         task = _task(self.task, self.task_fields)
         found = compare(
             {name: _contestant(name) for name in self.optimizers if name != "adam"},  # tuned Adam is there anyhow
@@ -251,7 +252,7 @@ class Bench:
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
         if self.processes is not None:
-            _at_least("processes", self.processes, 1)
+            at_least(1, processes=self.processes)
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
@@ -606,11 +607,6 @@ def _parse(fields: Fields) -> dict[str, Any]:
 
 def _summary(thing: Callable[..., Any]) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
-
-
-def _at_least(name: str, given: int, least: int) -> None:
-    if given < least:
-        raise InputError(f"{name} is {given}; it must be at least {least}.")
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
+from lopt.checks import at_least, one_of
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
@@ -89,19 +90,16 @@ class Recipe:
         self, key: PRNGKeyArray, steps: int, init: Path | None = None
     ) -> tuple[Optimizer, tuple[Estimator, ...], optax.GradientTransformation]:
         """The initial optimizer, drawn or that of a saved one, the estimators and the outer optimizer."""
-        if steps < 1:
-            raise InputError(f"steps is {steps}; it must be at least 1.")
+        at_least(1, steps=steps)
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
-        if self.curriculum < 0:
-            raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        at_least(0, curriculum=self.curriculum)
         if self.even != "problems" and not self.curriculum:
             raise InputError(
                 f"even is {self.even!r} and curriculum is 0; horizons are drawn so in a curriculum alone, if only of 1."
             )
-        if self.task_norm not in get_args(TaskNorm):
-            raise InputError(f"task_norm is {self.task_norm!r}; it must be one of {', '.join(get_args(TaskNorm))}.")
+        one_of("task_norm", self.task_norm, TaskNorm)
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
@@ -312,7 +310,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-class AnnealedState(NamedTuple):
+class _AnnealedState(NamedTuple):
     """Meta-steps taken, and in all."""
 
     taken: Int[Array, ""]
@@ -322,11 +320,11 @@ class AnnealedState(NamedTuple):
 def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
     """Minus a learning rate that a cosine lowers to a tenth. The number of steps is part of the state, so one compiled program serves any number."""
 
-    def init(params: Any) -> AnnealedState:
+    def init(params: Any) -> _AnnealedState:
         del params
-        return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
+        return _AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AnnealedState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _AnnealedState]:
         del params
         over = jnp.minimum(state.taken.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
         rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))

@@ -59,8 +59,8 @@ def dynamics(optimizer: Optimizer, task: Task, key: PRNGKeyArray, *, length: int
 
     Source: Lyapunov exponents by products of Jacobians: Benettin et al. 1980 [recalled]; of training: Metz et al. 2019, section 3.
     """
-    at_least("length", length, 1)
-    at_least("starts", starts, 1)
+    at_least(1, length=length)
+    at_least(1, starts=starts)
     found = np.asarray(_jacobians(optimizer, task, jax.random.split(key, starts), length), np.float64)
     return Dynamics(found, *spectra(found))
 

@@ -73,9 +73,7 @@ class Suite:
         Raises:
             InputError: for numbers below 1.
         """
-        for name, number in (("steps", steps), ("seeds", seeds)):
-            if number is not None:
-                at_least(name, number, 1)
+        at_least(1, **{name: n for name, n in (("steps", steps), ("seeds", seeds)) if n is not None})
         suite = self if steps is None else dataclasses.replace(self, steps=steps, steps_of={})
         if seeds is not None:
             suite = dataclasses.replace(suite, protocol=suite.protocol._replace(seeds=seeds))

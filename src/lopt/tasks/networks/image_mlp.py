@@ -9,8 +9,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, shares, sizes
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.layers import BATCH, Activation, Function, Norm, function_of, mlp, one_of, positive, share
+from lopt.tasks.networks.layers import BATCH, Activation, Function, Norm, function_of, mlp
 from lopt.tasks.networks.learning import ClassificationTask, Loss
 
 
@@ -50,11 +51,11 @@ class ImageMLP(ClassificationTask):
         batch_size: int = 64,
         eval_size: int = 2_000,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, widths=widths)
+        sizes(batch_size=batch_size, eval_size=eval_size, widths=widths)
         one_of("activation", activation, Activation)
         one_of("norm", norm, Norm)
         one_of("objective", objective, Loss)
-        share(dropout=dropout)
+        shares(dropout=dropout)
         super().__init__(images[:3], batch_size, eval_size, images.classes, objective)
         self.brightest, self.widths, self.activation = images.brightest, tuple(widths), activation
         self.norm, self.dropout = norm, dropout

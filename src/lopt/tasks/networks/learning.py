@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from lopt.checks import sizes
 from lopt.optimizer import Params
 from lopt.task import Problem, Split, Task
 from lopt.tasks.data.points import rows_of
-from lopt.tasks.networks.layers import Function, draw, positive, skeleton_of
+from lopt.tasks.networks.layers import Function, draw, skeleton_of
 
 Batch = tuple[Any, Any]  # arrays of inputs and targets, an example a row
 # The stream of what is random beside the minibatch. A small number would not do: `fold_in(key, 1)` is `split(key)[1]`, which draws the minibatch.
@@ -44,7 +45,7 @@ class LearningTask(Task):
     eval_size: int = eqx.field(static=True)
 
     def __init__(self, examples: tuple[Batch, Batch, Batch], batch_size: int, eval_size: int):
-        positive(batch_size=batch_size, eval_size=eval_size)
+        sizes(batch_size=batch_size, eval_size=eval_size)
         self.train, self.valid, self.test = (jax.tree.map(jnp.asarray, split) for split in examples)
         self.batch_size, self.eval_size = batch_size, eval_size
 
