@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
-from lopt.blocks.checks import check_decays, check_sizes
+from  import check_decays, check_sizes
 from lopt.blocks.features import root
 from lopt.blocks.nets import GRU, Affine
 from lopt.blocks.orthogonal import orthogonalize
