@@ -1249,7 +1249,7 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo2", {"factored_decays": (0.9, 0.99, -0.1)}, r"factored_decays is .*-0.1\); .* at least 0"),
         ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
         ("controlled_muon", {"learning_rate": 0.0}, "learning_rate is 0.0; it must be positive"),
-        ("controlled_muon", {"averaging": 1.0}, "averaging is 1.0; it must be below 1"),
+        ("controlled_muon", {"averaging": 1.0}, "averaging is 1.0; it must be at least 0 and below 1"),
         ("controlled_muon", {"hidden": 0}, "hidden is 0; it must be at least 1"),
         ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
         ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
-from  import check_decays, check_sizes
 from lopt.blocks.features import root
 from lopt.blocks.nets import GRU, Affine
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import require_horizon
 from lopt.blocks.tensors import init_tensors, map_tensors
-from lopt.errors import InputError
+from lopt.checks import at_least, positive, shares
 from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the rate, at the end of a training whose horizon is known
@@ -151,14 +150,9 @@ class ControlledMuon(Optimizer):
         hidden: int = 8,
         key: PRNGKeyArray,
     ):
-        check_sizes(hidden=hidden)
-        check_decays(momentum_decay=momentum_decay, second_decay=second_decay)
-        positive = {"learning_rate": learning_rate, "bound": bound, "least_size": least_size, "averaging": averaging}
-        for name, number in positive.items():
-            if not number > 0:
-                raise InputError(f"{name} is {number}; it must be positive.")
-        if not averaging < 1:
-            raise InputError(f"averaging is {averaging}; it must be below 1.")
+        at_least(1, hidden=hidden)
+        positive(learning_rate=learning_rate, bound=bound, least_size=least_size, averaging=averaging)
+        shares(momentum_decay=momentum_decay, second_decay=second_decay, averaging=averaging)
         self.learning_rate, self.momentum_decay, self.second_decay = learning_rate, momentum_decay, second_decay
         self.averaging, self.weight_decay, self.bound, self.least_size = averaging, weight_decay, bound, least_size
         self.orthogonalize_up_to, self.hidden = orthogonalize_up_to, hidden
