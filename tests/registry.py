@@ -279,6 +279,15 @@ OPTIMIZERS = [
         learned=True,
     ),
     OptimizerRow(
+        "controlled_muon",
+        lopt.optimizers.ControlledMuon,
+        1_115,
+        {"learning_rate": 0.1},
+        learned=True,
+        sees_other_tensors=True,
+        sees_axes=True,
+    ),
+    OptimizerRow(
         "hierarchical_lstm",
         lopt.optimizers.HierarchicalLSTM,
         35_799,

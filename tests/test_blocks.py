@@ -193,6 +193,14 @@ def test_orthogonalize_keeps_singular_vectors_and_evens_out_singular_values(
     np.testing.assert_allclose(np.asarray(found), np.einsum("...ik,...k,...kj->...ij", u, of_vectors, v), atol=1e-4)
 
 
+@pytest.mark.parametrize("coefficients", [orthogonal.MINIMAX, 3 * (orthogonal.JORDAN,), (orthogonal.JORDAN,)])
+def test_orthogonalize_by_gram_matrices_changes_nothing(coefficients: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = draw((3, 7, 16), 4)
+    found = orthogonal.orthogonalize(x, (1, 2), coefficients)
+    monkeypatch.setattr(orthogonal, "LONG", 3)  # 16 columns are more than twice, not three times 7 rows
+    np.testing.assert_allclose(found, orthogonal.orthogonalize(x, (1, 2), coefficients), rtol=1e-4, atol=1e-5)
+
+
 def test_orthogonalize_leaves_zero_alone() -> None:
     assert not orthogonal.orthogonalize(jnp.zeros((3, 4)), (0, 1)).any()
 

@@ -192,13 +192,32 @@ GENERAL_LONGER = (
     "wichrowska2017/quadratic_20_noisy",
 )
 
-# Of both, those with hundreds of examples, digits and tables: there a low training loss is soon no achievement.
+# Of these two, those with hundreds of examples, digits and tables: there a low training loss is soon no achievement.
 FEW_EXAMPLES = (
     "small_images/digits_32",
     *(f"taskset/sampled_{seed}" for seed in (0, 2, 5, 6, 17, 45, 50, 58, 73, 108, 110)),
 )
 
 SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.3, "high": 3.0}),)
+WIDELY_SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.1, "high": 10.0}),)
+
+# Networks whose best rates differ much; those at odd places are also in random coordinates.
+GENERAL_2 = (
+    TaskSpec(name="small_images/digits_32"),
+    TaskSpec(name="small_images/fashion_8_32"),
+    TaskSpec(name="taskset/sampled_5"),  # wine
+    TaskSpec(name="taskset/sampled_6"),  # breast cancer
+    TaskSpec(name="taskset/sampled_2"),  # autoencoder, digits
+    TaskSpec(name="taskset/sampled_31"),  # linear autoencoder, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_18"),  # RNN, source
+    TaskSpec(name="taskset/sampled_17"),  # conv net, digits, batches of 16
+    TaskSpec(name="digits_mlp", fields={"widths": (16,) * 6, "activation": "tanh"}),
+    TaskSpec(name="digits_mlp", fields={"widths": (24,) * 4, "batch_size": 16}),
+    TaskSpec(name="wichrowska2017/quadratic_20_noisy"),
+    TaskSpec(name="wichrowska2017/logistic_100_noisy"),
+    TaskSpec(name="taskset/sampled_11"),  # wide, batches of 16, Fashion-MNIST
+    TaskSpec(name="wichrowska2017/bowl_1_noisy"),
+)
 
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
@@ -263,6 +282,22 @@ RECIPES: dict[str, Recipe] = {
         task_norm="average",
         steps=20_000,
         learning_rate=5e-4,
+        average=0.999,
+    ),
+    "general_2": Recipe(
+        description="ControlledMuon on networks, tables, text and landscapes whose best rates differ, to find the rate during the training.",
+        optimizer="controlled_muon",
+        tasks=tuple(
+            dataclasses.replace(task, tell_horizon=i % 4 >= 2, wrappers=WIDELY_SCALED if i % 2 else ())
+            for i, task in enumerate(GENERAL_2)
+        ),
+        objective="late_log",
+        pairs=2,
+        horizon=(60, 1_000),
+        curriculum=1_000,
+        std=0.02,
+        task_norm="average",
+        steps=8_000,
         average=0.999,
     ),
     "smoke": Recipe(

@@ -12,6 +12,7 @@ from lopt.names import build
 from lopt.optimizer import Optimizer
 from lopt.optimizers.celo import Celo
 from lopt.optimizers.celo2 import Celo2
+from lopt.optimizers.controlled_muon import ControlledMuon
 from lopt.optimizers.from_optax import FromOptax
 from lopt.optimizers.gru import GRUOptimizer
 from lopt.optimizers.hand_designed import SGD, Adam, AdamW, Momentum, RMSProp
@@ -29,6 +30,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": AdamW,
     "celo": Celo,
     "celo2": Celo2,
+    "controlled_muon": ControlledMuon,
     "gru": GRUOptimizer,
     "hierarchical_lstm": HierarchicalLSTM,
     "hierarchical_rnn": HierarchicalRNN,
@@ -73,6 +75,7 @@ __all__ = [
     "AdamW",
     "Celo",
     "Celo2",
+    "ControlledMuon",
     "FromOptax",
     "GRUOptimizer",
     "HierarchicalLSTM",
