@@ -577,7 +577,7 @@ TASKS = [
             rate,
             noisy,
             splits,
-            reports=("loss", "accuracy") if module == "small_mlp" else ("loss",),
+            reports=("loss", "accuracy") if module == "networks/small_mlp" else ("loss",),
             slow=slow,
         )
         for name, kind, module, fields, rate, noisy, splits, slow in (

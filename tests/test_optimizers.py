@@ -833,7 +833,9 @@ def test_float32_stays_float32_where_jax_is_allowed_more(name: str) -> None:
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("adam", "small_fc", "gru") else pytest.mark.slow) for n in ROWS]
+)
 def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under `jit` they share a loop, in which every tensor must meet its own gradient, state and features."""
     optimizer, shapes = (
