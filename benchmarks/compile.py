@@ -28,12 +28,12 @@ STARTS = ("cold", "cached")
 def child(model: str, optimizer: str) -> None:
     """Take one step, and print what each part took, in seconds by the clock and of processors."""
     began = time.perf_counter(), 0.0  # of processors, since the process began
-    import jax  # noqa: PLC0415, for the process counts what imports take
-    import jax.numpy as jnp  # noqa: PLC0415
-    import optax  # noqa: PLC0415
+    import jax
+    import jax.numpy as jnp
+    import optax
 
-    import lopt  # noqa: PLC0415
-    from accelerator import transformer  # noqa: PLC0415
+    import lopt
+    from accelerator import transformer
 
     def now() -> tuple[float, float]:
         used = resource.getrusage(resource.RUSAGE_SELF)
