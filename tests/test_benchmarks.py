@@ -69,7 +69,8 @@ def test_compile(tmp_path: Path) -> None:
     for r in results:
         assert (r["model"], r["tensors"]) == ("mlp", 4)
         assert r["operations"] > 0
-        assert r["wall"].keys() == r["processor"].keys() == {"import", "build", "trace", "compile", "step"}
+        assert r["wall"].keys() == {"build", "trace", "compile", "step"}
+        assert r["processor"].keys() == r["wall"].keys() | {"import"}
         assert all(seconds >= 0 for seconds in r["wall"].values())
     for cold, cached in ((0, 1), (2, 3)):
         assert results[cached]["operations"] == results[cold]["operations"]
