@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH := .venv-torch
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: demo test test-slow lint types docs wheel clean
+.PHONY: demo test test-slow test-torch lint types docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lopt demo
@@ -16,6 +17,9 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m "slow and not optimised" -n 2 --dist loadgroup
 	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m optimised -n 2 --dist loadgroup
+
+test-torch: $(TORCH)/.dev
+	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch.py tests/test_torch_rules.py tests/test_torch_distributed.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -33,7 +37,7 @@ wheel:
 	.ci/wheel
 
 clean:
-	rm -rf $(VENV) site runs
+	rm -rf $(VENV) $(TORCH) site runs
 
 # uv where it is installed, venv and pip where not; pins come from constraints.txt in both.
 $(VENV)/.demo: pyproject.toml constraints.txt src/lopt/version.py
@@ -48,6 +52,12 @@ $(VENV)/.dev: $(VENV)/.demo
 
 $(VENV)/.docs: $(VENV)/.dev
 	@$(call install,.[docs])
+	@touch $@
+
+# PyTorch has an environment of its own. pip fills it: uv would take the CUDA build of several gigabytes.
+$(TORCH)/.dev: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(TORCH)
+	@$(TORCH)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' torch==2.13.0
 	@touch $@
 
 comma := ,

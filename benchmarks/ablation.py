@@ -26,7 +26,7 @@ from lopt.evaluate.scores.resampling import Estimate
 from lopt.evaluate.scores.selection import select
 from lopt.evaluate.scores.summary import Summary, score
 from lopt.optimizers import create
-from lopt.recipes import RECIPES, Recipe, TaskSpec, run
+from lopt.recipes import RECIPES, SCALED, Recipe, TaskSpec, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ VARIANTS = {
     "norm-of-each-estimate": Variant(changes={"task_norm": "estimate"}),
     "horizon-always-told": Variant(changes={"tell_horizon": True}),
     "validation-losses": Variant(changes={"split": "valid"}),
-    "in-random-coordinates": Variant(changes={"reparametrize": "tensor", "scales": (0.3, 3.0)}),
+    "in-random-coordinates": Variant(changes={"wrappers": SCALED}),
 }
 TASKS = (
     "small_images/digits_32",

@@ -16,8 +16,8 @@ from common import RESULTS, header, machine, show, write
 from lopt import zoo
 from lopt.evaluate.bench.suites import find_suite
 from lopt.evaluate.bench.units import fewer_examples
-from lopt.evaluate.contenders import task_named
 from lopt.evaluate.training import default_key, train
+from lopt.tasks import create
 
 
 def diverged(
@@ -58,7 +58,7 @@ def main(
     done = {(r["task"], r["told"]) for r in results if same.items() <= r.items()}
     header("task", "horizon", "loss at the start", "lowest", "at the end", "diverged")
     for name in tasks or chosen.tasks:
-        task = fewer_examples(task_named(name), chosen.protocol_of(name).eval_size)
+        task = fewer_examples(create(name), chosen.protocol_of(name).eval_size)
         for told in (True, False):
             if (name, told) in done:
                 continue

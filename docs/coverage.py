@@ -7,6 +7,7 @@ underscore. A name is in the reference if a page of `docs/api` has a directive f
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -21,15 +22,23 @@ import lopt
 API = Path(__file__).parent / "api"
 # The command line has a page of its own, written for its users; the rest serves it and promises nothing.
 INTERNAL = {"lopt.cli", "lopt.console", "lopt.demo", "lopt.machine", "lopt.names"}
+# Imported only where what they need is installed.
+OPTIONAL = {"lopt.torch": "torch"}
 DIRECTIVE = re.compile(r"^::: *([\w.]+)", re.MULTILINE)
 
 
 def modules() -> list[ModuleType]:
     """The public modules of lopt, itself included."""
-    names = (info.name for info in pkgutil.walk_packages(lopt.__path__, "lopt."))
-    public = [n for n in names if n not in INTERNAL and not n.rpartition(".")[2].startswith("_")]
+    names = (info.name for info in pkgutil.walk_packages(lopt.__path__, "lopt.", onerror=lambda name: None))
+    public = [n for n in names if n not in INTERNAL and not n.rpartition(".")[2].startswith("_") and is_importable(n)]
     # Not by attribute: `lopt.unroll` is a function and `lopt.unroll` a module.
     return [importlib.import_module(name) for name in ("lopt", *public)]
+
+
+def is_importable(name: str) -> bool:
+    """Whether what a module of lopt needs is installed."""
+    needs = next((needed for prefix, needed in OPTIONAL.items() if f"{name}.".startswith(f"{prefix}.")), None)
+    return needs is None or importlib.util.find_spec(needs) is not None
 
 
 def public_names(module: ModuleType) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def main() -> None:
     # Weights and card, side by side; the card says how they came about.
     card = lopt.zoo.Card(
         description="STAR on ten-dimensional quadratics",
-        tasks=("quadratic(dim=10)",),
+        tasks=({"name": "quadratic", "fields": {"dim": 10}},),
         seed=1,
         meta_steps=args.steps,
         inner_steps=args.steps * estimator.inner_steps,

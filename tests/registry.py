@@ -711,6 +711,8 @@ def _rows(
 
 
 optimizer_rows = _rows(OPTIMIZERS)
+# One of each family: hand-designed, a tensor at a time, recurrent. For properties of code that all optimizers share.
+optimizer_representatives = _rows([row for row in OPTIMIZERS if row.name in ("adam", "small_fc", "gru")])
 optimizer_rows_heavy_ones_slow = _rows(OPTIMIZERS, lambda row: [pytest.mark.slow] if row.heavy else [])
 task_rows = _rows(TASKS, task_marks)
 estimator_rows = _rows(ESTIMATORS)
@@ -782,4 +784,7 @@ class AnalysisRow(NamedTuple):
     fields: Mapping[str, Any]
 
 
-ANALYSES: list[AnalysisRow] = [AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2})]
+ANALYSES: list[AnalysisRow] = [
+    AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2}),
+    AnalysisRow("stability", "stability", {"steps": 4, "checkpoints": 2}),
+]

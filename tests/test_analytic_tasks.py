@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -18,8 +17,7 @@ from jaxtyping import Array
 
 import lopt
 from lopt.errors import InputError
-from lopt.tasks import SURFACES, NoisyGradients, SparseGradients
-from lopt.tasks.corpora import wichrowska
+from lopt.tasks import SURFACES, NoisyGradients, SparseGradients, TaskName
 from lopt.tasks.corpora.wichrowska import WICHROWSKA2017, WICHROWSKA2017_FULL, WICHROWSKA2017_OFF, WICHROWSKA2017_TEST
 from lopt.tasks.data.images import fashion_mnist_folder
 from lopt.tasks.surfaces.chaotic import MINIMA
@@ -413,7 +411,7 @@ def test_both_ways_of_reading_an_embedding_agree() -> None:
         ("least_squares", {"dim": 0}, "dim is 0; it must be at least 1"),
         ("p_norm", {"power": 0.5}, r"power is 0\.5; it must be at least 1"),
         ("linear_regression", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ("noisy_quadratic", {"spectrum": [-1.0]}, r"spectrum is \[-1\.0\]; it must be a row"),
+        ("noisy_quadratic", {"spectrum": [-1.0]}, r"spectrum is \(-1\.0,\); it must be a row"),
         ("noisy_quadratic", {"covariance": [1.0, 2.0]}, r"covariance has shape \[2\]; for 3 eigenvalues"),
         ("noisy_quadratic", {"covariance": -1.0}, r"covariance is -1\.0; it must be symmetric"),
         ("matmul_search", {"k": 3}, "k is 3; for n = 2 it must be between 4 and 8"),
@@ -562,22 +560,29 @@ HELD_OUT = [
 ]
 
 
-def describe(build: Any) -> str:
-    """What a builder makes, read off its parts without making it."""
-    if not isinstance(build, partial):
-        return build.__name__
-    if build.func is wichrowska._noisy:
-        return f"{describe(build.args[0])} noise={build.args[1]:g}"
-    if build.func is wichrowska._sparse:
-        return f"{describe(build.args[0])} sparse"
-    if build.func is wichrowska._log:
-        return f"log({describe(build.args[0])})"
-    if build.func is wichrowska._rescaled:
-        return f"{describe(build.args[0])} scale={build.args[1]:g}"
-    if build.func is wichrowska._sum:
-        return total(*(describe(part) for part in build.args[0]))
-    fields = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in sorted(build.keywords.items())]
-    return " ".join([build.func.__name__, *build.args, *fields])
+SHORT = {"landscape": "function", "data_quadratic": "form"}  # the field that is the first argument
+
+
+def describe(task: TaskName) -> str:
+    """A task in the words of the tables above."""
+    kind = lopt.tasks.TASKS[task.name].build.__name__
+    given = {k: v for k, v in sorted(task.fields.items()) if k != SHORT.get(task.name)}
+    first = [task.fields[SHORT[task.name]]] if task.name in SHORT else []
+    said = " ".join([kind, *first, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in given.items())])
+    for wrapper, fields in task.wrappers:
+        match wrapper:
+            case "noisy_gradients":
+                said = f"{said} noise={fields['deviation']:g}"
+            case "sparse_gradients":
+                said = f"{said} sparse"
+            case "log_objective":
+                said = f"log({said})"
+            case "rescaled":
+                said = f"{said} scale={fields['scale']:g}"
+            case _:
+                assert wrapper == "sum_with"
+                said = total(said, *(describe(TaskName.parse(other)) for other in fields["others"]))
+    return said
 
 
 @pytest.mark.parametrize(
@@ -603,7 +608,8 @@ def test_the_full_ensemble_is_both_halves_and_the_test_set_is_that_of_the_releas
 
 def test_noisy_and_sparse_members_show_other_gradients() -> None:
     sparse, noisy, parts = (
-        WICHROWSKA2017[name]() for name in ("sparse_bowl_5", "norm_26_p_2_noisy", "sum_7_quadratics_noisy")
+        lopt.tasks.create(WICHROWSKA2017[name])
+        for name in ("sparse_bowl_5", "norm_26_p_2_noisy", "sum_7_quadratics_noisy")
     )
     assert isinstance(sparse, SparseGradients)
     assert sparse.probability == 0.99
@@ -652,7 +658,7 @@ PARAMETERS = {
 
 def test_members_have_the_parameters_that_they_should() -> None:
     for name, count in PARAMETERS.items():
-        task = WICHROWSKA2017_FULL[name]()
+        task = lopt.tasks.create(WICHROWSKA2017_FULL[name])
         shapes = jax.eval_shape(lambda k, t=task: t.init(t.sample(k), k), key(0))
         assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count, name
 
@@ -702,13 +708,12 @@ compiled_train = jax.jit(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FRESH)
 def test_every_member_starts_finite_and_a_tuned_adam_lowers_it(name: str) -> None:
-    build = MEMBERS[name]
     if "fashion" in name and fashion_mnist_folder() is None:
         pytest.skip("Fashion-MNIST is not installed")
     large = any(str(n) in name for n in (784, 1024, 2048))
     steps = 400 if "sparse_" in name and "softmax" not in name else 20 if large else 100
     with as_users_run_it():  # checks of shapes at every step of every member take longer than the steps
-        first, last, slope = compiled_train(build(), steps, jnp.logspace(-3.0, 1.0, 5))
+        first, last, slope = compiled_train(lopt.tasks.create(MEMBERS[name]), steps, jnp.logspace(-3.0, 1.0, 5))
     assert np.isfinite(first).all()
     assert np.isfinite(slope).all()
     assert (first >= 0.0).all() or "sum_of_quadratics" in name

@@ -1,4 +1,4 @@
-"""Every analysis answers with arrays, the same for the same key, for optimizers with and without integers in their state."""
+"""Every analysis answers with finite arrays, the same for the same key, for optimizers with and without integers in their state."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def test_every_analysis_has_a_row() -> None:
 
 @pytest.mark.parametrize("optimizer", [SGD(learning_rate=0.1), Adam(learning_rate=0.1)], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("row", ANALYSES, ids=lambda row: row.name)
-def test_an_analysis_is_a_frozen_record_of_finite_arrays(row: AnalysisRow, optimizer: lopt.Optimizer) -> None:
-    found, again = (KNOWN[row.name](optimizer, TASK, jax.random.key(0), **row.fields) for _ in range(2))
+def test_an_analysis_is_a_frozen_record_whose_arrays_are_finite(row: AnalysisRow, optimizer: lopt.Optimizer) -> None:
+    found, again = (KNOWN[row.name](optimizer, TASK, key=jax.random.key(0), **row.fields) for _ in range(2))
     names = [field.name for field in dataclasses.fields(found)]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(found, names[0], None)
+    assert any(isinstance(getattr(found, name), np.ndarray) for name in names)
     for name in names:
-        array = getattr(found, name)
-        assert isinstance(array, np.ndarray)
-        assert np.isfinite(array).all()
-        np.testing.assert_array_equal(array, getattr(again, name))
+        value = getattr(found, name)
+        if isinstance(value, np.ndarray):
+            assert np.isfinite(value).all()
+        np.testing.assert_array_equal(value, getattr(again, name))
 
 
 def test_dynamics_of_gradient_descent_are_those_of_the_curvature() -> None:

@@ -21,12 +21,10 @@ from lopt.evaluate.baselines import (
     LEARNING_RATES,
     Baseline,
     grid,
-    select,
-    select_one_setting,
     settings,
 )
 from lopt.evaluate.runs import Run
-from lopt.evaluate.scores.selection import finalists, promising
+from lopt.evaluate.scores.selection import finalists, promising, select, select_one_setting
 
 KEY = jax.random.key(3)
 TASK = lopt.tasks.create("quadratic", dim=4)

@@ -34,13 +34,14 @@ from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
 from lopt.evaluate.bench.units import Trained, fewer_examples, time_task, train_unit
 from lopt.evaluate.bench.workers import Job, Outcome, work
 from lopt.evaluate.compare import compare
-from lopt.evaluate.contenders import contender, contenders, one_setting, split_fields, task_named, with_fields
+from lopt.evaluate.contenders import contender, contenders, one_setting
 from lopt.evaluate.grid import Protocol
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.selection import promising, select, within_suite
 from lopt.evaluate.scores.summary import score
 from lopt.evaluate.timing import Stretch, machine
 from lopt.evaluate.training import default_key, train
+from lopt.names import split_fields, with_fields
 from lopt.optimizers import SGD
 from lopt.recipes import RECIPES
 
@@ -64,7 +65,7 @@ def saved(tmp_path: Path) -> Path:
     ("name", "fields", "text"),
     [
         ("digits_mlp", {}, "digits_mlp"),
-        ("digits_mlp", {"widths": [64, 8]}, 'digits_mlp{"widths":[64,8]}'),
+        ("digits_mlp", {"widths": (64, 8)}, 'digits_mlp{"widths":[64,8]}'),
         ("quadratic", {"noise": 0.5, "dim": 3}, 'quadratic{"dim":3,"noise":0.5}'),
         ("held_out/vae_digits", {}, "held_out/vae_digits"),
     ],
@@ -75,8 +76,8 @@ def test_names_with_fields_there_and_back(name: str, fields: dict[str, Any], tex
 
 
 def test_a_task_by_its_name() -> None:
-    assert task_named('quadratic{"dim":3}').dim == 3
-    assert task_named("quadratic").dim == lopt.tasks.create("quadratic").dim
+    assert lopt.tasks.create('quadratic{"dim":3}').dim == 3
+    assert lopt.tasks.create('quadratic{"dim":3}', noise=0.5).noise == 0.5
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_task_by_its_name() -> None:
 )
 def test_bad_names_of_tasks_are_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        task_named(text)
+        lopt.tasks.create(text)
 
 
 def test_who_takes_part(saved: Path) -> None:
@@ -285,7 +286,12 @@ def test_a_unit_is_what_train_does() -> None:
     assert [r.seed for r in chosen] == [0, 1]
     rate = chosen[0].config["learning_rate"]
     record = train(
-        lopt.create("sgd", learning_rate=rate), task_named(unit.task), steps=4, key=default_key(0), seeds=2, evals=2
+        lopt.create("sgd", learning_rate=rate),
+        lopt.tasks.create(unit.task),
+        steps=4,
+        key=default_key(0),
+        seeds=2,
+        evals=2,
     )
     for seed, one in enumerate(chosen):
         assert one[:6] == (unit.task, "sgd", {"learning_rate": rate}, None, 4, seed)

@@ -232,9 +232,9 @@ def test_the_table_is_of_the_tasks_that_all_ran() -> None:
 
 
 def test_a_table_escapes_what_is_not_html() -> None:
-    text = table(["<a>"], [["<b>", Html("<i>x</i>")]], marked=["learned"])
+    text = table(["<a>", '"c"'], [["<b>", Html("<i>x</i>")]], marked=["learned"])
     assert "&lt;a&gt;" in text
-    assert '<tr class="learned"><th>&lt;b&gt;</th><td><i>x</i></td></tr>' in text
+    assert '<tr class="learned"><th>&lt;b&gt;</th><td data-column="&quot;c&quot;"><i>x</i></td></tr>' in text
 
 
 def test_the_summary_in_markdown() -> None:
@@ -293,10 +293,15 @@ def test_versions_and_machines_are_told_where_there_are_several() -> None:
 def test_who_was_meta_trained_on_tasks_of_the_bench_is_told() -> None:
     tasks = ["digits_mlp", 'digits_mlp{"widths":[128]}', "bowl"]
     cards = {
-        "a": {"tasks": ["digits_mlp()", "digits_mlp(widths=(128,)), horizon untold"]},
-        "b": {"tasks": ["small_images/digits_128"]},
+        "a": {
+            "tasks": [
+                {"name": "digits_mlp"},
+                {"name": "digits_mlp", "fields": {"widths": [128]}, "tell_horizon": False},
+            ]
+        },
+        "b": {"tasks": [{"name": "small_images/digits_128"}]},
         "c": {},
-        "d": {"tasks": ["two_moons()"]},
+        "d": {"tasks": [{"name": "two_moons"}]},
     }
     found = seen_table(cards, tasks)
     assert found is not None
@@ -364,7 +369,9 @@ def test_the_command_writes_page_and_summary(tmp_path: Path, capsys: pytest.Capt
     ]
     with Archive(tmp_path / "bench.sqlite") as archive:
         archive.settle({"suite": "smoke", "seeds": 4, "axes": {"width": ["digits_mlp0", "digits_mlp1"]}})
-        archive.add_card(f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train", "tasks": ["digits_mlp1()"]})
+        archive.add_card(
+            f"{0:064x}", {"horizon": [1, 2], "command": "lopt meta-train", "tasks": [{"name": "digits_mlp1"}]}
+        )
         for unit in dict.fromkeys(Unit(r.task, r.optimizer, r.horizon) for r in runs):
             archive.add(
                 unit,
@@ -543,6 +550,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
         context.close()
 
 
+@pytest.mark.slow
 def test_the_page_works(opened: Callable[..., Tab]) -> None:
     runs, timings = synthetic()
     tab = opened(text_of([diverged(runs[0]), *runs[1:]], timings))
@@ -604,6 +612,7 @@ def test_the_page_works(opened: Callable[..., Tab]) -> None:
     assert tab.requests == [page.url.partition("#")[0]], "nothing but the page itself"
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn(opened: Callable[..., Tab]) -> None:
     runs, timings = synthetic(tasks=4, horizons=(100, 200, 500))
     axes = {"width": {"8": "digits_mlp0", "16": "digits_mlp1"}, "data": {"a": "digits_mlp2", "b": "digits_mlp3"}}
@@ -629,6 +638,7 @@ def test_every_plot_is_drawn(opened: Callable[..., Tab]) -> None:
 ADAM = "t => t.mode === 'lines+markers' && data.looks[t.o].name === 'adam'"
 
 
+@pytest.mark.slow
 def test_the_page_on_a_phone(opened: Callable[..., Tab]) -> None:
     names = ("a_learned_optimizer_with_quite_a_long_name", *BASELINES)
     runs, timings = synthetic(names, tasks=6)
@@ -654,6 +664,7 @@ PLOT_HAS_THE_TEXT_COLOUR = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_colour_scheme(opened: Callable[..., Tab]) -> None:
     tab = opened(text_of(*synthetic()), color_scheme="light")
 
@@ -673,6 +684,7 @@ def test_the_page_follows_the_colour_scheme(opened: Callable[..., Tab]) -> None:
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_a_browser(opened: Callable[..., Tab]) -> None:
     evil = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"><b>bold</b>'
     runs, timings = synthetic((evil, "adam"), tasks=1)

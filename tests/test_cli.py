@@ -103,6 +103,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- What it prints. ---
 
 
+def test_certify_prints_the_certificate_and_writes_it(run: Run, tmp_path: Path) -> None:
+    given = (
+        "sgd",
+        "--task",
+        "quadratic",
+        "--steps",
+        "10",
+        "--checkpoints",
+        "2",
+        "--optimizer-fields",
+        "learning_rate=0.5",
+    )
+    code, out, _ = run("certify", *given, "--out", tmp_path / "found")
+    record = json.loads((tmp_path / "found" / "certificate.json").read_text())
+    assert code == 0
+    assert record["verdict"] in out
+    assert f"{record['critical_sharpness'][0]:.3g}" == "4.02"  # 2 over the learning rate, and the tolerance
+    assert "4.02" in out
+    assert (tmp_path / "found" / "certificate.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_list(run: Run) -> None:
     found = run("list")
     assert found.code == 0
@@ -331,7 +352,7 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     card = zoo.read_card(weights)
     assert (card.optimizer, card.seed, card.meta_steps, card.horizon) == ("star", 3, 2, (5, 10))
     assert card.inner_steps == 2 * 1 * 2 * 5, "meta-steps, pairs, members, truncation"
-    assert card.tasks == ("quadratic(dim=10)",)
+    assert card.tasks == ({"name": "quadratic", "fields": {"dim": 10}},)
     before = weights.read_bytes()
     assert run(*arguments).code == 0
     assert weights.read_bytes() == before
@@ -403,6 +424,8 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
             ["nadamw{", '"learning_rate":0.01}', "nothing is tuned"],
         ),
         (("probe", "lion"), ["lion{", '"learning_rate":0.01}']),
+        (("certify", "sgd", "--task", "quadratc"), ["did you mean quadratic"]),
+        (("certify", "sgd", "--task", "quadratic", "--checkpoints", "1"), ["checkpoints is 1", "at least 2"]),
         (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
         (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),
@@ -492,8 +515,9 @@ def test_bad_fields_of_a_recipe(refused: Callable[..., str], tmp_path: Path, fie
 
 def resign(weights: Path) -> None:
     path = weights.with_suffix(".json")
-    card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}))
+    raw = json.loads(path.read_text()) | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    signed = zoo.Card(**{name: value for name, value in raw.items() if name != "fingerprint"})
+    path.write_text(json.dumps(raw | {"fingerprint": signed.fingerprint}))
 
 
 @pytest.mark.parametrize("command", [("train", "--optimizer"), ("compare", "--optimizers")])
@@ -671,10 +695,8 @@ def test_a_refusal_from_a_fresh_process(tmp_path: Path) -> None:
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lopt import demo
 
-    home, other = demo.NETWORKS[:2]
-    monkeypatch.setattr(demo, "NETWORKS", (home, other))
+    monkeypatch.setattr(demo, "NETWORKS", demo.NETWORKS[:1])
     monkeypatch.setattr(demo, "STEPS", 10)
-    monkeypatch.setattr(demo, "fashion_mnist_folder", lambda: None)
     recipe = dataclasses.replace(RECIPES["demo"], tasks=RECIPES["demo"].tasks[:1], pairs=1)
     monkeypatch.setitem(RECIPES, "demo", recipe)
     folder = tmp_path / "demo"
@@ -683,10 +705,13 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("curves.png", "report.html", "optimizer.safetensors", "optimizer.json"):
         assert (folder / name).stat().st_size > 0
     page = (folder / "report.html").read_text()
-    for label in (home[0], other[0]):
+    for label in (demo.NETWORKS[0][0], demo.UNSEEN[0], demo.LEARNED, demo.HAND_DESIGNED, demo.RELEASED):
         assert label in page
-        assert label in found.out
-    assert "Fashion-MNIST is not installed" in page
+        assert label.split()[0] in found.out
+    first, later = found.out.split("meta-step", 1)
+    assert demo.RELEASED in first
+    assert demo.LEARNED not in first, "the first table stands before the meta-training"
+    assert demo.LEARNED in later
     # The lines that it ends with do what they say.
     lines = [line.strip() for line in found.out.splitlines() if line.startswith("    ")]
     assert lines[0] == "import lopt, optax"

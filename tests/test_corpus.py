@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import pytest
@@ -12,7 +10,8 @@ import pytest
 import lopt
 from lopt.errors import InputError
 from lopt.tasks import Autoencoder, CharTransformer, ImageConv, Tabular, VisionTransformer
-from lopt.tasks.corpora.corpus import CORPORA, Builders, find_corpus, is_held_out
+from lopt.tasks.catalogue import identity
+from lopt.tasks.corpora.corpus import CORPORA, Members, find_corpus, is_held_out
 from lopt.tasks.corpora.sampling import task_recipe
 from lopt.tasks.data.images import fashion_mnist_folder
 from registry import as_users_run_it
@@ -20,17 +19,9 @@ from registry import as_users_run_it
 needs_fashion = pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")
 
 
-def contents(builders: Builders) -> set[object]:
-    """What is built, whatever it is called: the function and its arguments; sampled tasks by what they are."""
-
-    def content(build: Callable[[], lopt.Task]) -> object:
-        if isinstance(build, functools.partial):
-            if build.func is lopt.tasks.sample_task:
-                return task_recipe(*build.args)
-            return repr((build.func, build.args, sorted(build.keywords.items())))
-        return build
-
-    return {content(b) for b in builders.values()}
+def contents(members: Members) -> set[object]:
+    """What members are, whatever they are called; sampled tasks by what they draw."""
+    return {task_recipe(t.fields["seed"]) if t.name == "sampled" else identity(t) for t in members.values()}
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -69,8 +60,8 @@ def test_no_meta_training_sees_a_held_out_family() -> None:
 def test_every_named_task_can_be_built_and_started() -> None:
     for name in ("small_images", "held_out"):
         for split in find_corpus(name):
-            for build in split.values():
-                task = build()
+            for member in split.values():
+                task = lopt.tasks.create(member)
                 params = jax.eval_shape(lambda key, task=task: task.init((), key), jax.random.key(0))
                 loss = jax.eval_shape(lambda p, key, task=task: task.loss((), p, key), params, jax.random.key(0))
                 assert loss.shape == ()
@@ -78,7 +69,9 @@ def test_every_named_task_can_be_built_and_started() -> None:
 
 @needs_fashion
 def test_held_out_tasks_are_what_their_names_say() -> None:
-    found = {name: build() for name, build in find_corpus("held_out").test.items() if "28" not in name}
+    found = {
+        name: lopt.tasks.create(member) for name, member in find_corpus("held_out").test.items() if "28" not in name
+    }
     kinds = {"vit": VisionTransformer, "residual": ImageConv, "transformer": CharTransformer, "vae": Autoencoder}
     for name, task in found.items():
         prefix = name.split("_")[0]

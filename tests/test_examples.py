@@ -13,7 +13,7 @@ import pytest
 import lopt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-STEPS = {"use_in_optax": 20, "meta_train": 3, "add_an_optimizer": 3, "add_a_task": 20}
+STEPS = {"use_in_optax": 20, "use_in_torch": 20, "meta_train": 3, "add_an_optimizer": 3, "add_a_task": 20}
 ADDING = ("add_an_optimizer", "add_a_task")
 
 
@@ -44,6 +44,13 @@ def test_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
     output = run(name, "--steps", str(STEPS[name]), cwd=tmp_path, cache=cache)
     assert re.search(r"\d\.\d+", output)
     assert "nan" not in output
+
+
+def test_torch_example_runs(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("torch")
+    output = run("use_in_torch", "--steps", str(STEPS["use_in_torch"]), cwd=tmp_path, cache=cache)
+    before, *_, after = (float(loss) for loss in re.findall(r"loss (\d+\.\d+)", output))
+    assert after < 0.7 * before
 
 
 @pytest.mark.slow

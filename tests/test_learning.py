@@ -231,7 +231,7 @@ def test_squared_error_is_summed_over_classes() -> None:
     ("name", "fields", "message"),
     [
         ("digits_mlp", {"norm": "bach"}, "norm is 'bach'; it must be one of none, batch, layer"),
-        ("digits_mlp", {"dropout": 1.0}, r"dropout is 1\.0; it must be at least 0 and less than 1"),
+        ("digits_mlp", {"dropout": 1.0}, r"dropout is 1\.0; it must be at least 0 and below 1"),
         ("digits_mlp", {"objective": "mse"}, "objective is 'mse'; it must be one of cross_entropy, squared_error"),
         ("conv_net", {"filters": ()}, r"filters is \(\); it must be at least one"),
         ("conv_net", {"filters": ((3, 3),)}, "each of height, width and channels"),
@@ -259,3 +259,16 @@ def test_rejects_bad_subsets_and_noise() -> None:
             data.only_classes(data.digits(), (1, 1))
         with pytest.raises(InputError, match=r"share is 1\.5; it must be from 0 to 1"):
             data.with_label_noise(data.digits(), 1.5)
+
+
+def test_what_is_random_beside_the_minibatch_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fold_in` by a small number gives a key that `split` gives too, and the minibatch is drawn with those."""
+    task, given = lopt.tasks.digits_mlp(widths=(4,), dropout=0.5), []
+    monkeypatch.setattr(type(task), "measure", lambda *args: given.append(args[3]) or {"loss": jnp.zeros(())})
+    key = jax.random.key(0)
+    params = task.init((), key)
+    task.loss((), params, key)
+    task.metrics((), params, key, "train")
+    others = {tuple(row) for n in range(1, 65) for row in np.asarray(jax.random.key_data(jax.random.split(key, n)))}
+    assert len(given) == 2
+    assert not others & {tuple(np.asarray(jax.random.key_data(k))) for k in given}

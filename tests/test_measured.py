@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,7 +21,8 @@ from lopt.errors import InputError
 from lopt.evaluate import tune
 from lopt.evaluate.bench import measure as measuring
 from lopt.evaluate.compare import default_key
-from lopt.tasks import TASKS, Landscape, Normalized, catalogue, find_corpus
+from lopt.tasks import TASKS, Landscape, Normalized, TaskName, catalogue, find_corpus
+from lopt.tasks.corpora import measured as reading
 from lopt.tasks.corpora.corpus import CORPORA
 from lopt.tasks.corpora.measured import Figures, figures_of, read_measured
 from registry import as_users_run_it
@@ -45,11 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_member_of_a_corpus_has_a_name(name: str) -> None:
     for split in find_corpus(name):
         for member in list(split)[:: max(1, len(split) // 3)]:
-            found, build = lopt.tasks.find_member(f"{name}/{member}"), split[member]
-            assert getattr(found, "func", found) is getattr(build, "func", build)
-            assert all(getattr(found, part, None) == getattr(build, part, None) for part in ("args", "keywords")), (
-                member
-            )
+            assert lopt.tasks.find_member(f"{name}/{member}") == split[member]
 
 
 def test_create_builds_members() -> None:
@@ -105,7 +101,7 @@ def test_ends_that_cannot_be_are_refused(initial: float, best: float) -> None:
 
 def test_members_come_normalised_where_they_were_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = read_measured(tiny).tasks
-    monkeypatch.setattr(lopt.tasks.measured, "read_measured", lambda: read_measured(tiny))
+    monkeypatch.setattr(reading, "read_measured", lambda: read_measured(tiny))
     booth = figures["wichrowska2017_full/booth"]
     # The smaller corpus has the same members.
     for name in ("wichrowska2017/booth", "wichrowska2017_full/booth"):
@@ -113,16 +109,12 @@ def test_members_come_normalised_where_they_were_measured(tiny: Path, monkeypatc
         assert isinstance(task, Normalized)
         assert float(task.normalize(jnp.float32(booth.initial_loss))) == 1.0
         assert float(task.normalize(jnp.float32(booth.best_loss))) == 0.0
-    members = lopt.tasks.normalized_corpus("wichrowska2017").train
-    assert list(members) == list(find_corpus("wichrowska2017").train)
-    assert isinstance(members["booth"](), Normalized)
-    assert isinstance(members["ackley"](), Landscape)
 
 
 def test_a_baseline_that_lowers_nothing_gives_no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     for initial, best in ((1.0, 1.0), (1.0, None), (None, None)):
         figures = Figures(2, 1.0, 1.0, initial, best, None, 0)
-        monkeypatch.setattr(lopt.tasks.measured, "figures_of", lambda _, figures=figures: figures)
+        monkeypatch.setattr(reading, "figures_of", lambda _, figures=figures: figures)
         assert isinstance(lopt.tasks.create("wichrowska2017/booth"), Landscape)
 
 
@@ -221,7 +213,7 @@ def test_every_task_that_is_to_be_measured_was() -> None:
 def test_what_was_measured_exists_and_makes_sense() -> None:
     measured = read_measured()
     for name, figures in measured.tasks.items():
-        assert catalogue.builder(name)
+        assert catalogue.resolved(TaskName.parse(name))
         assert figures.parameters > 0
         assert 0 < figures.step_ms < 100, name
         assert figures.ratio_to_digits_mlp > 0
@@ -248,23 +240,29 @@ def test_what_is_to_be_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "data", "source"),
+    ("corpus", "name", "data", "source"),
     [
-        (TASKS["digits_mlp"], "digits", "lopt's own"),
-        (TASKS["two_moons"], "generated", "Maheswaranathan et al. 2021, the released tasks"),
-        (TASKS["image_vit"], "digits", "Dosovitskiy et al. 2021, with the mean over patches in place of a class token"),
-        (find_corpus("small_images").train["fashion_8_edges_32"], "fashion_8_edges", ""),
-        (find_corpus("held_out").test["transformer_source"], "source", "Vaswani et al. 2017"),
-        (find_corpus("wichrowska2017").train["sparse_bowl_1"], "generated", "Wichrowska et al. 2017, the released problem sets"),
-        (find_corpus("wichrowska2017").test["test_fashion_conv_relu"], "fashion_28", "Wichrowska et al. 2017 for those; the default is lopt's own"),
+        (None, "digits_mlp", "digits", "lopt's own"),
+        (None, "fashion_mlp", "fashion_28", "lopt's own"),
+        (None, "two_moons", "generated", "Maheswaranathan et al. 2021"),
+        (None, "image_vit", "digits", "Dosovitskiy et al. 2021"),
+        (None, "learned_optimizer_training", "digits", "the task `lopt` of google/learned_optimization"),
+        ("small_images", "fashion_8_edges_32", "fashion_8_edges", "Moudgil et al. 2025 (Celo), with other data"),
+        ("held_out", "transformer_source", "source", "Vaswani et al. 2017"),
+        ("held_out", "diabetes_mlp", "diabetes", "lopt's own"),
+        ("taskset", "sampled_5", "wine", "in the manner of TaskSet (Metz et al. 2020)"),
+        ("wichrowska2017", "sparse_bowl_1", "generated", "Wichrowska et al. 2017"),
+        ("wichrowska2017", "test_fashion_conv_relu", "fashion_28", "Wichrowska et al. 2017"),
     ],
-)  # fmt: skip
-def test_data_and_source(build: Callable[[], lopt.Task], data: str, source: str) -> None:
-    assert (catalogue.data_of(build), catalogue.source_of(build)) == (data, source)
+)
+def test_data_and_source(corpus: str | None, name: str, data: str, source: str) -> None:
+    full = f"{corpus}/{name}" if corpus else name
+    (entry,) = (entry for entry in catalogue.entries(corpus) if entry.name == full)
+    assert (entry.data, entry.source) == (data, source)
 
 
-def test_every_member_of_a_published_corpus_has_a_source() -> None:
-    for corpus in ("small_images", "taskset", "wichrowska2017", "wichrowska2017_full"):
+def test_every_task_has_a_source() -> None:
+    for corpus in (None, *CORPORA):
         assert all(entry.source for entry in catalogue.entries(corpus))
 
 

@@ -46,6 +46,7 @@ from registry import (
     example_params,
     mlp_normalised_descent,
     normalised_descent,
+    optimizer_representatives,
     optimizer_rows,
     optimizer_rows_heavy_ones_slow,
     without_black_box,
@@ -407,7 +408,7 @@ def test_takes_tensors_of_any_rank_empty_ones_and_none(row: OptimizerRow) -> Non
         assert bool((updates[name] != 0).all()), name
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 @pytest.mark.parametrize("params", [{}, {"absent": None}, {"empty": np.zeros((0,), np.float32)}], ids=str)
 def test_takes_trees_without_numbers(row: OptimizerRow, params: Any) -> None:
     params = jax.tree.map(jnp.asarray, params)
@@ -461,7 +462,7 @@ def test_vmaps_over_its_own_leaves(row: OptimizerRow) -> None:
     assert bool((first != second).any())
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None:
     """Updates are zero and the state is the old one, bit for bit; the next good step is as if the bad one had not been."""
@@ -501,7 +502,7 @@ def test_state_can_be_donated(row: OptimizerRow) -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((optimizer, params)))
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     tx = optax.chain(
@@ -519,7 +520,7 @@ def test_works_in_a_chain_with_clipping_and_a_schedule(row: OptimizerRow) -> Non
         assert_close(updates, jax.tree.map(lambda u, t=step: (1.0 - t / 4.0) * u, own), rtol=1e-4)
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 def test_works_in_multi_steps(row: OptimizerRow) -> None:
     """Two gradients are averaged before the optimizer sees them."""
     optimizer, params = perturbed(row.create(), 3), small_params()
@@ -535,7 +536,7 @@ def test_works_in_multi_steps(row: OptimizerRow) -> None:
     assert_close(second, update(optimizer, mean, optimizer.init(params, horizon=STEPS), params)[0], rtol=1e-4)
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 def test_works_in_multi_transform(row: OptimizerRow) -> None:
     optimizer, params = perturbed(row.create(), 3), small_params()
     labels = {"w": "ours", "b": "theirs"}
@@ -556,24 +557,18 @@ def test_saves_and_loads_bit_for_bit(row: OptimizerRow, fields: str, tmp_path: P
     assert_same(loaded, optimizer)  # the structure holds the static fields
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 def test_needs_the_parameters(row: OptimizerRow) -> None:
     tx, params = row.create().to_optax(horizon=STEPS), small_params()
     with pytest.raises(InputError, match=f"^{row.kind.__name__} needs the parameters"):
         tx.update(params, tx.init(params))
 
 
-@optimizer_rows_heavy_ones_slow
+@optimizer_representatives
 def test_names_the_nearest_field(row: OptimizerRow) -> None:
     known = next(iter(row.converging))
     with pytest.raises(InputError, match=f"'{known[:-1]}'; did you mean .*{known}"):
         row.create(**{known[:-1]: 1.0})
-
-
-@optimizer_rows_heavy_ones_slow
-def test_does_not_look_ahead(row: OptimizerRow) -> None:
-    optimizer, params = row.create(), small_params()
-    assert optimizer.eval_params(optimizer.init(params, horizon=STEPS), params) is params
 
 
 @optimizer_rows_heavy_ones_slow

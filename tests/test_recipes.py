@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ import optax
 import pytest
 
 import lopt
+from lopt import recipes
 from lopt.errors import InputError
 from lopt.estimators import ESSingle, PerTask
 from lopt.evaluate import train
-from lopt.recipes import RECIPES, Recipe, TaskSpec, recipe, run
+from lopt.recipes import RECIPES, Recipe, TaskSpec, _annealed, plan_steps, recipe, run
 from lopt.tasks.corpora.corpus import find_corpus
 from lopt.tasks.data.images import fashion_mnist_folder
 
@@ -54,8 +58,8 @@ def test_members_of_corpora_and_norms_of_tasks(norm: Any) -> None:
     estimator = estimators[1]
     gradient, *_ = jax.jit(estimator.estimate)(optimizer, jax.jit(estimator.init)(optimizer, KEY), KEY)
     np.testing.assert_allclose(optax.tree.norm(gradient), 1.0, rtol=1e-5)  # pyright: ignore[reportArgumentType]
-    assert str(specs[0]) == "wichrowska2017/bowl_1"
-    assert str(specs[1]) == "quadratic(dim=2), valid loss, horizon untold"
+    assert specs[0].to_json() == {"name": "wichrowska2017/bowl_1"}
+    assert specs[1].to_json() == {"name": "quadratic", "fields": {"dim": 2}, "tell_horizon": False, "split": "valid"}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -68,7 +72,7 @@ def test_a_recipe_refuses_what_it_does_not_know_or_would_ignore() -> None:
 
 def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     card = lopt.zoo.Card(
-        command="first", tasks=("digits_mlp()",), meta_steps=3, inner_steps=40, horizon=(7, 8), seconds=1e6
+        command="first", tasks=({"name": "digits_mlp"},), meta_steps=3, inner_steps=40, horizon=(7, 8), seconds=1e6
     )
     saved = lopt.save(tmp_path / "first", lopt.create("relative_mlp", key=KEY), card)
     small = recipe("smoke", pairs=1, truncation=5, horizon=[5, 10], learning_rate=0.0)
@@ -76,7 +80,7 @@ def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     assert eqx.tree_equal(lopt.load(saved), lopt.load(weights))
     found = lopt.zoo.read_card(weights)
     assert found.command == "first && second"
-    assert found.tasks == ("digits_mlp()", "quadratic(dim=10)")
+    assert found.tasks == ({"name": "digits_mlp"}, {"name": "quadratic", "fields": {"dim": 10}})
     assert (found.meta_steps, found.inner_steps, found.horizon) == (4, 50, (5, 10))
     assert found.seconds is not None
     assert found.seconds > 1e6
@@ -135,3 +139,33 @@ def test_training_tells_the_horizon_or_not() -> None:
     assert untold.train_loss[0, -1] == untold.train_loss[0, 0]
     with pytest.raises(InputError, match="Celo needs the length"):
         train(lopt.create("celo", key=KEY), task, steps=1, key=KEY, tell_horizon=False)
+
+
+def test_the_learning_rate_falls_by_a_cosine_to_a_tenth() -> None:
+    tx = _annealed(0.5, 8)
+    state, found = tx.init(None), []
+    for _ in range(10):
+        updates, state = tx.update(jnp.ones(()), state)
+        found.append(-float(updates))
+    expected = [0.5 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(t / 8, 1)))) for t in range(10)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_steps_are_planned_from_the_speed_of_the_first_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1_000))
+    monkeypatch.setattr(
+        recipes.time, "perf_counter", lambda: next(clock) / 4
+    )  # each look at the clock is a quarter of a second later
+
+    def rehearse(*_: Any, steps: int, on_step: Callable[[Any], None], **__: Any) -> None:
+        assert steps == recipes.REHEARSED
+        for _ in range(steps):
+            on_step(None)
+
+    monkeypatch.setattr(recipes, "meta_train", rehearse)
+    smoke = recipe("smoke", steps=5_000)
+    assert plan_steps(smoke, tmp_path, seed=0, seconds=200.0) == 800
+    assert plan_steps(smoke, tmp_path, seed=0, seconds=1.0) == recipes.LEAST_STEPS
+    assert plan_steps(smoke, tmp_path, seed=0, seconds=1e6) == 5_000
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 1_234}))
+    assert plan_steps(smoke, tmp_path, seed=0, seconds=200.0) == 1_234, "a run that is there goes on as it was planned"

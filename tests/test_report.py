@@ -99,11 +99,8 @@ class Cells(HTMLParser):
 def test_the_page_holds_every_row() -> None:
     comparisons = [comparison("home"), comparison("away", {"a": [[1.0, 0.9, 0.8]] * 2, "b": [[1.0, 0.2, 0.1]] * 2})]
     found = Cells(comparison_page("A title", comparisons, [], PNG)).rows
-    expected = [["task", *COLUMNS]]
-    for c in comparisons:
-        expected += [[c.task if i == 0 else "", *row_text(row)] for i, row in enumerate(c.rows)]
-    assert found == expected
-    assert len(found) == 6
+    assert found == [list(cells) for c in comparisons for cells in (COLUMNS, *map(row_text, c.rows))]
+    assert len(found) == 7
 
 
 def test_the_page_is_self_contained() -> None:
@@ -125,7 +122,7 @@ def test_the_page_escapes_what_it_is_given() -> None:
     text = comparison_page(evil, [comparison(evil, {evil: [[1.0, 0.4, 0.1]] * 2})], [evil], PNG)
     assert "<script" not in text
     assert text.count(html.escape(evil)) >= 5, "title, heading, task, optimizer, note"
-    assert Cells(text).rows[1][:2] == [evil, evil]
+    assert Cells(text).rows[1][0] == evil
 
 
 def test_the_page_says_what_was_noted() -> None:
@@ -135,19 +132,18 @@ def test_the_page_says_what_was_noted() -> None:
     assert "<title>A title</title>" in text
 
 
-def test_the_verdict() -> None:
-    assert {"digits", "learned", "75", "100"} <= set(verdict(comparison()).replace(":", "").replace(".", "").split())
-    half = comparison(curves={"learned": [[2.0, 0.4, 0.1], [2.1, 0.9, 0.8]]})
-    assert "1 of 2 seeds" in verdict(half)
-    two = verdict(comparison(curves={"a": [[1.0, 0.2, 0.1]] * 2, "b": [[1.0, 0.9, 0.8]] * 2}))
-    assert two.index(" a ") < two.index("50") < two.index(" b ") < two.index("0 of 2 seeds")
-    assert TUNED not in two
+def test_the_verdict_names_the_winner_first() -> None:
+    found = verdict(comparison(curves={"a": [[1.0, 0.2, 0.1]] * 2, "b": [[1.0, 0.9, 0.8]] * 2}))
+    assert found.index("a ends lowest") < found.index("0.100") < found.index("b at 0.800")
+    assert TUNED in found
+    lost = verdict(comparison(curves={"lost": [[2.0, math.inf, math.nan]] * 2}))
+    assert lost.index(TUNED) < lost.index("lost at diverged")
 
 
 def test_a_diverged_optimizer_is_shown_as_such() -> None:
     found = comparison(curves={"lost": [[2.0, math.inf, math.nan]] * 2})
     row = Cells(comparison_page("A title", [found], [], figure([found]))).rows[1]
-    assert row[1:4] == ["lost", "diverged", "diverged"]
+    assert row[:3] == ["lost", "diverged", "diverged"]
     assert "0 of 2 seeds" in row
 
 

@@ -20,6 +20,7 @@ import lopt
 from lopt import zoo
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
+from lopt.names import tuples
 from lopt.optimizers import OPTIMIZERS, FromOptax
 from lopt.zoo import Card
 from registry import OptimizerRow, optimizer_rows_heavy_ones_slow
@@ -43,15 +44,17 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def sign(path: Path) -> None:
-    """Put the checksum of the weights as they are now on the card."""
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit(path, lambda card: card.update(sha256=checksum))
+    """Put the checksum of the weights as they are now on the card, and the fingerprint of the card as it is now."""
+    raw = json.loads(card_of(path).read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    card = Card(**{k: tuples(v) for k, v in raw.items() if k != "fingerprint"})
+    card_of(path).write_text(json.dumps(raw | {"fingerprint": card.fingerprint}))
 
 
-def refusal(path: Path | str) -> str:
+def refusal(path: Path | str, kind: type[InputError] = CheckpointError) -> str:
     """The one sentence with which loading is refused."""
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(kind) as caught:
         lopt.load(path)
+    assert type(caught.value) is kind
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -80,7 +83,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     optimizer = lopt.create("small_fc", key=jax.random.key(0), step_mult=0.002)
     made = Card(
         description="a description",
-        tasks=("digits_mlp()",),
+        tasks=({"name": "digits_mlp", "fields": {"widths": (8, 8)}},),
         seed=3,
         meta_steps=7,
         inner_steps=700,
@@ -91,7 +94,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     )
     path = lopt.save(tmp_path / "mine", optimizer, made)
     raw = json.loads(card_of(path).read_text())
-    assert set(raw) == {field.name for field in dataclasses.fields(Card)}
+    assert set(raw) == {"fingerprint", *(field.name for field in dataclasses.fields(Card))}
     assert raw["optimizer"] == "small_fc"
     assert raw["fields"]["hidden"] == [4, 4]
     assert raw["fields"]["step_mult"] == 0.002
@@ -155,7 +158,7 @@ def test_weights_in_the_wheel_load_by_name(saved: Path, monkeypatch: pytest.Monk
     assert zoo.available() == ["mine"]
     assert eqx.tree_equal(lopt.load("mine"), lopt.load(saved))
     assert zoo.read_card("mine") == zoo.read_card(saved)
-    assert "did you mean mine?" in refusal("mime")
+    assert "did you mean mine?" in refusal("mime", InputError)
 
 
 def test_every_released_optimizer_loads() -> None:
@@ -180,14 +183,14 @@ refused = pytest.mark.usefixtures("unchecked")
 
 
 def test_unknown_name() -> None:
-    message = refusal("no_such_optimizer")
+    message = refusal("no_such_optimizer", InputError)
     assert "no_such_optimizer.safetensors" in message
     assert "There is no saved optimizer named 'no_such_optimizer'" in message
 
 
 def test_names_that_are_no_files() -> None:
-    assert "There is no saved optimizer named ''" in refusal("")
-    message = refusal("star")
+    assert "There is no saved optimizer named ''" in refusal("", InputError)
+    message = refusal("star", InputError)
     assert "star is an optimizer without weights: create('star') builds it. Saved are: " in message
     assert "general-1" in message
 
@@ -199,7 +202,7 @@ def test_missing_card(saved: Path) -> None:
 
 def test_a_card_without_weights(saved: Path) -> None:
     saved.unlink()
-    assert str(saved) in refusal(saved)
+    assert str(saved) in refusal(saved, InputError)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,7 @@ def test_weights_with_a_tensor_missing(saved: Path, dropped: int) -> None:
 
 def test_unknown_optimizer_on_the_card(saved: Path) -> None:
     edit(saved, lambda card: card.update(optimizer="small_fx"))
+    sign(saved)
     message = refusal(saved)
     assert "did you mean small_fc" in message
     assert str(saved) in message
@@ -293,6 +297,12 @@ def test_unknown_optimizer_on_the_card(saved: Path) -> None:
         {"hidden": 4},
         {"hidden": [-1]},
         {"momentum_decays": [2.0]},
+        {"step_mult": "x"},
+        {"step_mult": None},
+        {"step_mult": True},
+        {"step_mult": float("nan")},
+        {"step_mult": float("inf")},
+        {"momentum_decays": [0.9, float("nan"), 0.999]},
         [],
         [1],
         None,
@@ -301,6 +311,8 @@ def test_unknown_optimizer_on_the_card(saved: Path) -> None:
 )
 def test_wrong_fields_on_the_card(saved: Path, fields: Any) -> None:
     edit(saved, lambda card: card.update(fields=fields))
+    if isinstance(fields, dict):
+        sign(saved)
     assert str(saved) in refusal(saved) or str(card_of(saved)) in refusal(saved)
 
 
@@ -311,6 +323,28 @@ def test_wrong_fields_on_the_card(saved: Path, fields: Any) -> None:
 def test_wrong_types_on_the_card(saved: Path, entry: str, value: Any) -> None:
     edit(saved, lambda card: card.update({entry: value}))
     assert str(saved) in refusal(saved) or str(card_of(saved)) in refusal(saved)
+
+
+@pytest.mark.parametrize("value", [0.09, "x", None, float("nan")])
+def test_a_card_whose_fields_were_changed(saved: Path, value: Any) -> None:
+    lopt.load(saved)
+    edit(saved, lambda card: card["fields"].update(step_mult=value))
+    assert "does not have its own fingerprint" in refusal(saved)
+
+
+def test_a_card_of_an_earlier_version(saved: Path) -> None:
+    edit(saved, lambda card: card.update(tasks=["digits_mlp()"]))
+    assert "before version 0.2" in refusal(saved)
+    edit(saved, lambda card: card.update(tasks=[]))
+    lopt.load(saved)
+    edit(saved, lambda card: card.pop("fingerprint"))
+    assert "does not have its own fingerprint" in refusal(saved)
+
+
+def test_nested_tuples_come_back_as_tuples(tmp_path: Path) -> None:
+    made = Card(tasks=({"name": "conv_net", "fields": {"filters": ((3, 3, 8), (3, 3, 16))}},), horizon=(1, 2))
+    card = zoo.read_card(lopt.save(tmp_path / "it", lopt.create("sgd"), made))
+    assert (card.tasks, card.horizon) == (made.tasks, made.horizon)
 
 
 def test_cards_of_later_versions_may_say_more(saved: Path) -> None:

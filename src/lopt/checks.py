@@ -2,90 +2,107 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from lopt.errors import InputError
 
 
-def at_least(name: str, given: int | float, least: int | float) -> None:
+def at_least(least: int | float, /, **numbers: Any) -> None:
     """Refuse a number below the least.
 
     Args:
-        name: of the argument.
-        given: its value.
         least: the smallest that is allowed.
+        **numbers: by the name of the argument.
 
     Raises:
         InputError: for a smaller one, or NaN.
 
     Examples:
-        >>> at_least("seeds", 0, 1)
+        >>> at_least(1, seeds=0)
         Traceback (most recent call last):
         ...
         lopt.errors.InputError: seeds is 0; it must be at least 1.
     """
-    if not given >= least:
-        raise InputError(f"{name} is {given}; it must be at least {least}.")
+    for name, given in numbers.items():
+        if not given >= least:
+            raise InputError(f"{name} is {given}; it must be at least {least}.")
 
 
-def positive(name: str, given: int | float) -> None:
-    """Refuse a number that is not above zero and finite.
+def positive(**numbers: Any) -> None:
+    """Refuse a number that is not above zero.
 
     Args:
-        name: of the argument.
-        given: its value.
+        **numbers: by the name of the argument.
 
     Raises:
         InputError: for such a number, or NaN.
     """
-    if not 0 < given < float("inf"):
-        raise InputError(f"{name} is {given}; it must be positive and finite.")
+    for name, given in numbers.items():
+        if not given > 0:
+            raise InputError(f"{name} is {given}; it must be positive.")
 
 
-def share(name: str, given: int | float, *, below_one: bool = False) -> None:
-    """Refuse a number outside of $[0, 1]$, or of $[0, 1)$.
+def sizes(**numbers: Any) -> None:
+    """Refuse what is no positive whole number, and sequences that hold anything else.
 
     Args:
-        name: of the argument.
-        given: its value.
-        below_one: whether 1 itself is refused.
+        **numbers: one number or a sequence of them, by the name of the argument.
 
     Raises:
-        InputError: for such a number, or NaN.
+        InputError: for the first such one.
     """
-    if not 0 <= given <= 1 or (below_one and given == 1):
-        raise InputError(f"{name} is {given}; it must be at least 0 and {'below' if below_one else 'at most'} 1.")
+    for name, given in numbers.items():
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        if any(not isinstance(n, int) or n < 1 for n in (given if several else [given])):
+            raise InputError(f"{name} is {tuple(given) if several else given}; it must be of positive whole numbers.")
 
 
-def one_of(name: str, given: Any, allowed: Collection[Any]) -> None:
+def widths(**layers: Any) -> None:
+    """Refuse no hidden layer, and widths below 1.
+
+    Args:
+        **layers: by the name of the argument.
+
+    Raises:
+        InputError: for the first such one.
+    """
+    for name, given in layers.items():
+        if not given or min(given) < 1:
+            raise InputError(f"{name} is {tuple(given)}; it must hold at least one width, each at least 1.")
+
+
+def shares(**numbers: Any) -> None:
+    """Refuse what is not in $[0, 1)$, such as decays and probabilities of dropout, and sequences that hold nothing or anything else.
+
+    Args:
+        **numbers: one number or a sequence of them, by the name of the argument.
+
+    Raises:
+        InputError: for the first such one, or NaN.
+    """
+    for name, given in numbers.items():
+        if isinstance(given, Sequence):
+            if not given or not all(0 <= x < 1 for x in given):
+                raise InputError(f"{name} is {tuple(given)}; it must hold at least one, each at least 0 and below 1.")
+        elif not 0 <= given < 1:
+            raise InputError(f"{name} is {given}; it must be at least 0 and below 1.")
+
+
+def one_of(name: str, given: Any, allowed: Any) -> None:
     """Refuse what is not among the allowed values.
 
     Args:
         name: of the argument.
         given: its value.
-        allowed: all that may be given.
+        allowed: a collection, or a literal type.
 
     Raises:
         InputError: for anything else.
     """
-    if given not in allowed:
-        raise InputError(f"{name} is {given!r}; it must be one of {', '.join(map(str, allowed))}.")
+    known = allowed if isinstance(allowed, Collection) else get_args(allowed)
+    if given not in known:
+        raise InputError(f"{name} is {given!r}; it must be one of {', '.join(map(str, known))}.")
 
 
-def in_order(name: str, given: Sequence[int | float]) -> None:
-    """Refuse numbers of which one is smaller than the one before.
-
-    Args:
-        name: of the argument.
-        given: its values.
-
-    Raises:
-        InputError: for such numbers, or none.
-    """
-    if not given or any(b < a for a, b in itertools.pairwise(given)):
-        raise InputError(f"{name} is {tuple(given)}; it must hold at least one number, and none below the one before.")
-
-
-__all__ = ["at_least", "in_order", "one_of", "positive", "share"]
+__all__ = ["at_least", "one_of", "positive", "shares", "sizes", "widths"]

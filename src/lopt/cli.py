@@ -11,11 +11,15 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from lopt.checks import at_least
 from lopt.errors import InputError, needs_extra
 from lopt.machine import cores
 from lopt.zoo import RELEASED
+
+if TYPE_CHECKING:
+    from lopt.evaluate.compare import Comparison
 
 with needs_extra("cli"):
     import rich  # noqa: F401 - the commands draw their tables with it
@@ -27,7 +31,7 @@ RANDOM = "lopt: {} has random weights; the path of a saved optimizer gives train
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Meta-train an optimizer on real digits, then pit it against a tuned Adam on networks it has never seen."""
+    """Pit a saved optimizer against a tuned Adam, meta-train one, and compare it with both, on real digits."""
 
     run_dir: Path = Path("runs/demo")
     """Where the optimizer, its card, the figure and the report go. An unfinished run there is resumed."""
@@ -36,24 +40,37 @@ class Demo:
     seeds: int = 5
     """Trainings of each network."""
     steps: int | None = None
-    """Meta-steps; the recipe's own by default."""
+    """Meta-steps; by default as many as take 100 s on this machine, the recipe's own at most."""
 
     def run(self) -> None:
-        """Meta-train, evaluate, print."""
+        """Compare, meta-train, compare again, print."""
         from lopt import demo
         from lopt.console import comparison_table, console, meta_training_progress
-        from lopt.recipes import recipe, run
+        from lopt.recipes import plan_steps, recipe, run
 
-        _at_least("seeds", self.seeds, 2)
-        console.print("Meta-training an optimizer on scikit-learn's digits ...")
+        at_least(2, seeds=self.seeds)
+        if self.steps is not None:
+            at_least(1, steps=self.steps)
+
+        def show(found: Comparison) -> None:
+            console.print()
+            console.print(comparison_table(found))
+
+        common: dict[str, Any] = {"seed": self.seed, "seeds": self.seeds, "on_table": show, "on_progress": _say}
+        console.print(f"First, {demo.RELEASED}, which comes with lopt, on scikit-learn's digits.")
+        before = demo.first_look(**common)
+        chosen, steps = recipe("demo"), self.steps
+        if steps is None:
+            console.print("\nNow a meta-training. A rehearsal of 40 meta-steps says how many fit here ...")
+            steps = plan_steps(chosen, self.run_dir, seed=self.seed, seconds=demo.SECONDS)
+            console.print(
+                f"{steps:,} meta-steps, of {chosen.steps:,} in the recipe, to take about {demo.SECONDS:.0f} s."
+            )
         with meta_training_progress() as on_step:
             weights = run(
-                recipe("demo"), self.run_dir, seed=self.seed, steps=self.steps, command="lopt demo", on_step=on_step
+                chosen, self.run_dir, seed=self.seed, steps=steps, command=f"lopt demo --steps {steps}", on_step=on_step
             )
-        found = demo.evaluate(weights, self.run_dir, seed=self.seed, seeds=self.seeds, on_progress=_say)
-        for comparison in found.comparisons:
-            console.print()
-            console.print(comparison_table(comparison))
+        found = demo.evaluate(weights, before, self.run_dir, **common)
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")
         for line in (
@@ -183,7 +200,7 @@ class Compare:
         from lopt.evaluate.compare import compare, default_key
         from lopt.evaluate.report import figure
 
-        _at_least("seeds", self.seeds, 2)
+        at_least(2, seeds=self.seeds)
         task = _task(self.task, self.task_fields)
         found = compare(
             {name: _contestant(name) for name in self.optimizers if name != "adam"},  # tuned Adam is there anyhow
@@ -235,7 +252,7 @@ class Bench:
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
         if self.processes is not None:
-            _at_least("processes", self.processes, 1)
+            at_least(1, processes=self.processes)
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
@@ -298,6 +315,48 @@ class Probe:
         console.print(f"{self.optimizer} passes {passed} of {len(found)}. Figures are those of the worst of its seeds.")
         if self.strict and passed < len(found):
             raise SystemExit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Certify:
+    """Train one task with one optimizer, linearise its steps on the way, and say how far the training is from the edge of stability."""
+
+    optimizer: tyro.conf.Positional[str]
+    """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
+    task: str
+    """A name that `lopt tasks` prints: of a task, or `corpus/member`."""
+    steps: int = 200
+    """Of the training."""
+    checkpoints: int = 5
+    """At how many steps the training is looked at."""
+    seed: int = 0
+    """Draws everything."""
+    task_fields: Fields = ()
+    """Arguments of the task, as `widths=[64,64] activation=tanh`."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer, as `learning_rate=0.01`."""
+    out: Path | None = None
+    """Where to write certificate.json and certificate.png; nowhere by default."""
+
+    def run(self) -> None:
+        """Certify, print, write."""
+        from lopt.analyze import certify, write_certificate
+        from lopt.console import certificate_table, console
+        from lopt.evaluate.compare import default_key
+
+        found = certify(
+            _optimizer(self.optimizer, self.optimizer_fields),
+            _task(self.task, self.task_fields),
+            steps=self.steps,
+            key=default_key(self.seed),
+            checkpoints=self.checkpoints,
+            name=self.optimizer,
+        )
+        console.print(certificate_table(found, self.task))
+        console.print(found.verdict, soft_wrap=True)
+        if self.out is not None:
+            files = write_certificate(found, self.out)
+            console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -428,7 +487,7 @@ class List:
         from lopt.tasks import TASKS
 
         kinds: dict[str, dict[str, str]] = {
-            "tasks": {name: _summary(task) for name, task in TASKS.items()},
+            "tasks": {name: _summary(family.build) for name, family in TASKS.items()},
             "optimizers": {name: _summary(kind) for name, kind in OPTIMIZERS.items()},
             "estimators": {name: _summary(kind) for name, kind in ESTIMATORS.items()},
             "recipes": {name: recipe.description for name, recipe in RECIPES.items()},
@@ -492,6 +551,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
@@ -549,9 +609,11 @@ def _task(name: str, fields: Fields) -> Any:
 
 def _optimizer(name: str, fields: Fields) -> Any:
     """What `train` and `probe` take: an optimizer at one setting."""
-    from lopt.evaluate.contenders import is_random, one_setting, split_fields
+    from lopt.evaluate.contenders import is_random, one_setting
 
     found = one_setting(name, _parse(fields))
+    from lopt.names import split_fields
+
     if is_random(kind := split_fields(name)[0]):
         print(RANDOM.format(kind), file=sys.stderr)
     return found
@@ -588,11 +650,6 @@ def _parse(fields: Fields) -> dict[str, Any]:
 
 def _summary(thing: Callable[..., Any]) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
-
-
-def _at_least(name: str, given: int, least: int) -> None:
-    if given < least:
-        raise InputError(f"{name} is {given}; it must be at least {least}.")
 
 
 def _say(text: str) -> None:

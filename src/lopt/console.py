@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from lopt.analyze.certificate import Certificate
 from lopt.errors import needs_extra
 from lopt.evaluate.bench.run import Progress as BenchProgress
 from lopt.evaluate.bench.run import Standing
@@ -94,6 +94,35 @@ def summary_table(scores: Scores) -> Table:
     return table
 
 
+def certificate_table(found: Certificate, task: str) -> Table:
+    """A certificate as a table, a row each checkpoint."""
+    table = Table(
+        title=f"{found.optimizer} on {task}: {found.horizon} steps",
+        title_justify="left",
+        caption="margin: by how much the curvature could grow before steps overshoot; below 1 they do. Overshoot: growth a step along the direction that does; "
+        "exponent: of any small difference, over the 40 steps from there",
+        caption_justify="left",
+    )
+    for title, *_ in CERTIFICATE:
+        table.add_column(title, justify="right")
+    for i in range(len(found.steps)):
+        table.add_row(*(format(getattr(found, field)[i], style) for _, field, style in CERTIFICATE))
+    return table
+
+
+CERTIFICATE = (
+    ("step", "steps", "d"),
+    ("loss", "loss", ".4g"),
+    ("sharpness", "sharpness", ".3g"),
+    ("critical", "critical_sharpness", ".3g"),
+    ("margin", "margin", ".3g"),
+    ("overshoot", "overshoot", ".3f"),
+    ("radius", "spectral_radius", ".3f"),
+    ("exponent", "exponent", "+.4f"),
+    ("noise", "noise_amplification", ".3g"),
+)
+
+
 @contextmanager
 def bench_progress() -> Iterator[Callable[[BenchProgress], None]]:
     """A live line a bench: units of work done, what was started last, time left. Plain lines where there is no terminal."""
@@ -164,7 +193,7 @@ def task_tables(
         if figures is not None:
             cost = (f"{figures.parameters:,}", f"{figures.step_ms:.2g}", f"{figures.ratio_to_digits_mlp:.2g}")
         shown = name.removeprefix(f"{corpus}/")
-        table.add_row(shown, *([split] if corpus else []), *cost, data, _reference(source) or "–")
+        table.add_row(shown, *([split] if corpus else []), *cost, data, source or "–")
     yield table
     if sizes:
         table = Table("corpora")
@@ -174,10 +203,3 @@ def task_tables(
             table.add_row(name, *(f"{n:,}" for n in counts.values()))
         table.caption, table.caption_justify = "lopt tasks --corpus NAME lists its members", "left"
         yield table
-
-
-def _reference(source: str) -> str:
-    """The beginning of a source, up to its year; where it has none, its first clause."""
-    found = re.match(r".*?\b(?:19|20)\d\d\b|[^,;]+", source)
-    text = found[0] if found else ""
-    return text + ")" * (text.count("(") - text.count(")"))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.engine import Engine, Gradients, Local, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
@@ -231,8 +232,7 @@ def meta_train(
         3
     """
     estimators = (estimators,) if isinstance(estimators, Estimator) else tuple(estimators)
-    if steps < 1:
-        raise InputError(f"steps is {steps}; it must be at least 1.")
+    at_least(1, steps=steps)
     if not estimators:
         raise InputError("estimators is empty; give at least one.")
     if not 0.0 <= average < 1.0:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
+from lopt.checks import at_least, one_of
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
@@ -24,39 +27,39 @@ from lopt.meta_train import Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
-from lopt.run_directory import METRICS
+from lopt.run_directory import CONFIG, METRICS
 from lopt.task import Split, Task
-from lopt.tasks.wrappers.coordinates import Level
+from lopt.tasks.naming import Wrapping
+
+LEAST_STEPS = 500  # meta-steps, below which `plan_steps` does not go
+REHEARSED = 40  # meta-steps of its rehearsal
 
 TaskNorm = Literal["none", "estimate", "average"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task by name, or a corpus's member by `corpus/member`, perhaps in random coordinates."""
+    """A task of a recipe: what it is, as `lopt.tasks.TaskName` has it, and how it is used."""
 
     name: str
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    reparametrize: Level | None = None
-    scales: tuple[float, float] = (1e-2, 1e2)
+    wrappers: tuple[Wrapping, ...] = ()
     tell_horizon: bool = True  # to the optimizer
     split: Split | None = None  # whose losses make the meta-loss, where not that of the recipe
 
-    def build(self) -> Task:
-        """The task."""
-        task = tasks.find_member(self.name)() if "/" in self.name else tasks.create(self.name, **self.fields)
-        if self.reparametrize is None:
-            return task
-        return tasks.Reparametrized(task, self.reparametrize, low=self.scales[0], high=self.scales[1])
+    @property
+    def task(self) -> tasks.TaskName:
+        """What it is."""
+        return tasks.TaskName(self.name, self.fields, self.wrappers)
 
-    def __str__(self) -> str:
-        fields = ", ".join(f"{k}={v}" for k, v in self.fields.items())
-        text = self.name if "/" in self.name else f"{self.name}({fields})"
-        if self.split is not None:
-            text += f", {self.split} loss"
-        if not self.tell_horizon:
-            text += ", horizon untold"
-        return text if self.reparametrize is None else f"{text}, {self.reparametrize} scales {self.scales}"
+    def build(self) -> Task:
+        """The task, by `lopt.tasks.create`."""
+        return tasks.create(self.task)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a card says of it: the task's JSON, and how it was used where that is not the usual way."""
+        told = {} if self.tell_horizon else {"tell_horizon": False}
+        return {**self.task.to_json(), **told, **({} if self.split is None else {"split": self.split})}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,19 +90,16 @@ class Recipe:
         self, key: PRNGKeyArray, steps: int, init: Path | None = None
     ) -> tuple[Optimizer, tuple[Estimator, ...], optax.GradientTransformation]:
         """The initial optimizer, drawn or that of a saved one, the estimators and the outer optimizer."""
-        if steps < 1:
-            raise InputError(f"steps is {steps}; it must be at least 1.")
+        at_least(1, steps=steps)
         if self.estimator not in ESTIMATORS:
             raise InputError(unknown("estimator", self.estimator, ESTIMATORS))
         optimizer = zoo.load(init) if init else create(self.optimizer, key=key, **self.optimizer_fields)
-        if self.curriculum < 0:
-            raise InputError(f"curriculum is {self.curriculum}; it must be at least 0.")
+        at_least(0, curriculum=self.curriculum)
         if self.even != "problems" and not self.curriculum:
             raise InputError(
                 f"even is {self.even!r} and curriculum is 0; horizons are drawn so in a curriculum alone, if only of 1."
             )
-        if self.task_norm not in get_args(TaskNorm):
-            raise InputError(f"task_norm is {self.task_norm!r}; it must be one of {', '.join(get_args(TaskNorm))}.")
+        one_of("task_norm", self.task_norm, TaskNorm)
         kind = ESTIMATORS[self.estimator]
         known = {f.name for f in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
@@ -123,8 +123,11 @@ class Recipe:
         if self.task_norm != "none":
             normalize = optax.normalize_by_update_norm if self.task_norm == "estimate" else normalize_by_average_norm
             estimators = tuple(PerTask(e, normalize()) for e in estimators)
-        schedule = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.1)
-        return optimizer, estimators, optax.chain(optax.clip(self.clip), optax.adam(schedule))
+        return (
+            optimizer,
+            estimators,
+            optax.chain(optax.clip(self.clip), optax.scale_by_adam(), _annealed(self.learning_rate, steps)),
+        )
 
     @property
     def widening(self) -> Widening:
@@ -195,6 +198,8 @@ FEW_EXAMPLES = (
     *(f"taskset/sampled_{seed}" for seed in (0, 2, 5, 6, 17, 45, 50, 58, 73, 108, 110)),
 )
 
+SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.3, "high": 3.0}),)
+
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
         description="STAR on four small digits MLPs, for a low validation loss: about two minutes on two cores.",
@@ -245,8 +250,7 @@ RECIPES: dict[str, Recipe] = {
                 name=name,
                 tell_horizon=i % 2 == 0,
                 split="valid" if name in FEW_EXAMPLES else None,
-                reparametrize="tensor" if i % 3 == 2 else None,
-                scales=(0.3, 3.0),
+                wrappers=SCALED if i % 3 == 2 else (),
             )
             for i, name in enumerate(GENERAL_LONGER)
         ),
@@ -269,6 +273,56 @@ RECIPES: dict[str, Recipe] = {
         steps=500,
     ),
 }
+
+
+class _AnnealedState(NamedTuple):
+    """Meta-steps taken, and in all."""
+
+    taken: Int[Array, ""]
+    steps: Int[Array, ""]
+
+
+def _annealed(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Minus a learning rate that a cosine lowers to a tenth. The number of steps is part of the state, so one compiled program serves any number."""
+
+    def init(params: Any) -> _AnnealedState:
+        del params
+        return _AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(steps, jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _AnnealedState]:
+        del params
+        over = jnp.minimum(state.taken.astype(jnp.float32) / state.steps.astype(jnp.float32), 1.0)
+        rate = learning_rate * (0.1 + 0.45 * (1.0 + jnp.cos(jnp.pi * over)))
+        return jax.tree.map(lambda u: -rate * u, updates), state._replace(taken=state.taken + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def plan_steps(recipe: Recipe, run_dir: Path, *, seed: int, seconds: float) -> int:
+    """How many meta-steps of a recipe take about so many seconds on this machine: those of a run that is there already, else by a rehearsal.
+
+    Args:
+        recipe: what will be meta-trained.
+        run_dir: where.
+        seed: of the run.
+        seconds: that the meta-training may take, compilation left out.
+
+    Returns:
+        Hundreds of meta-steps: at least `LEAST_STEPS`, at most the recipe's own.
+    """
+    config = run_dir / CONFIG
+    if config.exists():
+        steps = json.loads(config.read_text()).get("steps")
+        if isinstance(steps, int):
+            return steps
+    init_key, key = jax.random.split(jax.random.key(seed))
+    optimizer, estimators, outer = recipe.build(init_key, recipe.steps)
+    times: list[float] = []
+    meta_train(
+        optimizer, estimators, outer, steps=REHEARSED, key=key, on_step=lambda _: times.append(time.perf_counter())
+    )
+    usual = float(np.median(np.diff(times[REHEARSED // 4 :])))
+    return int(np.clip(100 * round(seconds / usual / 100), LEAST_STEPS, recipe.steps))
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
@@ -336,7 +390,7 @@ def run(
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     card = zoo.Card(
         description=recipe.description,
-        tasks=tuple(str(task) for task in recipe.tasks),
+        tasks=tuple(task.to_json() for task in recipe.tasks),
         seed=seed,
         meta_steps=steps,
         inner_steps=last["inner_steps"],
@@ -359,7 +413,7 @@ def _in_all(before: zoo.Card, card: zoo.Card) -> zoo.Card:
     horizons = [c.horizon for c in (before, card) if c.horizon]
     return dataclasses.replace(
         card,
-        tasks=tuple(dict.fromkeys((*before.tasks, *card.tasks))),
+        tasks=tuple({json.dumps(task, sort_keys=True): task for task in (*before.tasks, *card.tasks)}.values()),
         meta_steps=before.meta_steps + card.meta_steps,
         inner_steps=before.inner_steps + card.inner_steps,
         horizon=(min(h[0] for h in horizons), max(h[1] for h in horizons)) if horizons else None,

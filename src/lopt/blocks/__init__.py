@@ -3,7 +3,6 @@
 from lopt.blocks import (
     accumulators,
     adafactor_mlp,
-    checks,
     features,
     hyper_network,
     nets,
@@ -17,7 +16,6 @@ from lopt.blocks import (
 __all__ = [
     "accumulators",
     "adafactor_mlp",
-    "checks",
     "features",
     "hyper_network",
     "nets",

@@ -18,10 +18,10 @@ from lopt.blocks.accumulators import (
     factored_zeros,
     param_to_decay,
 )
-from lopt.blocks.checks import check_decays, check_widths
 from lopt.blocks.features import TIME_SCALES, rms_scale
 from lopt.blocks.nets import MLP, Units
 from lopt.blocks.per_parameter import network_step
+from lopt.checks import shares, widths
 from lopt.errors import InputError
 
 FEATURES = 28
@@ -109,8 +109,8 @@ class AdafactorMLP(eqx.Module):
         diagonal_floor: float = 1e-6,
         key: PRNGKeyArray,
     ):
-        check_widths(hidden=hidden)
-        check_decays(momentum_decays=momentum_decays, second_decay=second_decay, factored_decays=factored_decays)
+        widths(hidden=hidden)
+        shares(momentum_decays=momentum_decays, second_decay=second_decay, factored_decays=factored_decays)
         for name, given in (("momentum_decays", momentum_decays), ("factored_decays", factored_decays)):
             if len(given) != DECAYS:
                 raise InputError(f"{name} is {tuple(given)}; it must hold three.")

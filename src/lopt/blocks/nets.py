@@ -18,6 +18,7 @@ from lopt.blocks.tensors import chunk_for
 
 NARROW = 8  # units of the widest layer that is written as sums
 
+_NARROW = contextvars.ContextVar("_NARROW", default=NARROW)
 _DRAWN = contextvars.ContextVar("_DRAWN", default=True)
 
 
@@ -29,6 +30,16 @@ def shapes_only() -> Iterator[None]:
         yield
     finally:
         _DRAWN.reset(token)
+
+
+@contextlib.contextmanager
+def all_products() -> Iterator[None]:
+    """Within it every layer is matrix products: for what runs operation by operation, where sums are many operations and nothing fuses them."""
+    token = _NARROW.set(0)
+    try:
+        yield
+    finally:
+        _NARROW.reset(token)
 
 
 def drawn(sample: Callable[[PRNGKeyArray, tuple[int, ...]], Array], key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
@@ -71,7 +82,7 @@ class MLP(eqx.Module):
     @property
     def is_narrow(self) -> bool:
         """Whether all layers are sums."""
-        return max(w.shape[1] for w in self.weights) <= NARROW
+        return max(w.shape[1] for w in self.weights) <= _NARROW.get()
 
     @property
     def chunk(self) -> int:
@@ -97,7 +108,7 @@ class MLP(eqx.Module):
 
 def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Units:
     r"""$\sum_i x_i W_{ij}$ for every $j$, each of the shape to which the inputs broadcast."""
-    if isinstance(inputs, Array) or weight.shape[1] > NARROW:
+    if isinstance(inputs, Array) or weight.shape[1] > _NARROW.get():
         if isinstance(inputs, list):
             shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
             inputs = jnp.stack([jnp.broadcast_to(x, shape) for x in inputs])

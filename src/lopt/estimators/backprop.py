@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.estimators.estimator import MetaGradient
 from lopt.estimators.particles import (
     Clock,
@@ -55,8 +55,7 @@ class Backprop(Particles):
     particles: int = eqx.field(static=True, default=16, kw_only=True)
 
     def __check_init__(self) -> None:
-        if self.particles < 1:
-            raise InputError(f"particles is {self.particles}; it must be at least 1.")
+        at_least(1, particles=self.particles)
 
     @property
     def groups(self) -> int:

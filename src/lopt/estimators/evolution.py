@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.estimators.estimator import MetaGradient
 from lopt.estimators.particles import (
@@ -72,8 +73,7 @@ class AntitheticES(Particles):
     sign_scale: float | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
-        if self.pairs < 1:
-            raise InputError(f"pairs is {self.pairs}; it must be at least 1.")
+        at_least(1, pairs=self.pairs)
         for name, number in (("std", self.std), ("sign_scale", self.sign_scale)):
             if number is not None and not number > 0:
                 raise InputError(f"{name} is {number}; it must be positive.")
@@ -165,8 +165,7 @@ class NoiseReuseES(AntitheticES):
     noise_period: int = eqx.field(static=True, default=100, kw_only=True)
 
     def __check_init__(self) -> None:
-        if self.noise_period < 1:
-            raise InputError(f"noise_period is {self.noise_period}; it must be at least 1.")
+        at_least(1, noise_period=self.noise_period)
 
     def assign(self, fresh: Noise, held: Noises, step: Int[Array, ""], restarted: Bool[Array, ""]) -> Noises:
         """Perturb with the noise of this period, credit the sum over all periods."""

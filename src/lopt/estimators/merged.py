@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from lopt.checks import positive
 from lopt.errors import InputError
 from lopt.estimators.backprop import unroll_and_differentiate
 from lopt.estimators.estimator import MetaGradient
@@ -73,8 +74,7 @@ class Merged(Particles):
     def __check_init__(self) -> None:
         if self.pairs < 2:
             raise InputError(f"pairs is {self.pairs}; it must be at least 2, for a variance.")
-        if not self.std > 0:
-            raise InputError(f"std is {self.std}; it must be positive.")
+        positive(std=self.std)
 
     @property
     def groups(self) -> int:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, MetaGradient
 from lopt.estimators.objectives import Objective, score
@@ -137,8 +138,7 @@ class Particles(Estimator):
         for name, kind in (("objective", Objective), ("split", Split)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(kind))}.")
-        if self.final_batches < 1:
-            raise InputError(f"final_batches is {self.final_batches}; it must be at least 1.")
+        at_least(1, final_batches=self.final_batches)
         if self.devices < 1 or self.groups % self.devices:
             raise InputError(f"devices is {self.devices}; it must divide the groups, of which there are {self.groups}.")
 

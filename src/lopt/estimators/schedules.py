@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt.checks import at_least, one_of, positive
 from lopt.errors import InputError
 
 Growth = Literal["geometric", "linear"]
@@ -57,7 +58,7 @@ class Constant(Schedule):
     length: int
 
     def __post_init__(self) -> None:
-        _positive(length=self.length)
+        at_least(1, length=self.length)
 
     @property
     def shortest(self) -> int:
@@ -91,7 +92,7 @@ class LogUniform(Schedule):
     high: int
 
     def __post_init__(self) -> None:
-        _positive(low=self.low)
+        at_least(1, low=self.low)
         if self.low > self.high:
             raise InputError(f"low is {self.low} and high is {self.high}; low must not exceed high.")
 
@@ -145,13 +146,12 @@ class Growing(Schedule):
     growth: Growth = "geometric"
 
     def __post_init__(self) -> None:
-        _positive(first=self.first, over=self.over)
+        at_least(1, first=self.first, over=self.over)
         if self.last < self.first:
             raise InputError(f"last is {self.last}; it must be at least first, {self.first}.")
         if not 0.0 <= self.jitter < 1.0:
             raise InputError(f"jitter is {self.jitter}; it must be at least 0 and below 1.")
-        if self.growth not in get_args(Growth):
-            raise InputError(f"growth is {self.growth!r}; it must be one of {', '.join(get_args(Growth))}.")
+        one_of("growth", self.growth, Growth)
 
     @property
     def shortest(self) -> int:
@@ -201,9 +201,8 @@ class Widening(Schedule):
     even: Even = "problems"
 
     def __post_init__(self) -> None:
-        _positive(low=self.low, over=self.over)
-        if self.even not in get_args(Even):
-            raise InputError(f"even is {self.even!r}; it must be one of {', '.join(get_args(Even))}.")
+        at_least(1, low=self.low, over=self.over)
+        one_of("even", self.even, Even)
         if not self.low <= self.first <= self.last:
             raise InputError(
                 f"low, first and last are {self.low}, {self.first} and {self.last}; they must not descend."
@@ -256,9 +255,8 @@ class HeavyTailed(Schedule):
     limit: int = 2_000
 
     def __post_init__(self) -> None:
-        _positive(least=self.least)
-        if not self.scale > 0:
-            raise InputError(f"scale is {self.scale}; it must be positive.")
+        at_least(1, least=self.least)
+        positive(scale=self.scale)
         if self.limit < self.least:
             raise InputError(f"limit is {self.limit}; it must be at least least, {self.least}.")
 
@@ -296,9 +294,8 @@ class Unrolls:
     scale: float = 40.0
 
     def __post_init__(self) -> None:
-        _positive(least=self.least)
-        if not self.scale > 0:
-            raise InputError(f"scale is {self.scale}; it must be positive.")
+        at_least(1, least=self.least)
+        positive(scale=self.scale)
 
     def draw(self, key: PRNGKeyArray, estimates: Int[Array, ""]) -> Int[Array, ""]:
         """A number of truncations. Arguments as those of a `Schedule`."""
@@ -363,9 +360,3 @@ def _inverse_square(key: PRNGKeyArray, low: int, high: Int[Array, ""]) -> Int[Ar
 def _rounded_exponential(key: PRNGKeyArray, scale: float) -> Int[Array, ""]:
     drawn: Float[Array, ""] = jax.random.exponential(key, ())
     return jnp.round(scale * drawn).astype(jnp.int32)
-
-
-def _positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name} is {number}; it must be at least 1.")

@@ -6,7 +6,6 @@ from lopt.evaluate.bench.export import export
 from lopt.evaluate.bench.run import run_bench, standings
 from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
 from lopt.evaluate.compare import Comparison, Row, compare
-from lopt.evaluate.contenders import task_named
 from lopt.evaluate.grid import Tuned, tune
 from lopt.evaluate.probes.questions import Probe, probe
 from lopt.evaluate.runs import Run, Timing, Unit
@@ -46,7 +45,6 @@ __all__ = [
     "select_one_setting",
     "settings",
     "standings",
-    "task_named",
     "train",
     "train_batch",
     "tune",

@@ -88,16 +88,49 @@ def compare(
             chosen[label] = tune(optimizer, task, steps=steps, key=key, seeds=seeds).optimizer
         else:
             chosen[label] = as_optimizer(optimizer)
-    chosen[TUNED] = adam.optimizer
-    records = {}
+    tell(f"{name}: training with {TUNED}")
+    tuned = train(adam.optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
+    target = float(tuned.train_loss[:, -1].mean())
+    alone = Comparison(name, steps, seeds, target, adam, {TUNED: tuned}, [])
+    return add(alone, chosen, task, key=key, evals=evals, on_progress=on_progress)
+
+
+def add(
+    found: Comparison,
+    optimizers: Mapping[str, Optimizer | optax.GradientTransformation],
+    task: Task,
+    *,
+    key: PRNGKeyArray,
+    evals: int = 40,
+    on_progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """A comparison with more optimizers, trained on the same seeds and timed in turns with its tuned Adam.
+
+    Args:
+        found: from `compare`.
+        optimizers: by the name under which they are reported.
+        task: that of `found`.
+        key: that of `found`.
+        evals: as for `compare`.
+        on_progress: told what is being done.
+    """
+    tell = on_progress or (lambda _: None)
+    chosen = {label: as_optimizer(optimizer) for label, optimizer in optimizers.items()}
+    records = dict(found.records)
+    tuned = records.pop(TUNED)
     for label, optimizer in chosen.items():
-        tell(f"{name}: training with {label}")
-        records[label] = train(optimizer, task, steps=steps, key=key, seeds=seeds, evals=evals)
-    tell(f"{name}: timing all in turns")
-    seconds = in_turns({label: Stretch(optimizer, task, steps, key) for label, optimizer in chosen.items()})
-    target = float(records[TUNED].train_loss[:, -1].mean())
-    rows = [summarise(label, record, target, seconds[label], seconds[TUNED]) for label, record in records.items()]
-    return Comparison(name, steps, seeds, target, adam, records, rows)
+        tell(f"{found.task}: training with {label}")
+        records[label] = train(optimizer, task, steps=found.steps, key=key, seeds=found.seeds, evals=evals)
+    records[TUNED] = tuned
+    tell(f"{found.task}: timing all in turns")
+    timed = {**chosen, TUNED: found.adam.optimizer}
+    seconds = in_turns({label: Stretch(optimizer, task, found.steps, key) for label, optimizer in timed.items()})
+    known = {row.optimizer: row for row in found.rows}
+    rows = [
+        summarise(label, record, found.target, seconds[label], seconds[TUNED]) if label in timed else known[label]
+        for label, record in records.items()
+    ]
+    return found._replace(records=records, rows=rows)
 
 
 def summarise(
@@ -161,6 +194,7 @@ __all__ = [
     "TUNED",
     "Comparison",
     "Row",
+    "add",
     "compare",
     "default_key",
     "row_text",

@@ -15,62 +15,12 @@ import jax
 from lopt import zoo
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, Baseline, grid, settings
-from lopt.names import unknown
+from lopt.names import split_fields, unknown, with_fields
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
-from lopt.task import Task
-from lopt.tasks import create as create_task
 
 Fields = dict[str, Any]
 ALL = "baselines"  # stands for all of them
-
-
-def with_fields(name: str, fields: Fields) -> str:
-    """A name with its fields as JSON after it, one text for one thing: `digits_mlp{"widths":[64]}`; the bare name where there are none.
-
-    Examples:
-        >>> from lopt.evaluate.contenders import with_fields
-        >>> with_fields("quadratic", {"noise": 0.1, "dim": 3})
-        'quadratic{"dim":3,"noise":0.1}'
-    """
-    return name + json.dumps(fields, sort_keys=True, separators=(",", ":")) if fields else name
-
-
-def split_fields(text: str) -> tuple[str, Fields]:
-    """A name and its fields, of `with_fields`.
-
-    Raises:
-        InputError: where what follows the name is no JSON object.
-
-    Examples:
-        >>> from lopt.evaluate.contenders import split_fields
-        >>> split_fields('digits_mlp{"widths": [64]}')
-        ('digits_mlp', {'widths': [64]})
-    """
-    name, bracket, rest = text.partition("{")
-    if not bracket:
-        return text, {}
-    try:
-        fields = json.loads(bracket + rest)
-    except ValueError as error:
-        raise InputError(f'{text!r} is not of the form name{{"field":value}}: {error}.') from error
-    return name, fields
-
-
-def task_named(text: str) -> Task:
-    """The task of a name that runs carry: `corpus/member`, or a task's name, its fields after it. Errors are those of `tasks.create`.
-
-    Examples:
-        >>> from lopt.evaluate import task_named
-        >>> task_named('digits_mlp{"widths":[64]}').widths
-        (64,)
-    """
-    name, fields = split_fields(text)
-    return create_task(name, **{k: _tuple(v) for k, v in fields.items()})
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 class Contender(NamedTuple):
@@ -211,7 +161,4 @@ __all__ = [
     "contenders",
     "is_random",
     "one_setting",
-    "split_fields",
-    "task_named",
-    "with_fields",
 ]

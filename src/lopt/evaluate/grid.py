@@ -74,7 +74,7 @@ def train_settings(
         The runs, and the seconds of compilation.
     """
     if protocol.finalists is not None:
-        at_least("finalists", protocol.finalists, 1)
+        at_least(1, finalists=protocol.finalists)
     tried = who.settings(protocol.learning_rates)
     if protocol.finalists is None or len(tried) <= protocol.finalists or protocol.seeds == 1:
         return _train_all(task, unit, who, protocol, key, tried)

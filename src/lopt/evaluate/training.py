@@ -115,8 +115,7 @@ def train_batch(
     Returns:
         A record whose arrays have `batch` as their first axis and seeds as their second.
     """
-    for name, number in (("steps", steps), ("seeds", seeds), ("evals", evals)):
-        at_least(name, number, 1)
+    at_least(1, steps=steps, seeds=seeds, evals=evals)
     keys = jax.random.split(key, seeds)
     inner = _begin(optimizers, task, keys, steps, batch, tell_horizon)
 

@@ -16,13 +16,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
-from lopt.blocks.checks import check_decays, check_sizes, check_widths
 from lopt.blocks.features import TIME_SCALES, rms_scale, root
 from lopt.blocks.nets import MLP, drawn, truncated_normal
 from lopt.blocks.progress import LossMoments, require_loss
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensor_lstm import Linear, LSTMState, TensorLSTM
 from lopt.blocks.tensors import chunked, init_tensors, join_tensors, split_tensors
+from lopt.checks import at_least, shares, widths
 from lopt.optimizer import Optimizer, Params, Updates
 
 CHUNK = 8_192  # parameters whose hidden units fit the level-2 cache
@@ -148,9 +148,9 @@ class HierarchicalLSTM(Optimizer):
         count_validation: bool = True,
         key: PRNGKeyArray,
     ):
-        check_widths(hidden=hidden)
-        check_sizes(lstm_hidden=lstm_hidden, from_mlp=from_mlp, from_lstm=from_lstm, to_mlp=to_mlp)
-        check_decays(decays=decays, train_decay=train_decay, valid_decay=valid_decay, clip_decay=clip_decay)
+        widths(hidden=hidden)
+        at_least(1, lstm_hidden=lstm_hidden, from_mlp=from_mlp, from_lstm=from_lstm, to_mlp=to_mlp)
+        shares(decays=decays, train_decay=train_decay, valid_decay=valid_decay, clip_decay=clip_decay)
         self.hidden, self.lstm_hidden = tuple(hidden), lstm_hidden
         self.from_mlp, self.from_lstm, self.to_mlp = from_mlp, from_lstm, to_mlp
         self.step_mult, self.exp_mult, self.decays = step_mult, exp_mult, tuple(decays)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
-from lopt.blocks.checks import check_decays, check_widths
 from lopt.blocks.features import TIME_SCALES, time_embedding
 from lopt.blocks.nets import MLP
 from lopt.blocks.per_parameter import network_step
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import init_tensors, map_tensors
+from lopt.checks import shares, widths
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -66,8 +66,8 @@ class MLPOptimizer(Optimizer):
         key: PRNGKeyArray,
     ):
         self.hidden, self.step_mult, self.exp_mult, self.decays = tuple(hidden), step_mult, exp_mult, tuple(decays)
-        check_widths(hidden=self.hidden)
-        check_decays(decays=self.decays)
+        widths(hidden=self.hidden)
+        shares(decays=self.decays)
         self.net = MLP([2 + len(self.decays) + len(TIME_SCALES), *self.hidden, 2], key=key)
 
     def init(self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None) -> MLPState:

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.adafactor_mlp import AdafactorMLP, TensorState
-from lopt.blocks.checks import check_sizes
 from lopt.blocks.hyper_network import Controller, bank_rule, steered_update
 from lopt.blocks.progress import LossHistory, fraction_embedding, require_horizon, require_loss
 from lopt.blocks.tensor_lstm import LSTMState
 from lopt.blocks.tensors import chunked, init_tensors, split_tensors
+from lopt.checks import at_least
 from lopt.optimizer import Optimizer, Params, Updates
 
 RANKS = 5  # length of the one-hot rank
@@ -107,7 +107,7 @@ class VeLO(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
-        check_sizes(lstm_hidden=lstm_hidden, bank=bank)
+        at_least(1, lstm_hidden=lstm_hidden, bank=bank)
         self.hidden, self.lstm_hidden, self.bank, self.bank_mult = tuple(hidden), lstm_hidden, bank, bank_mult
         self.step_mult, self.exp_mult, self.gradient_clip = step_mult, exp_mult, gradient_clip
         self.stacked_mixing, self.variance_about_momentum = stacked_mixing, variance_about_momentum

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import inspect
-import re
-import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lopt import tasks
-from lopt.task import Task
 from lopt.tasks.corpora.corpus import CORPORA, find_corpus, find_member
 from lopt.tasks.corpora.measured import Figures, figures_of
 from lopt.tasks.corpora.sampling import task_recipe
+from lopt.tasks.naming import TaskName
 
-GENERATED = "generated"
 WICHROWSKA_EVERY = 4
+COORDINATES = ("reparametrized",)  # wrappers that leave the problems and their losses as they are
 
 
 class Entry(NamedTuple):
@@ -29,15 +26,30 @@ class Entry(NamedTuple):
     source: str
 
 
-def builder(name: str) -> Callable[[], Task]:
-    """What builds a named task at its defaults, or a member of a corpus, as it is: not `Normalized`."""
-    return find_member(name) if "/" in name else tasks.TASKS[name]
+def resolved(task: TaskName) -> TaskName:
+    """The same task with its corpus resolved and every field that it leaves to its default.
+
+    Raises:
+        InputError: for an unknown corpus or member.
+        KeyError: for an unknown name.
+        TypeError: for fields that the task does not have.
+    """
+    if "/" in task.name:
+        member = find_member(task.name)
+        task = dataclasses.replace(member, wrappers=(*member.wrappers, *task.wrappers))
+    bound = inspect.signature(tasks.TASKS[task.name].build).bind(**task.fields)
+    bound.apply_defaults()
+    return dataclasses.replace(task, fields={k: _whole(v) for k, v in bound.arguments.items()})
 
 
-def content(name: str) -> str:
-    """What a task is, whatever it is called: what is called to build it, with what."""
-    function, arguments = _called(builder(name))
-    return repr((function, sorted(arguments.items())))
+def identity(task: TaskName) -> str:
+    """One text for one task, whatever it is called and in whatever coordinates: its resolved form, or what was given where there is no such task."""
+    try:
+        found = resolved(task)
+    except (KeyError, TypeError, ValueError):
+        found = task
+    kept = (wrapping for wrapping in found.wrappers if wrapping[0] not in COORDINATES)
+    return str(dataclasses.replace(found, wrappers=tuple(kept)))
 
 
 def entries(corpus: str | None = None, figures: dict[str, Figures] | None = None) -> list[Entry]:
@@ -51,15 +63,14 @@ def entries(corpus: str | None = None, figures: dict[str, Figures] | None = None
         InputError: for an unknown corpus.
     """
     if corpus is None:
-        builders = [("", name, b) for name, b in tasks.TASKS.items()]
-        fallback = ""
+        named = [("", name, TaskName(name)) for name in tasks.TASKS]
     else:
         splits = find_corpus(corpus)._asdict()
-        builders = [(split, f"{corpus}/{m}", b) for split, members in splits.items() for m, b in members.items()]
-        fallback = _line("Source", CORPORA[corpus])
+        named = [(split, f"{corpus}/{m}", task) for split, members in splits.items() for m, task in members.items()]
+    of_all = CORPORA[corpus].source if corpus else ""
     return [
-        Entry(name, split, figures_of(name, figures), data_of(build), source_of(build) or fallback)
-        for split, name, build in builders
+        Entry(name, split, figures_of(name, figures), data_of(task), of_all or tasks.TASKS[task.name].source)
+        for split, name, task in named
     ]
 
 
@@ -90,41 +101,14 @@ def to_measure(corpus: str | None = None) -> list[str]:
     return [f"{corpus}/{member}" for member in members]
 
 
-def data_of(build: Callable[..., Any]) -> str:
-    """The data that a builder's task needs: the name of its argument `images`, `table` or `text`, else what its docstring says after `Data:`."""
-    function, arguments = _called(build)
-    if function is tasks.sample_task:
-        return task_recipe(arguments["seed"]).config.dataset
-    named = (arguments[name] for name in ("images", "table", "text") if isinstance(arguments.get(name), str))
-    return next(named, "") or _line("Data", function) or _of_part(data_of, arguments) or GENERATED
+def data_of(task: TaskName) -> str:
+    """The data that a task needs, by the row of its name in `TASKS`."""
+    data = tasks.TASKS[task.name].data
+    return data if isinstance(data, str) else data(**resolved(task).fields)
 
 
-def source_of(build: Callable[..., Any]) -> str:
-    """Where a builder's task comes from: what its docstring, that of what it returns or that of its file says after `Source:`."""
-    function, _ = _called(build)
-    module = sys.modules[function.__module__]
-    returned = getattr(module, str(getattr(function, "__annotations__", {}).get("return")), None)
-    private = function.__name__.startswith("_")
-    return _line("Source", function) or _line("Source", returned) or (_line("Source", module) if private else "")
-
-
-def _called(build: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What a builder calls, and with what."""
-    function, args, fields = build, (), {}
-    if isinstance(build, functools.partial):
-        function, args, fields = build.func, build.args, build.keywords
-    bound = inspect.signature(function).bind_partial(*args, **fields)
-    bound.apply_defaults()
-    return function, bound.arguments | bound.arguments.get("fields", {})
-
-
-def _of_part(fact: Callable[[Callable[..., Any]], str], arguments: dict[str, Any]) -> str:
-    """The fact about the builder that a builder of wrapped tasks wraps."""
-    inner = arguments.get("build")
-    return fact(inner) if callable(inner) else ""
-
-
-def _line(label: str, thing: Any) -> str:
-    """What a docstring says after a label, up to the end of the paragraph."""
-    found = re.search(rf"\b{label}: (.+?)(?:\n\s*\n|\Z)", inspect.getdoc(thing) or "", re.DOTALL) if thing else None
-    return " ".join(found[1].split()).rstrip(".") if found else ""
+def _whole(value: Any) -> Any:
+    """Whole numbers as integers, at every depth, so that 1.0 and 1 are one value."""
+    if isinstance(value, tuple):
+        return tuple(map(_whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from lopt import checkpoint
 from lopt.blocks.nets import shapes_only
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
-from lopt.names import unknown
+from lopt.names import tuples, unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
+from lopt.tasks.naming import TaskName
 from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
@@ -29,7 +32,9 @@ class Card:
     """How a saved optimizer came about. `save` fills in the second half."""
 
     description: str = ""
-    tasks: tuple[str, ...] = ()  # the mixture it was meta-trained on
+    tasks: tuple[
+        dict[str, Any], ...
+    ] = ()  # the mixture it was meta-trained on, as `lopt.tasks.TaskName.to_json` has each
     seed: int | None = None
     meta_steps: int = 0
     inner_steps: int = 0  # over all particles
@@ -46,8 +51,13 @@ class Card:
     sha256: str = ""  # of the weights file
 
     @property
+    def mixture(self) -> str:
+        """The tasks that it was meta-trained on, as text."""
+        return ", ".join(str(TaskName.from_json(task)) for task in self.tasks)
+
+    @property
     def fingerprint(self) -> str:
-        """What tells saved optimizers apart, a SHA-256 of all that decides what they do: architecture, fields and weights."""
+        """What tells saved optimizers apart, a SHA-256 of all that decides what they do: architecture, fields and weights. The file holds it too."""
         return hashlib.sha256(
             json.dumps([self.optimizer, self.fields, self.sha256], sort_keys=True).encode()
         ).hexdigest()
@@ -82,7 +92,8 @@ def save(path: str | Path, optimizer: Optimizer, card: Card | None = None) -> Pa
     )
     weights.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(weights, content)
-    checkpoint.write_text(card_path, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    content = dataclasses.asdict(card) | {"fingerprint": card.fingerprint}
+    checkpoint.write_text(card_path, json.dumps(content, indent=2) + "\n")
     return weights
 
 
@@ -93,8 +104,9 @@ def load(name_or_path: str | Path) -> Optimizer:
         name_or_path: a name that `available` lists, or the path of a `.safetensors` file with its card beside it.
 
     Raises:
-        CheckpointError: for an unknown name, or a card or weights file that is missing, damaged, truncated, of another
-            architecture, or does not have the checksum on its card.
+        InputError: for a name or a path at which there is nothing, with the nearest names.
+        CheckpointError: for a card or a weights file that is damaged, truncated, changed or of another architecture, and for a card
+            that is missing.
 
     Examples:
         >>> import jax, lopt, tempfile
@@ -115,28 +127,33 @@ def load(name_or_path: str | Path) -> Optimizer:
             unknown("optimizer", card.optimizer, OPTIMIZERS) + f" It is named on the card of {weights}."
         )
     try:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card.fields.items()}
+        _check_fields(card)
         with shapes_only():
-            like = eqx.filter_eval_shape(lambda: create(card.optimizer, **fields))
+            like = eqx.filter_eval_shape(lambda: create(card.optimizer, **card.fields))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
     return checkpoint.from_bytes(content, like, str(weights), checked=True)
 
 
 def read_card(name_or_path: str | Path) -> Card:
-    """The card of a saved optimizer. Arguments and errors as for `load`."""
+    """The card of a saved optimizer, with a tuple for every list in its file. Arguments and errors as for `load`."""
     _, path = _find(name_or_path)
     try:
         raw = json.loads(_read(path))
+        if not all(isinstance(task, dict) for task in raw.get("tasks", ())):
+            raise ValueError("its tasks are texts, as before version 0.2; save the optimizer again")
         known = {f.name for f in dataclasses.fields(Card)}
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
-        card = Card(**values)
+        card = Card(**{k: tuples(v) for k, v in raw.items() if k in known})
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a card, or is damaged: {error}.") from error
     for name, kind in (("optimizer", str), ("sha256", str), ("fields", dict)):
         value = getattr(card, name)
         if not isinstance(value, kind) or value == "":
             raise CheckpointError(f"{path} is not a card: its {name} is {value!r}.")
+    if raw.get("fingerprint") != card.fingerprint:
+        raise CheckpointError(
+            f"{path} does not have its own fingerprint: its optimizer, its fields or its sha256 were changed or damaged after it was saved."
+        )
     return card
 
 
@@ -145,19 +162,33 @@ def available() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def _check_fields(card: Card) -> None:
+    """Every field is of the type of its default in the constructor, and every number finite."""
+    for name, parameter in inspect.signature(OPTIMIZERS[card.optimizer]).parameters.items():
+        value, default = card.fields.get(name), parameter.default
+        if name not in card.fields or default is None or default is parameter.empty:
+            continue
+        number = isinstance(default, float) and type(value) in (int, float)
+        if not number and type(value) is not type(default):
+            raise TypeError(f"{name} is {value!r}; it must be like {default!r}.")
+        for part in jax.tree.leaves(value):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{name} is {value!r}; it must be finite.")
+
+
 def _find(name_or_path: str | Path) -> tuple[Path, Path]:
     text = str(name_or_path)
     if text in available():
         return _files(FOLDER / text)
     if text in OPTIMIZERS:
-        raise CheckpointError(
+        raise InputError(
             f"{text} is an optimizer without weights: create({text!r}) builds it. Saved are: {', '.join(available())}."
         )
     if not Path(text).name:
-        raise CheckpointError(unknown("saved optimizer", text, available()))
+        raise InputError(unknown("saved optimizer", text, available()))
     weights, card = _files(Path(text))
     if not weights.exists():
-        raise CheckpointError(f"There is no file {weights}. " + unknown("saved optimizer", text, available()))
+        raise InputError(f"There is no file {weights}. " + unknown("saved optimizer", text, available()))
     if not card.exists():
         raise CheckpointError(f"{weights} has no card: {card} is missing.")
     return weights, card

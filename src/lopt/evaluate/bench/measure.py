@@ -18,8 +18,8 @@ from lopt.evaluate.grid import tune
 from lopt.evaluate.timing import Stretch, in_turns, machine, spread
 from lopt.evaluate.training import default_key
 from lopt.task import Task
-from lopt.tasks import MissingDataError, create
-from lopt.tasks.catalogue import builder, content
+from lopt.tasks import MissingDataError, TaskName, create, find_member
+from lopt.tasks.catalogue import identity
 from lopt.tasks.corpora.measured import Figures, measured_name, read_measured
 from lopt.version import __version__
 
@@ -63,12 +63,12 @@ def measure(
     index = next((i for i, r in enumerate(runs) if r | {"load_before": 0} == run | {"load_before": 0}), len(runs))
     runs = runs if index < len(runs) else [*runs, run]
     base = stretch(create("digits_mlp"))
-    known = {content(name): row for name, row in tasks.items()}  # a task may have two names
+    known = {identity(TaskName.parse(name)): row for name, row in tasks.items()}  # a task may have two names
     for i, name in enumerate(wanted):
         tell(f"{i + 1} of {len(wanted)}: {name}")
-        if (this := content(name)) not in known:
+        if (this := identity(named := TaskName.parse(name))) not in known:
             try:
-                task = builder(name)()
+                task = create(find_member(name) if "/" in name else named)  # a member before it is normalised
             except MissingDataError as error:
                 tell(f"{name} is left out: {error}")
                 continue

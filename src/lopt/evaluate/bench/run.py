@@ -80,7 +80,7 @@ def run_bench(
     tell = on_progress or (lambda _: None)
     who = {c.label: c for c in contenders(optimizers or suite.optimizers)}
     processes = len(cores()) if processes is None else processes
-    at_least("processes", processes, 1)
+    at_least(1, processes=processes)
     archive.settle(suite.settled())
     _keep_cards(archive, who)
     archive.add_given({label: it.given or label for label, it in who.items()})

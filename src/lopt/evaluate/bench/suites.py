@@ -9,9 +9,8 @@ from typing import Any
 from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES, settings
-from lopt.evaluate.contenders import with_fields
 from lopt.evaluate.grid import Protocol
-from lopt.names import unknown
+from lopt.names import unknown, with_fields
 from lopt.tasks import find_corpus
 
 Axes = Mapping[str, tuple[str, ...]]
@@ -32,6 +31,7 @@ class Suite:
         eval_sizes: of tasks whose evaluations look at another number of examples than the protocol says.
         optimizers: by default.
         axes: tasks by what they vary of the first one.
+        note: what a report of it says first.
         reference_multiple: of a task's shortest horizon, to which Adam's grid is trained as well, where no horizon of the task is as long. Speed-up
             over Adam is read from all of Adam's trainings on the task, and cannot exceed the longest of them over the optimizer's own.
     """
@@ -47,6 +47,7 @@ class Suite:
     optimizers: tuple[str, ...] = tuple(BASELINES)
     axes: Axes = dataclasses.field(default_factory=dict)
     reference_multiple: int = 1
+    note: str = ""
 
     def cells(self) -> list[tuple[str, int]]:
         """Every task with every horizon that it is trained to: the first horizon of all tasks, then the second."""
@@ -72,9 +73,7 @@ class Suite:
         Raises:
             InputError: for numbers below 1.
         """
-        for name, number in (("steps", steps), ("seeds", seeds)):
-            if number is not None:
-                at_least(name, number, 1)
+        at_least(1, **{name: n for name, n in (("steps", steps), ("seeds", seeds)) if n is not None})
         suite = self if steps is None else dataclasses.replace(self, steps=steps, steps_of={})
         if seeds is not None:
             suite = dataclasses.replace(suite, protocol=suite.protocol._replace(seeds=seeds))
@@ -106,12 +105,15 @@ def smoke() -> Suite:
 
 REFERENCE_MULTIPLE = 5  # a speed-up beyond it is told as "at least"; Adam's grid then costs as much as six baselines with one rate to tune
 
-# Members of `held_out` whose steps cost over a millisecond of one core, and several.
-COSTLY, COSTLIEST = ("vit_", "residual_", "gru_", "lstm_"), ("transformer_",)
-LEFT_OUT = (
-    "conv_fashion_28_",
-)  # the two would cost more than the others together: Muon alone takes 40 minutes for the grid of one
-TEXT = ("transformer_", "gru_", "lstm_")
+# Of the laptop's tasks those whose steps cost over a millisecond of one core, and several.
+FEWER_STEPS = {"image_vit": 100, "residual_net": 100, "char_rnn": 100, "char_transformer": 50}
+LEFT_OUT = "conv_net"  # its two members would cost more than the others together: Muon alone takes 40 minutes for the grid of one
+PIECES = dict.fromkeys(("char_rnn", "char_transformer"), 64)  # of text, that an evaluation looks at
+
+
+def _held_out() -> dict[str, str]:
+    """The members of the corpus `held_out`, and of each the name of its family in `TASKS`."""
+    return {f"held_out/{member}": task.name for member, task in find_corpus("held_out").test.items()}
 
 
 def laptop() -> Suite:
@@ -119,16 +121,14 @@ def laptop() -> Suite:
 
     200 steps each, 100 or 50 where a step is costly; evaluations look at 256 examples, or 64 pieces of text, each of dozens of characters.
     """
-    tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test if not name.startswith(LEFT_OUT))
-    members = {task: task.partition("/")[2] for task in tasks}
-    fewer = {task: 100 for task, member in members.items() if member.startswith(COSTLY)}
-    fewer |= {task: 50 for task, member in members.items() if member.startswith(COSTLIEST)}
-    pieces = {task: 64 for task, member in members.items() if member.startswith(TEXT)}
+    families = {task: family for task, family in _held_out().items() if family != LEFT_OUT}
+    fewer = {task: FEWER_STEPS[family] for task, family in families.items() if family in FEWER_STEPS}
+    pieces = {task: PIECES[family] for task, family in families.items() if family in PIECES}
     protocol = Protocol(eval_size=256)
     return Suite(
         "laptop",
         _line(laptop),
-        tasks,
+        tuple(families),
         steps_of=fewer,
         protocol=protocol,
         eval_sizes=pieces,
@@ -141,9 +141,9 @@ def held_out() -> Suite:
 
     All settings of a grid train one seed, the promising ones all five.
     """
-    tasks = tuple(f"held_out/{name}" for name in find_corpus("held_out").test)
-    tasks = tuple(sorted(tasks, key=lambda task: "conv_fashion" in task))  # the costliest last
-    pieces = {task: 64 for task in tasks if task.partition("/")[2].startswith(TEXT)}
+    families = _held_out()
+    tasks = tuple(sorted(families, key=lambda task: families[task] == LEFT_OUT))  # the costliest last
+    pieces = {task: PIECES[family] for task, family in families.items() if family in PIECES}
     return Suite(
         "held_out",
         _line(held_out),
@@ -172,6 +172,7 @@ def meta_valid() -> Suite:
         protocol=Protocol(evals=25, eval_size=256, finalists=2),
         eval_sizes={"taskset/sampled_2005": 64},
         optimizers=("adam",),
+        note="The tasks of this suite are to choose by, never to report on.",
     )
 
 

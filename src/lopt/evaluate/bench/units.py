@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lopt.evaluate.contenders import Contender, Fields, task_named
+from lopt.evaluate.contenders import Contender, Fields
 from lopt.evaluate.grid import Protocol, train_settings
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.timing import TURNS, Stretch, in_turns
 from lopt.evaluate.training import default_key
 from lopt.task import Task
+from lopt.tasks import create
 
 
 class Trained(NamedTuple):
@@ -33,7 +34,7 @@ def train_unit(unit: Unit, who: Contender, protocol: Protocol) -> Trained:
         protocol: seeds, evaluations, rates.
     """
     began = time.perf_counter()
-    task = fewer_examples(task_named(unit.task), protocol.eval_size)
+    task = fewer_examples(create(unit.task), protocol.eval_size)
     runs, compile_seconds = train_settings(task, unit, who, protocol, default_key(protocol.seed))
     return Trained(runs, time.perf_counter() - began, compile_seconds)
 
@@ -67,7 +68,7 @@ def time_task(
         protocol: gives the seed.
         turns: how many.
     """
-    task, key = task_named(name), default_key(protocol.seed)
+    task, key = create(name), default_key(protocol.seed)
     stretches = {who.label: Stretch(who.optimizer(setting), task, horizon, key) for who, setting in chosen}
     seconds = in_turns(stretches, turns)
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lopt.evaluate.report.seen import seen_by
+from lopt.evaluate.report.seen import seen
 from lopt.evaluate.runs import Run
 
 SEVERAL = "The runs come from several machines or versions, which the table of origins names."
@@ -43,7 +43,8 @@ def seen_table(cards: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]) -> 
     """
     if not cards:
         return None
-    found = seen_by({optimizer: card["tasks"] for optimizer, card in cards.items() if card.get("tasks")}, tasks)
+    tasks = list(tasks)
+    found = {optimizer: seen(card["tasks"], tasks) for optimizer, card in cards.items() if card.get("tasks")}
     rows = [(o, ", ".join(found[o]) or "none" if o in found else "the card does not say") for o in cards]
     return Facts("seen", "Seen in meta-training", ("optimizer", "tasks of this bench on its card"), rows)
 

@@ -11,7 +11,6 @@ from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.bench.export import cells_csv
 from lopt.evaluate.bench.suites import SUITES, find_suite
-from lopt.evaluate.contenders import split_fields
 from lopt.evaluate.report._curves import learned
 from lopt.evaluate.report._markdown import summary_markdown
 from lopt.evaluate.report._origin import SEVERAL, origins_table, other_horizons, seen_table
@@ -22,12 +21,12 @@ from lopt.evaluate.runs import Run
 from lopt.evaluate.scores.selection import select, within_suite
 from lopt.evaluate.scores.summary import Scores, score
 from lopt.evaluate.scores.untuned import Untuned, without_tuning
+from lopt.names import split_fields
 from lopt.version import __version__
 
 REFERENCE = "adam"
 KEPT = ("seeds", "finalists", "evals", "seed", "eval_size")  # of the protocol, on the page
 OTHERS = "Tasks were also trained to other numbers of steps: {steps}; `lopt report --horizon` scores those."
-TO_CHOOSE = "The tasks of this suite are to choose by, never to report on."  # meta_valid's
 
 
 class Report(NamedTuple):
@@ -82,9 +81,10 @@ def archive_report(archive: Archive, *, title: str | None = None, horizon: int |
     tasks = list(dict.fromkeys([*(task for task, _ in protocol.get("cells", [])), *found.tasks]))
     origins, seen = origins_table(archive.origins()), seen_table(known, tasks)
     others = other_horizons(trained, found.horizons) if horizon is None else []
+    purpose = find_suite(suite).note if suite in SUITES else ""
     notes = [
         *([] if found.common else [NOTHING_IN_COMMON]),
-        *([TO_CHOOSE] if suite == "meta_valid" else []),
+        *([purpose] if purpose else []),
         *([OTHERS.format(steps=", ".join(f"{h:,}" for h in others))] if others else []),
         *([SEVERAL] if origins else []),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lopt.errors import needs_extra
-from lopt.evaluate.compare import COLUMNS, TUNED, Comparison, row_text
+from lopt.evaluate.compare import COLUMNS, Comparison, row_text
 from lopt.evaluate.report.page import COLORS, document, image, png_of, table
 
 
@@ -46,12 +46,14 @@ def _panel(axes: Any, found: Comparison) -> None:
 
 def comparison_page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:
     """One self-contained HTML page: summary, table, figure, how to reproduce."""
-    rows = [(found.task if i == 0 else "", *row_text(row)) for found in comparisons for i, row in enumerate(found.rows)]
-    marked = ["first" if i == 0 else "" for found in comparisons for i in range(len(found.rows))]
+    tables = "".join(
+        f"<h2>{html.escape(found.task)}</h2>{table(COLUMNS, map(row_text, found.rows), kind='cards')}"
+        for found in comparisons
+    )
     summary = "".join(f"<li>{html.escape(verdict(found))}</li>" for found in comparisons)
     extra = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     body = f"""<ul>{summary}</ul>
-{table(("task", *COLUMNS), rows, marked=marked)}
+{tables}
 <p class="small">Mean ± 95 % confidence interval over seeds (Student's t). Steps to target: the first evaluated step at which the train loss is at most
 tuned Adam's final train loss. Adam's learning rate is chosen on the same seeds, which favours Adam. Time: of a step of one training over that of
 tuned Adam, all in turns, median and quartiles.</p>
@@ -61,18 +63,8 @@ tuned Adam, all in turns, median and quartiles.</p>
 
 
 def verdict(found: Comparison) -> str:
-    """Who reached tuned Adam's final training loss first, in one sentence per learned optimizer."""
-    sentences = []
-    for row in found.rows:
-        if row.optimizer == TUNED:
-            continue
-        reached = [s for s in row.steps_to_target if np.isfinite(s)]
-        if len(reached) < len(row.steps_to_target):
-            sentences.append(
-                f"{found.task}: {row.optimizer} reached tuned Adam's final train loss in {len(reached)} of {found.seeds} seeds."
-            )
-        else:
-            sentences.append(
-                f"{found.task}: {row.optimizer} reached tuned Adam's final train loss after {np.mean(reached):.0f} of {found.steps} steps."
-            )
-    return " ".join(sentences)
+    """Who won, by the final training loss, and where the others ended: a sentence."""
+    order = sorted(found.rows, key=lambda row: row.train_loss.value if np.isfinite(row.train_loss.value) else np.inf)
+    first, *others = ((row.optimizer, str(row.train_loss)) for row in order)
+    text = f"{found.task}: {first[0]} ends lowest, at a train loss of {first[1]}"
+    return f"{text}; {', '.join(f'{label} at {loss}' for label, loss in others)}." if others else f"{text}."

@@ -60,7 +60,7 @@ def markup(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "", marked: Sequence[str] = ()) -> str:
-    """A table that scrolls where it is too wide. The first cell of a row is its heading.
+    """A table that scrolls where it is too wide; of the kind `cards`, each row becomes a card on a phone. The first cell of a row is its heading.
 
     Args:
         columns: their names.
@@ -72,7 +72,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = 
     body = []
     for i, (first, *rest) in enumerate(rows):
         mark = f' class="{marked[i]}"' if marked and marked[i] else ""
-        body.append(f"<tr{mark}><th>{markup(first)}</th>{''.join(f'<td>{markup(cell)}</td>' for cell in rest)}</tr>")
+        cells = "".join(
+            f'<td data-column="{html.escape(column)}">{markup(cell)}</td>'
+            for column, cell in zip(columns[1:], rest, strict=True)
+        )
+        body.append(f"<tr{mark}><th>{markup(first)}</th>{cells}</tr>")
     named = f' class="{kind}"' if kind else ""
     return f"""<div class="scroll" tabindex="0"><table{named}><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>"""
 
@@ -107,7 +111,14 @@ img { max-width: 100%; background: white; border-radius: 6px; margin-top: 1rem; 
 .figure img { width: 100%; min-width: 44rem; max-width: none; }
 .small { font-size: .85rem; opacity: .8; }
 h2 { font-size: 1.2rem; border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2rem; }
-table.plain td:nth-child(2) { text-align: right; }
+table.plain td:nth-child(2), table.cards td:nth-child(2) { text-align: right; }
+@media (max-width: 48rem) {
+  table.cards thead { display: none; }
+  table.cards, table.cards tbody, table.cards tr, table.cards th { display: block; }
+  table.cards tr { border-top: 1px solid var(--line); padding: .4rem 0; }
+  table.cards td { display: flex; justify-content: space-between; white-space: normal; }
+  table.cards td::before { content: attr(data-column); opacity: .8; }
+}
 .claims li { margin-bottom: .5rem; }
 .verdict { font-size: .8rem; font-weight: 600; padding: .1rem .5rem; border-radius: 4px; white-space: nowrap; background: #8883; }
 .verdict.held { background: #009e7340; }

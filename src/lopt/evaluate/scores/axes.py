@@ -56,7 +56,7 @@ def extrapolation(
     Raises:
         InputError: for a horizon below 1.
     """
-    at_least("trained_horizon", trained_horizon, 1)
+    at_least(1, trained_horizon=trained_horizon)
     found = []
     for horizon in sorted({cell.horizon for cell in cells if cell.optimizer == optimizer}):
         here = [cell for cell in cells if cell.optimizer == optimizer and cell.horizon == horizon]

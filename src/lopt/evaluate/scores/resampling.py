@@ -92,7 +92,7 @@ def bootstrap(
     flat = [n for part in sizes for n in part]
     if not flat or min(flat) < 1 or len({len(part) for part in sizes}) > 1:
         raise InputError(f"sizes is {sizes}; every task needs at least one seed, and every list the same tasks.")
-    at_least("resamples", resamples, 100)
+    at_least(100, resamples=resamples)
     if not 0 < level < 1:
         raise InputError(f"level is {level}; it must lie between 0 and 1.")
     rng = np.random.default_rng(rng)

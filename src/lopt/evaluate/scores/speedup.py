@@ -119,7 +119,7 @@ def speed_up(loss: float | Float[np.ndarray, "*shape"], reference: Envelope, hor
 
     Source: as `envelope`.
     """
-    at_least("horizon", horizon, 1)
+    at_least(1, horizon=horizon)
     loss = np.asarray(loss, float)
     steps, low = reference
     saturated = loss < low[-1]

@@ -93,7 +93,7 @@ def headline(
     )
     card = zoo.read_card(weights)
     sentence = (
-        f"{card.optimizer}, meta-trained on {', '.join(card.tasks) or 'what its card does not say'}: its mean train loss reaches that with which "
+        f"{card.optimizer}, meta-trained on {card.mixture or 'what its card does not say'}: its mean train loss reaches that with which "
         f"{found.best} ends, {found.target:.4f}, after {found.steps[LEARNED]:.0f} of {steps} steps, that of {found.best} itself first does after "
         f"{found.steps[found.best]:.0f}; in time that is {found.time_ratio} of the other's. It ends at a test loss below that of "
         + ", ".join(f"{n} by {gain}" for n, gain in found.gains.items())

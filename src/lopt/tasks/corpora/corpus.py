@@ -8,27 +8,26 @@ from typing import Any, NamedTuple
 
 from lopt.errors import InputError
 from lopt.names import unknown
-from lopt.task import Task
 from lopt.tasks.corpora import wichrowska
-from lopt.tasks.corpora.sampled import sample_task
 from lopt.tasks.corpora.sampling import task_recipe
-from lopt.tasks.data import images as sets
-from lopt.tasks.networks.autoencoder import variational_autoencoder
-from lopt.tasks.networks.image_conv import conv_net, residual_net
-from lopt.tasks.networks.image_mlp import ImageMLP, fashion_mlp
-from lopt.tasks.networks.language import char_rnn, char_transformer
-from lopt.tasks.networks.tabular import table_mlp
-from lopt.tasks.networks.vision_transformer import image_vit
+from lopt.tasks.naming import TaskName
 
-Builders = Mapping[str, Callable[[], Task]]
+Members = Mapping[str, TaskName]
 
 
 class Corpus(NamedTuple):
-    """Tasks by name for meta-training, meta-validation and meta-testing; nothing is loaded before a builder is called."""
+    """Tasks by name for meta-training, meta-validation and meta-testing. They are data: `lopt.tasks.create` builds them."""
 
-    train: Builders
-    valid: Builders
-    test: Builders
+    train: Members
+    valid: Members
+    test: Members
+
+
+class Collection(NamedTuple):
+    """A row of `CORPORA`."""
+
+    build: Callable[[], Corpus]
+    source: str = ""  # of all its members; where it is empty each has that of its task
 
 
 def small_images() -> Corpus:
@@ -40,10 +39,16 @@ def small_images() -> Corpus:
     Source: Moudgil et al. 2025 (Celo), with other data.
     """
 
-    def mlps(**fields: Any) -> dict[str, Callable[[], Task]]:
+    images = {
+        "digits": TaskName("digits_mlp"),
+        "fashion_8": TaskName("fashion_mlp", {"size": 8}),
+        "fashion_8_crops": TaskName("fashion_mlp", {"size": 8, "view": "crops"}),
+        "fashion_8_edges": TaskName("fashion_mlp", {"size": 8, "view": "edges"}),
+    }
+
+    def mlps(**fields: Any) -> dict[str, TaskName]:
         shown = "_".join(["x".join(map(str, fields["widths"])), *filter(None, [fields.get("activation")])])
-        names = ("digits", "fashion_8", "fashion_8_crops", "fashion_8_edges")
-        return {f"{name}_{shown}": functools.partial(_image_mlp, name, **fields) for name in names}
+        return {f"{name}_{shown}": TaskName(task.name, {**task.fields, **fields}) for name, task in images.items()}
 
     valid = mlps(widths=(32, 32)) | mlps(widths=(32,), activation="gelu")
     return Corpus(mlps(widths=(32,)), valid, mlps(widths=(128,)) | mlps(widths=(32, 32, 32, 32), activation="tanh"))
@@ -60,9 +65,9 @@ def taskset() -> Corpus:
     Source: in the manner of TaskSet (Metz et al. 2020).
     """
 
-    def tasks(seeds: range, only_seen: bool) -> Builders:
+    def tasks(seeds: range, only_seen: bool) -> Members:
         kept = (s for s in seeds if not (only_seen and is_held_out(s)))
-        return {f"sampled_{s}": functools.partial(sample_task, s) for s in kept}
+        return {f"sampled_{s}": TaskName("sampled", {"seed": s}) for s in kept}
 
     return Corpus(tasks(TRAIN_SEEDS, True), tasks(VALID_SEEDS, True), tasks(TEST_SEEDS, False))
 
@@ -80,29 +85,33 @@ def held_out() -> Corpus:
     those of the others. Seven are of known families at sizes beyond those of meta-training: 64 characters a window, 28x28 images, two layers of 256, eight
     layers; of these the conv nets are Wichrowska's held-out ones, on Fashion-MNIST in place of MNIST. The photographs and texts do occur in meta-training.
     """
-    tasks: dict[str, Callable[[], Task]] = {
-        "vit_digits": image_vit,
-        "vit_digits_deep": functools.partial(image_vit, depth=4),
-        "vit_fashion_8": functools.partial(image_vit, images="fashion_8", width=32),
-        "residual_digits": residual_net,
-        "residual_digits_layer_norm": functools.partial(residual_net, norm="layer", blocks=3),
-        "residual_fashion_8": functools.partial(residual_net, images="fashion_8"),
-        "transformer_prose": char_transformer,
-        "transformer_source": functools.partial(char_transformer, text="source"),
-        "transformer_prose_deep": functools.partial(char_transformer, width=16, depth=4),
-        "gru_prose_long": functools.partial(char_rnn, length=64),
-        "lstm_source_long": functools.partial(char_rnn, text="source", cell="lstm", length=64),
-        "vae_digits": variational_autoencoder,
-        "vae_fashion_14": functools.partial(variational_autoencoder, images="fashion_14", widths=(64, 32)),
-        "diabetes_linear": functools.partial(table_mlp, table="diabetes", widths=()),
-        "diabetes_mlp": functools.partial(table_mlp, table="diabetes", widths=(32, 32)),
-        "conv_fashion_28_sigmoid": functools.partial(
-            conv_net, images="fashion_28", filters=wichrowska.FILTERS, activation="sigmoid"
+
+    def task(name: str, /, **fields: Any) -> TaskName:
+        return TaskName(name, fields)
+
+    tasks = {
+        "vit_digits": task("image_vit"),
+        "vit_digits_deep": task("image_vit", depth=4),
+        "vit_fashion_8": task("image_vit", images="fashion_8", width=32),
+        "residual_digits": task("residual_net"),
+        "residual_digits_layer_norm": task("residual_net", norm="layer", blocks=3),
+        "residual_fashion_8": task("residual_net", images="fashion_8"),
+        "transformer_prose": task("char_transformer"),
+        "transformer_source": task("char_transformer", text="source"),
+        "transformer_prose_deep": task("char_transformer", width=16, depth=4),
+        "gru_prose_long": task("char_rnn", length=64),
+        "lstm_source_long": task("char_rnn", text="source", cell="lstm", length=64),
+        "vae_digits": task("variational_autoencoder"),
+        "vae_fashion_14": task("variational_autoencoder", images="fashion_14", widths=(64, 32)),
+        "diabetes_linear": task("table_mlp", table="diabetes", widths=()),
+        "diabetes_mlp": task("table_mlp", table="diabetes", widths=(32, 32)),
+        "conv_fashion_28_sigmoid": task(
+            "conv_net", images="fashion_28", filters=wichrowska.FILTERS, activation="sigmoid"
         ),
-        "conv_fashion_28_relu": functools.partial(conv_net, images="fashion_28", filters=wichrowska.FILTERS),
-        "mlp_fashion_14_wide": functools.partial(fashion_mlp, size=14, widths=(256, 256)),
-        "mlp_fashion_14_deep": functools.partial(fashion_mlp, size=14, widths=(32,) * 8),
-        "mlp_fashion_28_dropout": functools.partial(fashion_mlp, widths=(128, 128), norm="batch", dropout=0.5),
+        "conv_fashion_28_relu": task("conv_net", images="fashion_28", filters=wichrowska.FILTERS),
+        "mlp_fashion_14_wide": task("fashion_mlp", size=14, widths=(256, 256)),
+        "mlp_fashion_14_deep": task("fashion_mlp", size=14, widths=(32,) * 8),
+        "mlp_fashion_28_dropout": task("fashion_mlp", widths=(128, 128), norm="batch", dropout=0.5),
     }
     return Corpus({}, {}, tasks)
 
@@ -123,17 +132,13 @@ def wichrowska2017_full() -> Corpus:
     return Corpus(wichrowska.WICHROWSKA2017_FULL, {}, wichrowska.WICHROWSKA2017_TEST)
 
 
-def _image_mlp(images: str, **fields: Any) -> ImageMLP:
-    return ImageMLP(sets.images(images), **fields)
-
-
 # The one place where corpora get their names.
-CORPORA: dict[str, Callable[[], Corpus]] = {
-    "held_out": held_out,
-    "small_images": small_images,
-    "taskset": taskset,
-    "wichrowska2017": wichrowska2017,
-    "wichrowska2017_full": wichrowska2017_full,
+CORPORA: dict[str, Collection] = {
+    "held_out": Collection(held_out),
+    "small_images": Collection(small_images, "Moudgil et al. 2025 (Celo), with other data"),
+    "taskset": Collection(taskset, "in the manner of TaskSet (Metz et al. 2020)"),
+    "wichrowska2017": Collection(wichrowska2017, "Wichrowska et al. 2017"),
+    "wichrowska2017_full": Collection(wichrowska2017_full, "Wichrowska et al. 2017"),
 }
 
 
@@ -150,25 +155,31 @@ def find_corpus(name: str) -> Corpus:
     """
     if name not in CORPORA:
         raise InputError(unknown("corpus", name, CORPORA))
-    return CORPORA[name]()
+    return CORPORA[name].build()
 
 
-def find_member(name: str) -> Callable[[], Task]:
-    """The builder of a corpus's member, of any split, named `corpus/member`.
+def find_member(name: str) -> TaskName:
+    """What a corpus's member, of any split, named `corpus/member`, is: the task before it is normalised.
 
     Raises:
         InputError: for an unknown corpus or member, with the nearest ones.
 
     Examples:
         >>> import lopt
-        >>> lopt.tasks.find_member("wichrowska2017/quadratic_25")().dim
-        25
+        >>> str(lopt.tasks.find_member("wichrowska2017/quadratic_25"))
+        'least_squares{"dim":25}'
     """
     corpus, _, member = name.partition("/")
-    members = {name: build for split in find_corpus(corpus) for name, build in split.items()}
+    members = _members(corpus)
     if member not in members:
         raise InputError(unknown(f"member of {corpus}", member, members, most=20))
     return members[member]
+
+
+@functools.cache
+def _members(corpus: str) -> Members:
+    """Those of all splits."""
+    return {name: task for split in find_corpus(corpus) for name, task in split.items()}
 
 
 def corpora_with(member: str) -> list[str]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lopt.errors import InputError
 from lopt.task import Task
-from lopt.tasks.corpora.corpus import Builders, Corpus, find_corpus
 from lopt.tasks.wrappers.normalized import Normalized
 
 MEASURED = Path(__file__).with_name("measured.json")
@@ -84,26 +83,11 @@ def figures_of(name: str, tasks: Mapping[str, Figures] | None = None) -> Figures
     return (read_measured().tasks if tasks is None else tasks).get(measured_name(name))
 
 
-def with_scale(name: str, build: Callable[[], Task]) -> Task:
-    """The task of `build`, `Normalized` by the figures of `name` where there are some; else as it is."""
+def with_scale(name: str, task: Task) -> Task:
+    """The task, `Normalized` by the figures of `name` where there are some; else as it is."""
     figures = figures_of(name)
     if figures is None or not figures.has_scale:
-        return build()
+        return task
     assert figures.initial_loss is not None
     assert figures.best_loss is not None
-    return Normalized(build(), figures.initial_loss, figures.best_loss)
-
-
-def normalized_corpus(name: str) -> Corpus:
-    """The corpus of this name, its members `Normalized` where they were measured. Arguments and errors as for `find_corpus`.
-
-    Examples:
-        >>> import lopt
-        >>> len(lopt.tasks.normalized_corpus("small_images").train)
-        4
-    """
-
-    def members(builders: Builders) -> Builders:
-        return {m: functools.partial(with_scale, f"{name}/{m}", build) for m, build in builders.items()}
-
-    return Corpus(*map(members, find_corpus(name)))
+    return Normalized(task, figures.initial_loss, figures.best_loss)

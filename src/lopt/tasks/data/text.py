@@ -6,11 +6,12 @@ import functools
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, UInt8
 
+from lopt.checks import one_of
 from lopt.errors import InputError
 from lopt.tasks.data.images import MissingDataError
 
@@ -51,8 +52,7 @@ def text(name: Prose = "prose", length: int = 32) -> Text:
         InputError: for another name or a length below 1.
         MissingDataError: if this Python came without them.
     """
-    if name not in get_args(Prose):
-        raise InputError(f"name is {name!r}; it must be one of {', '.join(get_args(Prose))}.")
+    one_of("name", name, Prose)
     if not 1 <= length <= 1_000:
         raise InputError(f"length is {length}; it must be from 1 to 1,000.")
     numbers = encode(_prose() if name == "prose" else _source())

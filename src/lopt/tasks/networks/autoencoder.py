@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, sizes
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.layers import Activation, Function, function_of, mlp, one_of, positive
+from lopt.tasks.networks.layers import Activation, Function, function_of, mlp
 from lopt.tasks.networks.learning import Batch, LearningTask
 
 
@@ -62,7 +63,7 @@ class Autoencoder(LearningTask):
         batch_size: int = 64,
         eval_size: int = 2_000,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, widths=widths, code=code)
+        sizes(batch_size=batch_size, eval_size=eval_size, widths=widths, code=code)
         one_of("activation", activation, Activation)
         super().__init__(images[:3], batch_size, eval_size)
         self.brightest, self.widths, self.code = images.brightest, tuple(widths), code

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, sizes
 from lopt.errors import InputError
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.layers import BATCH, Activation, BatchNorm, Function, Norm, function_of, one_of, positive
+from lopt.tasks.networks.layers import BATCH, Activation, BatchNorm, Function, Norm, function_of
 from lopt.tasks.networks.learning import ClassificationTask, Loss
 
 Filter = tuple[int, int, int]  # height, width, channels
@@ -138,7 +139,7 @@ class ImageConv(ClassificationTask):
             raise InputError(f"filters is {filters}; it must be {one}, each of height, width and channels.")
         if blocks < 0:
             raise InputError(f"blocks is {blocks}; it must not be negative.")
-        positive(batch_size=batch_size, eval_size=eval_size, filters=[n for f in filters for n in f])
+        sizes(batch_size=batch_size, eval_size=eval_size, filters=[n for f in filters for n in f])
         one_of("activation", activation, Activation)
         one_of("norm", norm, Norm)
         one_of("objective", objective, Loss)
@@ -232,7 +233,7 @@ def residual_net(
 
     Source: He et al. 2016, in small.
     """
-    positive(blocks=blocks)
+    sizes(blocks=blocks)
     return ImageConv(
         sets.images(images),
         filters=((3, 3, channels),),

@@ -9,8 +9,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, shares, sizes
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.layers import BATCH, Activation, Function, Norm, function_of, mlp, one_of, positive, share
+from lopt.tasks.networks.layers import BATCH, Activation, Function, Norm, function_of, mlp
 from lopt.tasks.networks.learning import ClassificationTask, Loss
 
 
@@ -50,11 +51,11 @@ class ImageMLP(ClassificationTask):
         batch_size: int = 64,
         eval_size: int = 2_000,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, widths=widths)
+        sizes(batch_size=batch_size, eval_size=eval_size, widths=widths)
         one_of("activation", activation, Activation)
         one_of("norm", norm, Norm)
         one_of("objective", objective, Loss)
-        share(dropout=dropout)
+        shares(dropout=dropout)
         super().__init__(images[:3], batch_size, eval_size, images.classes, objective)
         self.brightest, self.widths, self.activation = images.brightest, tuple(widths), activation
         self.norm, self.dropout = norm, dropout
@@ -105,6 +106,7 @@ def digits_mlp(
 def fashion_mlp(
     *,
     size: int = 28,
+    view: str = "whole",
     widths: Sequence[int] = (32,),
     activation: Activation = "relu",
     norm: Norm = "none",
@@ -113,14 +115,18 @@ def fashion_mlp(
     batch_size: int = 64,
     eval_size: int = 2_000,
 ) -> ImageMLP:
-    """MLP on Fashion-MNIST, `size` pixels a side: 28, 14, 8 or 7. Other arguments as for `ImageMLP`.
+    """MLP on Fashion-MNIST. Arguments as for `ImageMLP`, and:
+
+    Args:
+        size: pixels a side: 28, 14, 8 or 7.
+        view: `whole`, or at 8 pixels a side `crops`, the middle of each image, or `edges`.
 
     Data: Fashion-MNIST.
 
     Source: lopt's own; the images are those of Xiao et al. 2017.
     """
     return ImageMLP(
-        sets.fashion_mnist(size),
+        sets.fashion_mnist(size) if view == "whole" else sets.images(f"fashion_{size}_{view}"),
         widths=widths,
         activation=activation,
         norm=norm,

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, sizes
 from lopt.errors import InputError
 from lopt.tasks.data import text as texts
-from lopt.tasks.networks.layers import Activation, Block, Function, Positions, function_of, one_of, positive
+from lopt.tasks.networks.layers import Activation, Block, Function, Positions, function_of
 from lopt.tasks.networks.learning import ClassificationTask
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -100,7 +101,7 @@ class CharRNN(ClassificationTask):
         batch_size: int = 16,
         eval_size: int = 500,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, hidden=hidden, embedding=embedding)
+        sizes(batch_size=batch_size, eval_size=eval_size, hidden=hidden, embedding=embedding)
         one_of("cell", cell, Cell)
         super().__init__(text[:3], batch_size, eval_size, text.classes)
         self.cell, self.hidden, self.embedding = cell, hidden, embedding
@@ -152,7 +153,7 @@ class CharTransformer(ClassificationTask):
         batch_size: int = 16,
         eval_size: int = 500,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, width=width, depth=depth, heads=heads)
+        sizes(batch_size=batch_size, eval_size=eval_size, width=width, depth=depth, heads=heads)
         one_of("activation", activation, Activation)
         if width % heads:
             raise InputError(f"heads is {heads} and width {width}; heads must divide width.")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-
-from lopt.errors import InputError
 
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid"]
 Norm = Literal["none", "batch", "layer"]
@@ -115,28 +113,6 @@ def mlp(
 def function_of(activation: Activation) -> Function:
     """The activation of this name."""
     return getattr(jax.nn, activation)
-
-
-def one_of(name: str, value: str, allowed: Any) -> None:
-    """Refuse a value that is not in the literal type `allowed`."""
-    if value not in get_args(allowed):
-        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}.")
-
-
-def positive(**numbers: Any) -> None:
-    """Refuse a value that is not a positive whole number, or a sequence of such."""
-    for name, given in numbers.items():
-        sizes = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        if any(not isinstance(n, int) or n < 1 for n in sizes):
-            shown = sizes if isinstance(given, Sequence) and not isinstance(given, str) else given
-            raise InputError(f"{name} is {shown}; it must be of positive whole numbers.")
-
-
-def share(**numbers: float) -> None:
-    """Refuse a value that is not at least 0 and less than 1."""
-    for name, given in numbers.items():
-        if not 0.0 <= given < 1.0:
-            raise InputError(f"{name} is {given}; it must be at least 0 and less than 1.")
 
 
 def skeleton_of(network: Callable[[PRNGKeyArray], PyTree]) -> tuple[PyTree, PyTree]:

@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from lopt.checks import sizes
 from lopt.optimizer import Params
 from lopt.task import Problem, Split, Task
 from lopt.tasks.data.points import rows_of
-from lopt.tasks.networks.layers import Function, draw, positive, skeleton_of
+from lopt.tasks.networks.layers import Function, draw, skeleton_of
 
 Batch = tuple[Any, Any]  # arrays of inputs and targets, an example a row
+# The stream of what is random beside the minibatch. A small number would not do: `fold_in(key, 1)` is `split(key)[1]`, which draws the minibatch.
+BESIDE = 0x62657369
 Loss = Literal["cross_entropy", "squared_error"]
 
 
@@ -42,7 +45,7 @@ class LearningTask(Task):
     eval_size: int = eqx.field(static=True)
 
     def __init__(self, examples: tuple[Batch, Batch, Batch], batch_size: int, eval_size: int):
-        positive(batch_size=batch_size, eval_size=eval_size)
+        sizes(batch_size=batch_size, eval_size=eval_size)
         self.train, self.valid, self.test = (jax.tree.map(jnp.asarray, split) for split in examples)
         self.batch_size, self.eval_size = batch_size, eval_size
 
@@ -91,14 +94,14 @@ class LearningTask(Task):
         """The mean loss of a minibatch; in nats where it is a cross-entropy."""
         del problem
         batch = self._draw(key, split, self.batch_size)
-        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, 1), split == "train")["loss"]
+        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, BESIDE), split == "train")["loss"]
 
     def metrics(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split) -> dict[str, Float[Array, ""]]:
         """The task's metrics on the whole split, or on `eval_size` examples drawn from a larger one."""
         del problem
         batch: Batch = getattr(self, split)
         batch = batch if len(batch[1]) <= self.eval_size else self._draw(key, split, self.eval_size)
-        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, 1), False)
+        return self.measure(self.assemble(params), batch, jax.random.fold_in(key, BESIDE), False)
 
 
 class ClassificationTask(LearningTask):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from lopt.errors import InputError
+from lopt.checks import at_least, one_of, sizes
 from lopt.optimizer import Params
 from lopt.task import Split, Task
 from lopt.tasks.data.points import (
@@ -25,7 +25,7 @@ from lopt.tasks.data.points import (
     moons,
     random_network_points,
 )
-from lopt.tasks.networks.layers import Activation, draw_normal, function_of, mlp, one_of, positive, skeleton_of
+from lopt.tasks.networks.layers import Activation, draw_normal, function_of, mlp, skeleton_of
 
 Penalty = Literal["mean_square", "norm"]
 
@@ -80,9 +80,8 @@ class PointMLP(Task):
         weight_scale: float = 1.2,
         bias_scale: float | None = None,
     ):
-        positive(inputs=inputs, batch_size=batch_size, widths=widths)
-        if classes < 2:
-            raise InputError(f"classes is {classes}; it must be at least 2.")
+        sizes(inputs=inputs, batch_size=batch_size, widths=widths)
+        at_least(2, classes=classes)
         one_of("activation", activation, Activation)
         one_of("penalty", penalty, Penalty)
         self.points = None if points is None else jax.tree.map(jnp.asarray, points)

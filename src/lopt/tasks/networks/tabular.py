@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, sizes
 from lopt.tasks.data import tables
-from lopt.tasks.networks.layers import Activation, Function, function_of, mlp, one_of, positive
+from lopt.tasks.networks.layers import Activation, Function, function_of, mlp
 from lopt.tasks.networks.learning import Batch, LearningTask, classified
 
 
@@ -43,7 +44,7 @@ class Tabular(LearningTask):
         batch_size: int = 32,
         eval_size: int = 2_000,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, widths=widths)
+        sizes(batch_size=batch_size, eval_size=eval_size, widths=widths)
         one_of("activation", activation, Activation)
         super().__init__(table[:3], batch_size, eval_size)
         self.classes, self.widths, self.activation = table.classes, tuple(widths), activation

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of, sizes
 from lopt.errors import InputError
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.layers import Activation, Block, Function, Positions, function_of, one_of, positive
+from lopt.tasks.networks.layers import Activation, Block, Function, Positions, function_of
 from lopt.tasks.networks.learning import ClassificationTask
 
 
@@ -68,7 +69,7 @@ class VisionTransformer(ClassificationTask):
         batch_size: int = 32,
         eval_size: int = 500,
     ):
-        positive(batch_size=batch_size, eval_size=eval_size, patch=patch, width=width, depth=depth, heads=heads)
+        sizes(batch_size=batch_size, eval_size=eval_size, patch=patch, width=width, depth=depth, heads=heads)
         one_of("activation", activation, Activation)
         side = math.isqrt(images.train.images.shape[1])
         if width % heads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -44,8 +45,7 @@ class ChaoticToy(Task):
     spread: float = eqx.field(static=True)
 
     def __init__(self, *, curve: Curve = "log_sine", start: float = -4.0, spread: float = 0.0):
-        if curve not in get_args(Curve):
-            raise InputError(f"curve is {curve!r}; it must be one of {', '.join(get_args(Curve))}.")
+        one_of("curve", curve, Curve)
         if spread < 0:
             raise InputError(f"spread is {spread}; it must not be negative.")
         self.curve, self.start, self.spread = curve, start, spread

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of
 from lopt.errors import InputError
 from lopt.task import Split, Task
 from lopt.tasks.data.points import batch_of
@@ -47,8 +48,7 @@ class DataQuadratic(Task):
     batch_size: int = eqx.field(static=True)
 
     def __init__(self, form: Form = "projection", *, dim: int = 12, examples: int = 100, batch_size: int = 10):
-        if form not in get_args(Form):
-            raise InputError(f"form is {form!r}; it must be one of {', '.join(get_args(Form))}.")
+        one_of("form", form, Form)
         if dim < 1 or batch_size < 1:
             raise InputError(f"dim is {dim} and batch_size {batch_size}; they must be at least 1.")
         if examples < 2 or examples % 2:

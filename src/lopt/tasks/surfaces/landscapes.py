@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.names import unknown
 from lopt.task import Split, Task
@@ -219,8 +220,7 @@ def landscape(function: str, cells: int = 200) -> tuple[np.ndarray, np.ndarray, 
     """
     if function not in SURFACES:
         raise InputError(unknown("landscape", function, SURFACES))
-    if cells < 2:
-        raise InputError(f"cells is {cells}; it must be at least 2.")
+    at_least(2, cells=cells)
     left, right, bottom, top = SURFACES[function].frame
     x, y = np.linspace(left, right, cells, dtype=np.float32), np.linspace(bottom, top, cells, dtype=np.float32)
     points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))

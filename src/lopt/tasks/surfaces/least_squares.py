@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.task import Split, Task
 
 EPSILON = 1e-6  # keeps the slope of a power finite at a residual of zero
@@ -82,8 +82,7 @@ class PNorm(Task):
 
     def __init__(self, *, dim: int = 25, power: float = 2.0):
         _check(dim)
-        if power < 1:
-            raise InputError(f"power is {power}; it must be at least 1.")
+        at_least(1, power=power)
         self.dim, self.power = dim, power
 
     def sample(self, key: PRNGKeyArray) -> LinearSystem:
@@ -115,8 +114,7 @@ class PNorm(Task):
 
 
 def _check(dim: int) -> None:
-    if dim < 1:
-        raise InputError(f"dim is {dim}; it must be at least 1.")
+    at_least(1, dim=dim)
 
 
 def _draw(key: PRNGKeyArray, dim: int) -> LinearSystem:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.task import Split, Task
 from lopt.tasks.surfaces.quadratic import Quadratic, QuadraticProblem
@@ -39,8 +40,7 @@ class LinearRegression(Task):
     def __init__(self, *, dim: int = 5, low: float = -3.0, high: float = 0.0, noise: float = 0.0, batch_size: int = 32):
         if noise < 0:
             raise InputError(f"noise is {noise}; it must not be negative.")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+        at_least(1, batch_size=batch_size)
         self.quadratic = Quadratic(dim=dim, low=low, high=high)
         self.noise, self.batch_size = noise, batch_size
 

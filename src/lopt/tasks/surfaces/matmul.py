@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -40,8 +41,7 @@ class MatMulSearch(Task):
     k: int = eqx.field(static=True)
 
     def __init__(self, *, n: int = 2, k: int = 7):
-        if n < 2:
-            raise InputError(f"n is {n}; it must be at least 2.")
+        at_least(2, n=n)
         if not n**2 <= k <= n**3:
             raise InputError(f"k is {k}; for n = {n} it must be between {n**2} and {n**3}.")
         self.n, self.k = n, k

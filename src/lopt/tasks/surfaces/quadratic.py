@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least, positive
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -48,8 +49,7 @@ class Quadratic(Task):
     def __init__(
         self, *, dim: int = 20, low: float = -2.0, high: float = 0.0, noise: float = 0.0, tilted: bool = False
     ):
-        if dim < 1:
-            raise InputError(f"dim is {dim}; it must be at least 1.")
+        at_least(1, dim=dim)
         if low > high:
             raise InputError(f"low is {low} and high {high}; low must not exceed high.")
         if noise < 0:
@@ -118,8 +118,7 @@ class Bowl(Task):
     angle: float = eqx.field(static=True)
 
     def __init__(self, *, condition: float = 5.0, angle: float = 0.0):
-        if condition <= 0:
-            raise InputError(f"condition is {condition}; it must be positive.")
+        positive(condition=condition)
         self.condition, self.angle = condition, angle
 
     def sample(self, key: PRNGKeyArray) -> tuple[()]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.task import Split, Task
 from lopt.tasks.data.points import batch_of
@@ -31,8 +32,7 @@ class DependencyChain(Task):
     dim: int = eqx.field(static=True)
 
     def __init__(self, *, dim: int = 20):
-        if dim < 1:
-            raise InputError(f"dim is {dim}; it must be at least 1.")
+        at_least(1, dim=dim)
         self.dim = dim
 
     def sample(self, key: PRNGKeyArray) -> tuple[()]:
@@ -74,8 +74,7 @@ class MinMaxWell(Task):
     dim: int = eqx.field(static=True)
 
     def __init__(self, *, dim: int = 12):
-        if dim < 1:
-            raise InputError(f"dim is {dim}; it must be at least 1.")
+        at_least(1, dim=dim)
         self.dim = dim
 
     def sample(self, key: PRNGKeyArray) -> tuple[()]:
@@ -127,8 +126,7 @@ class OutwardSnake(Task):
     batch_size: int = eqx.field(static=True)
 
     def __init__(self, *, dim: int = 12, examples: int = 200, batch_size: int = 10):
-        if dim < 2:
-            raise InputError(f"dim is {dim}; it must be at least 2.")
+        at_least(2, dim=dim)
         if examples < 1 or batch_size < 1:
             raise InputError(f"examples is {examples} and batch_size {batch_size}; they must be at least 1.")
         self.dim, self.examples, self.batch_size = dim, examples, batch_size

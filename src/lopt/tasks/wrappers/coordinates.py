@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from lopt.checks import at_least, one_of
 from lopt.errors import InputError
 from lopt.optimizer import Params
 from lopt.task import Memory, Problem, Split, Task
@@ -118,8 +119,7 @@ class Reparametrized(Coordinates):
     high: float = eqx.field(static=True)
 
     def __init__(self, task: Task, level: Level = "global", *, low: float = 1e-2, high: float = 1e2):
-        if level not in get_args(Level):
-            raise InputError(f"level is {level!r}; it must be one of {', '.join(get_args(Level))}.")
+        one_of("level", level, Level)
         if not 0 < low <= high:
             raise InputError(f"low is {low} and high {high}; they must be positive, low no greater than high.")
         self.task, self.level, self.low, self.high = task, level, low, high
@@ -179,8 +179,7 @@ class RandomSubspace(Coordinates):
     dim: int = eqx.field(static=True)
 
     def __init__(self, task: Task, dim: int):
-        if dim < 1:
-            raise InputError(f"dim is {dim}; it must be at least 1.")
+        at_least(1, dim=dim)
         self.task, self.dim = task, dim
 
     def sample(self, key: PRNGKeyArray) -> SubspaceProblem:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.optimizer import Params
 from lopt.task import Memory, Problem, Task
@@ -126,8 +127,7 @@ class DelayedGradients(GradientWrapper):
     steps: int = eqx.field(static=True)
 
     def __init__(self, task: Task, steps: int):
-        if steps < 1:
-            raise InputError(f"steps is {steps}; it must be at least 1.")
+        at_least(1, steps=steps)
         self.task, self.steps = task, steps
 
     def begin(self, params: Params) -> PyTree[Float[Array, "steps ..."]]:

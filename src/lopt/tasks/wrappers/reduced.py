@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import one_of
 from lopt.errors import InputError
 from lopt.optimizer import Params
 from lopt.task import Memory, Problem, Split, Task
@@ -36,8 +37,7 @@ class LowPrecision(Wrapper):
     dtype: LowDtype = eqx.field(static=True)
 
     def __init__(self, task: Task, dtype: LowDtype = "bfloat16"):
-        if dtype not in get_args(LowDtype):
-            raise InputError(f"dtype is {dtype!r}; it must be one of {', '.join(get_args(LowDtype))}.")
+        one_of("dtype", dtype, LowDtype)
         self.task, self.dtype = task, dtype
 
     def _cast(self, tree: Any) -> Any:

@@ -1,0 +1,127 @@
+"""Time of a step of learned optimizers in PyTorch, over that of `torch.optim.AdamW` on the same tensors.
+
+Every optimizer takes its turn after AdamW, so that whatever else the machine does falls on both; a ratio is of neighbours. The gradients
+are random and stay: the step alone is timed. The tensors: two layers of an MLP, a small transformer of 64 tensors, and a matrix of 10^6.
+
+Run: `python benchmarks/torch_step.py`. Writes `benchmarks/results/torch_step.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+import lopt
+from common import RESULTS, header, machine, show, spread, text, write
+from lopt.torch import LearnedOptimizer
+
+WIDTH = 64
+BLOCK = [(WIDTH,)] * 4 + [
+    (3 * WIDTH, WIDTH), (3 * WIDTH,), (WIDTH, WIDTH), (WIDTH,), (4 * WIDTH, WIDTH), (4 * WIDTH,), (WIDTH, 4 * WIDTH), (WIDTH,)
+]  # fmt: skip
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "mlp": [(128, 64), (128,), (10, 128), (10,)],
+    "transformer": [(256, WIDTH), (32, WIDTH), *BLOCK * 5, (WIDTH,), (WIDTH,)],
+    "matrix": [(1000, 1000)],
+}
+
+
+class Step:
+    """An optimizer on tensors of its own."""
+
+    def __init__(
+        self, shapes: list[tuple[int, ...]], make: Callable[[list[torch.Tensor]], torch.optim.Optimizer], device: str
+    ):
+        generator = torch.Generator().manual_seed(0)
+        self.params = [(0.1 * torch.randn(s, generator=generator)).to(device).requires_grad_() for s in shapes]
+        for p in self.params:
+            p.grad = (0.01 * torch.randn(p.shape, generator=generator)).to(device)
+        self.optimizer, self.device = make(self.params), torch.device(device)
+
+    def __call__(self) -> float:
+        """Take one step; milliseconds."""
+        began = time.perf_counter()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return 1e3 * (time.perf_counter() - began)
+
+    def floats(self) -> float:
+        """Numbers of the state for each parameter; what several parameters share counts once."""
+        held = {
+            x.data_ptr(): x.numel()
+            for s in self.optimizer.state.values()
+            for x in s.values()
+            if isinstance(x, torch.Tensor)
+        }
+        return sum(held.values()) / sum(p.numel() for p in self.params)
+
+
+def main(
+    tensors: tuple[str, ...] = tuple(SHAPES),
+    optimizers: tuple[str, ...] = ("general-1", "demo-1", "conv-net-1", "muon"),
+    seconds: float = 10.0,
+    threads: int = 1,
+    device: str = "cpu",
+    out: Path = RESULTS / "torch_step.json",
+) -> None:
+    """Time steps.
+
+    Args:
+        tensors: which of `SHAPES`.
+        optimizers: names of saved optimizers, and `muon` for `torch.optim.Muon`, of matrices alone.
+        seconds: about how long to measure each.
+        threads: of PyTorch.
+        device: where.
+        out: the JSON file to write.
+    """
+    torch.set_num_threads(threads)
+    facts = {**machine(), "torch": torch.__version__, "threads": threads, "device": device}
+    results: list[dict[str, Any]] = []
+    header("tensors", "optimizer", "ms", "ratio to AdamW", "first step, s", "state floats a parameter")
+    for kind in tensors:
+        adamw = Step(SHAPES[kind], lambda p: torch.optim.AdamW(p, foreach=True), device)
+        for name in optimizers:
+            if name == "muon":
+                if not hasattr(torch.optim, "Muon") or any(len(s) != 2 for s in SHAPES[kind]):
+                    continue
+                step = Step(SHAPES[kind], torch.optim.Muon, device)
+            else:
+                step = Step(SHAPES[kind], partial(LearnedOptimizer, rule=lopt.load(name)), device)
+            first = step()
+            once = adamw() + step() + adamw()
+            times, ratios = [], []
+            for _ in range(max(9, min(300, int(1e3 * seconds / once)))):
+                reference, own = adamw(), step()
+                times.append(own)
+                ratios.append(own / reference)
+            row = {
+                "tensors": kind,
+                "optimizer": name,
+                "parameters": sum(p.numel() for p in step.params),
+                "step_ms": spread(times),
+                "ratio_to_adamw": spread(ratios),
+                "first_step_seconds": round(first / 1e3, 2),
+                "state_floats": round(step.floats(), 2),
+                "repeats": len(times),
+            }
+            results.append(row)
+            show(
+                kind,
+                name,
+                text(row["step_ms"]),
+                text(row["ratio_to_adamw"]),
+                row["first_step_seconds"],
+                row["state_floats"],
+            )
+            write(out, facts, results)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

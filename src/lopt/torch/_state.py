@@ -1,0 +1,101 @@
+"""The state of a rule as PyTorch keeps it: by parameter, under names that a state dict can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lopt import checkpoint
+from lopt.errors import InputError, needs_extra
+from lopt.optimizer import Optimizer
+from lopt.optimizers import OPTIMIZERS
+from lopt.torch._trace import Layout
+from lopt.zoo import Card
+
+with needs_extra("torch"):
+    import torch
+    from torch import Tensor
+
+States = dict[Any, dict[str, Tensor]]
+
+
+def card_of(rule: Optimizer) -> Card:
+    """The card that a saved optimizer like `rule` has, as far as it decides what the rule does; its fingerprint tells rules apart.
+
+    Fields that are no JSON, such as an optax transformation, count by their type alone.
+
+    Args:
+        rule: the optimizer.
+    """
+    kinds = {kind: name for name, kind in OPTIMIZERS.items()}
+    fields = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.metadata.get("static")}
+    return Card(
+        optimizer=kinds.get(type(rule), f"{type(rule).__module__}.{type(rule).__qualname__}"),
+        fields=json.loads(json.dumps(fields, default=lambda x: f"{type(x).__module__}.{type(x).__qualname__}")),
+        sha256=hashlib.sha256(checkpoint.to_bytes(rule)).hexdigest(),
+    )
+
+
+def adopt(states: States, layout: Layout, params: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+    """Give parameters that have no state theirs, from what a rule starts them with.
+
+    What belongs to all tensors is one tensor, which all parameters share; those that are there already keep theirs.
+
+    Args:
+        states: by parameter.
+        layout: of the state of `params`.
+        params: the parameters.
+        leaves: the leaves of their state.
+    """
+    elder = next((s for s in states.values() if s), None)
+    rows = [p for p in params if p.numel()]
+    for leaf, value in zip(layout.leaves, leaves, strict=True):
+        if leaf.tensor is not None:
+            states[params[leaf.tensor]][leaf.name] = value.clone(memory_format=torch.contiguous_format)
+        elif leaf.rows:
+            for p, row in zip(rows, value.clone(), strict=True):
+                states[p][leaf.name] = row
+        else:
+            shared = elder[leaf.name] if elder is not None else value.clone()
+            for p in params:
+                states[p][leaf.name] = shared
+
+
+def gather(states: States, layout: Layout, params: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves of the state of a rule, in memory that `states` shares: what is written into them is the state.
+
+    Args:
+        states: by parameter.
+        layout: of the state of `params`.
+        params: the parameters.
+
+    Raises:
+        InputError: for a state with other names or shapes, as another version of lopt may have saved.
+    """
+    rows, found = [p for p in params if p.numel()], []
+    try:
+        for leaf in layout.leaves:
+            if leaf.tensor is not None:
+                found.append(states[params[leaf.tensor]][leaf.name])
+            elif leaf.rows:
+                pool = torch.stack([states[p][leaf.name] for p in rows]) if rows else torch.zeros(leaf.shape)
+                for p, row in zip(rows, pool, strict=True):
+                    states[p][leaf.name] = row
+                found.append(pool)
+            else:
+                shared = states[params[0]][leaf.name]
+                for state in states.values():
+                    if leaf.name in state:
+                        state[leaf.name] = shared
+                found.append(shared)
+    except KeyError as error:
+        raise InputError(f"The state has no {error}: another version of lopt saved it.") from error
+    for leaf, value in zip(layout.leaves, found, strict=True):
+        if tuple(value.shape) != leaf.shape:
+            raise InputError(
+                f"The state's {leaf.name} has shape {tuple(value.shape)}, expected {leaf.shape}: it is of other parameters."
+            )
+    return found

@@ -1,0 +1,134 @@
+"""A rule seen from outside: what its state holds, how it starts, and its step as a program of PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey, keystr
+
+from lopt.blocks.nets import all_products
+from lopt.errors import needs_extra
+from lopt.optimizer import Optimizer
+from lopt.torch._program import Program, convert
+
+with needs_extra("torch"):
+    import torch
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class Leaf(NamedTuple):
+    """A leaf of the state of a rule.
+
+    Attributes:
+        name: its path, without the tensor.
+        tensor: the number of the tensor it belongs to; `None` for what belongs to all.
+        rows: whether it has a row along its first axis for every tensor that is not empty.
+        shape: of the leaf.
+    """
+
+    name: str
+    tensor: int | None
+    rows: bool
+    shape: Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The leaves of the state of a rule for tensors of some shapes."""
+
+    leaves: tuple[Leaf, ...]
+    treedef: Any
+
+
+def _key(i: int) -> str:
+    return f"tensor {i:08d}"  # in the order of their numbers
+
+
+def _params(shapes: Sequence[Shape]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {_key(i): jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes)}
+
+
+def _start(rule: Optimizer, horizon: int | None, params: Any) -> Any:
+    return rule.init(params, horizon=horizon, key=jax.random.key(0))
+
+
+def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Layout:
+    """The leaves of the state of `rule`, found by starting it for these tensors and for one more.
+
+    Args:
+        rule: the optimizer.
+        shapes: of the tensors.
+        horizon: steps of the training.
+    """
+
+    def leaves(shapes: Sequence[Shape]) -> tuple[list[tuple[Any, Any]], Any]:
+        state = jax.eval_shape(lambda p: _start(rule, horizon, p), _params(shapes))
+        return jax.tree_util.tree_leaves_with_path(state), jax.tree.structure(state)
+
+    own, treedef = leaves(shapes)
+    more = {keystr(path): leaf.shape for path, leaf in leaves([*shapes, (1,)])[0]}
+    numbers, found = {_key(i): i for i in range(len(shapes))}, []
+    for path, leaf in own:
+        tensor = next((numbers[k.key] for k in path if isinstance(k, DictKey) and k.key in numbers), None)
+        rest = [k for k in path if not (isinstance(k, DictKey) and k.key in numbers)]
+        rows = tensor is None and more[keystr(path)] != leaf.shape
+        found.append(Leaf(keystr(tuple(rest), simple=True, separator="."), tensor, rows, leaf.shape))
+    return Layout(tuple(found), treedef)
+
+
+def start(rule: Optimizer, params: Sequence[Tensor], horizon: int | None) -> list[Tensor]:
+    """The leaves of the state of `rule` at its start, which JAX computes on the CPU, once.
+
+    Args:
+        rule: the optimizer.
+        params: the parameters.
+        horizon: steps of the training.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        arrays = {_key(i): jnp.asarray(p.numpy(force=True)) for i, p in enumerate(params)}
+        leaves = jax.tree.leaves(_start(rule, horizon, arrays))
+    return [torch.from_numpy(np.array(x)).to(params[0].device) for x in leaves]
+
+
+def step_program(
+    rule: Optimizer,
+    shapes: Sequence[Shape],
+    state: Layout,
+    device: torch.device,
+    *,
+    loss: bool,
+    valid_loss: bool,
+) -> Program:
+    """The function from gradients, parameters, leaves of the state and losses to updates and the next leaves.
+
+    Args:
+        rule: the optimizer.
+        shapes: of the parameters.
+        state: the leaves of its state.
+        device: where it runs.
+        loss: whether the rule is given the training loss.
+        valid_loss: whether the rule is given a validation loss.
+
+    Raises:
+        InputError: for what the rule refuses, such as no loss, and what PyTorch has no operation for.
+    """
+    params = _params(shapes)
+    kinds = jax.eval_shape(lambda p: jax.tree.leaves(_start(rule, 1, p)), params)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def step(grads: Any, params: Any, leaves: Any, losses: dict[str, Any]) -> Any:
+        updates, new = rule.update(grads, state.treedef.unflatten(leaves), params, **losses)
+        return [updates[k] for k in sorted(updates)], jax.tree.leaves(new)
+
+    losses = {"value": scalar} if loss else {}
+    losses |= {"valid_value": scalar} if valid_loss else {}
+    with all_products():
+        closed = jax.make_jaxpr(step)(params, params, kinds, losses)
+    return convert(closed, device)
