@@ -75,6 +75,24 @@ def test_accelerator(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_compile(tmp_path: Path) -> None:
+    results = run("compile.py", tmp_path / "compile.json", "--models", "mlp", "--optimizers", "sgd")
+    starts = [(r["optimizer"], r["start"]) for r in results]
+    assert starts == [(o, s) for o in ("optax.adam", "sgd") for s in ("cold", "cached")]
+    for r in results:
+        assert (r["model"], r["tensors"]) == ("mlp", 4)
+        assert r["operations"] > 0
+        assert r["wall"].keys() == {"build", "trace", "compile", "step"}
+        assert r["processor"].keys() == r["wall"].keys() | {"import"}
+        assert all(seconds >= 0 for seconds in r["wall"].values())
+    for cold, cached in ((0, 1), (2, 3)):
+        assert results[cached]["operations"] == results[cold]["operations"]
+        assert results[cached]["processor"]["compile"] < results[cold]["processor"]["compile"]
+    assert [r["program_ratio_to_adam"] for r in results[:2]] == [1.0, 1.0]
+    assert all(r["program_ratio_to_adam"] > 0 for r in results[2:])
+
+
+@pytest.mark.slow
 def test_meta_train(tmp_path: Path) -> None:
     arguments = ("--tasks", "quadratic", "--estimators", "pes", "--optimizers", "sgd", "--pairs", "2")
     arguments += ("--truncations", "2", "--turns", "2", "--seconds", "0.001")
