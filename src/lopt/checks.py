@@ -55,7 +55,7 @@ def sizes(**numbers: Any) -> None:
     for name, given in numbers.items():
         several = isinstance(given, Sequence) and not isinstance(given, str)
         if any(not isinstance(n, int) or n < 1 for n in (given if several else [given])):
-            raise InputError(f"{name} is {tuple(given) if several else given}; it must be of positive whole numbers.")
+            raise InputError(f"{name} is {[*given] if several else given}; it must be of positive whole numbers.")
 
 
 def widths(**layers: Any) -> None:
