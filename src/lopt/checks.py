@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args
 
 from lopt.errors import InputError
 
@@ -54,8 +54,12 @@ def sizes(**numbers: Any) -> None:
     """
     for name, given in numbers.items():
         several = isinstance(given, Sequence) and not isinstance(given, str)
-        if any(not isinstance(n, int) or n < 1 for n in (given if several else [given])):
+        if not all(_is_whole(n) and n >= 1 for n in (given if several else [given])):
             raise InputError(f"{name} is {[*given] if several else given}; it must be of positive whole numbers.")
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, SupportsIndex) and not isinstance(number, bool)
 
 
 def widths(**layers: Any) -> None:

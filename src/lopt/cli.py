@@ -67,9 +67,9 @@ class Demo:
                 f"{steps:,} meta-steps, of {chosen.steps:,} in the recipe, to take about {demo.SECONDS:.0f} s."
             )
         with meta_training_progress() as on_step:
-            weights = run(
-                chosen, self.run_dir, seed=self.seed, steps=steps, command=f"lopt demo --steps {steps}", on_step=on_step
-            )
+            given = ("--run-dir", str(self.run_dir), "--seed", str(self.seed), "--seeds", str(self.seeds))
+            command = shlex.join(("lopt", "demo", "--steps", str(steps), *given))
+            weights = run(chosen, self.run_dir, seed=self.seed, steps=steps, command=command, on_step=on_step)
         found = demo.evaluate(weights, before, self.run_dir, **common)
         console.print(f"\nCurves: {found.figure}\nReport: {found.page}\nOptimizer: {found.weights}\n")
         console.print("Use it in your own optax loop:\n")

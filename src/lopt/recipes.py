@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -347,9 +348,10 @@ def plan_steps(recipe: Recipe, run_dir: Path, *, seed: int, seconds: float) -> i
     """
     config = run_dir / CONFIG
     if config.exists():
-        steps = json.loads(config.read_text()).get("steps")
-        if isinstance(steps, int):
-            return steps
+        with contextlib.suppress(ValueError, AttributeError):  # damaged: `meta_train` will say so
+            steps = json.loads(config.read_bytes()).get("steps")
+            if isinstance(steps, int):
+                return steps
     init_key, key = jax.random.split(jax.random.key(seed))
     optimizer, estimators, outer = recipe.build(init_key, recipe.steps)
     times: list[float] = []

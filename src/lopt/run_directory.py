@@ -65,7 +65,7 @@ def configuration(
 class RunDirectory:
     """A folder with `config.json`, `metrics.jsonl` (a line a meta-step) and `checkpoint.safetensors`.
 
-    Every file is replaced whole or appended to, in an order that a kill at any moment cannot harm. A population has one folder a member.
+    Every file is replaced whole or appended to, in an order that a kill at any moment cannot harm.
 
     Args:
         folder: made where it is missing.
@@ -102,19 +102,19 @@ class RunDirectory:
                     f"this one's {config.get(name)}. Choose another directory, or the same configuration to resume."
                 )
 
-    def resume(self, like: Tree, step: str = "step") -> Tree:
+    def resume(self, like: Tree) -> Tree:
         """The last checkpoint, or `like` where there is none; metrics after it are cut off.
 
         Args:
-            like: the state at the beginning.
-            step: the field of the state that counts the meta-steps.
+            like: the state at the beginning, whose `step` counts the meta-steps.
 
         Raises:
             InputError: for a damaged checkpoint, or metrics that do not lead up to it.
         """
         path, metrics = self.folder / CHECKPOINT, self.folder / METRICS
         state = checkpoint.from_bytes(path.read_bytes(), like, str(path)) if path.exists() else like
-        count = int(getattr(state, step))
+        now: Any = state
+        count = int(now.step)
         known = metrics.read_bytes().splitlines(keepends=True)[:count] if metrics.exists() else []
         last: dict[str, Any] = {}
         for number, line in enumerate(known, start=1):

@@ -71,7 +71,7 @@ class Certificate:
     @property
     def diverged_at(self) -> Bool[np.ndarray, " checkpoints"]:
         """Where the training has diverged."""
-        return ~(self.loss_after <= DIVERGED * self.initial_loss)
+        return ~(self.loss_after - self.initial_loss <= (DIVERGED - 1.0) * abs(self.initial_loss))
 
     @property
     def overshoots_at(self) -> Bool[np.ndarray, " checkpoints"]:
@@ -104,6 +104,10 @@ class Certificate:
         if not self.stable:
             where = f"Unstable from step {self.unstable_from} of {self.horizon}"
             return f"{where}: the loss is above {DIVERGED:g} times that at the start, or not finite."
+        unknown = int(np.isnan(self.overshoot).sum())
+        if unknown:
+            where = f"{unknown} of {len(self.steps)} checkpoints"
+            return f"Not certified: the training did not diverge to step {self.horizon}, but no eigenvalues were found at {where}."
         over = int(self.overshoots_at.sum())
         margin = f"smallest margin {self.least_margin:.3g}"
         if over:

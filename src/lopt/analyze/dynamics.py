@@ -62,7 +62,7 @@ def dynamics(optimizer: Optimizer, task: Task, key: PRNGKeyArray, *, length: int
         >>> round(float(found.moduli[0, 0]), 3)  # one minus the learning rate times the curvature
         0.7
 
-    Source: Lyapunov exponents by products of Jacobians: Benettin et al. 1980 [recalled]; of training: Metz et al. 2019, section 3.
+    Source: Lyapunov exponents by products of Jacobians: Benettin et al. 1980; of training: Metz et al. 2019, section 3.
     """
     at_least(1, length=length)
     at_least(1, starts=starts)
@@ -108,7 +108,7 @@ def spectra(
 class Growth(NamedTuple):
     """How a small perturbation of the parameters grows along a training, and the losses on the way."""
 
-    logarithms: Float[np.ndarray, " steps"]  # of the norm of its part in the parameters, after each step; at first 0
+    logarithms: Float[np.ndarray, " steps"]  # of the norm of its part in the parameters, after each step
     losses: Float[np.ndarray, " steps"]  # before each step
 
     def exponent(self, settle: int) -> float:

@@ -8,12 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, State, Updates
-from lopt.optimizers.from_optax import FromOptax
 from lopt.task import Memory, Problem, Split, Task
 
 Loss = Callable[[Params, PRNGKeyArray], Float[Array, ""]]
@@ -119,11 +117,6 @@ class Multiplied(Optimizer):
         return self.optimizer.eval_params(state, params)
 
 
-def as_optimizer(optimizer: Optimizer | optax.GradientTransformation) -> Optimizer:
-    """An optimizer of lopt, or a transformation of optax as one."""
-    return optimizer if isinstance(optimizer, Optimizer) else FromOptax(optimizer)
-
-
 def as_task(loss: Task | Loss, params: Params | None) -> Task:
     """A task, or a user's loss with its parameters as one.
 
@@ -144,4 +137,4 @@ def as_task(loss: Task | Loss, params: Params | None) -> Task:
     return LossTask(loss, params)
 
 
-__all__ = ["Bent", "LossTask", "Multiplied", "as_optimizer", "as_task"]
+__all__ = ["Bent", "LossTask", "Multiplied", "as_task"]

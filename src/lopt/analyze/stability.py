@@ -15,9 +15,10 @@ from lopt.analyze.certificate import Certificate
 from lopt.analyze.dynamics import growth
 from lopt.analyze.eigenvalues import eigenvalues
 from lopt.analyze.linear import Linear, overshoot, sharpness, split, tangent_step
-from lopt.analyze.problem import Loss, Multiplied, as_optimizer, as_task
+from lopt.analyze.problem import Loss, Multiplied, as_task
 from lopt.checks import at_least, positive
 from lopt.errors import InputError
+from lopt.evaluate.training import as_optimizer
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.unroll import Inner, start, step, unroll
@@ -78,7 +79,8 @@ def certify(
     if steps < checkpoints:
         raise InputError(f"steps is {steps}; a certificate of {checkpoints} checkpoints needs at least as many.")
     rule, task = as_optimizer(optimizer), as_task(loss, params)
-    inner = _begin(rule, task, key, steps, tell_horizon)
+    # The last checkpoint looks so far beyond itself: the rule is told of these steps too.
+    inner = _begin(rule, task, key, steps + LOOK, tell_horizon)
     value, gradient = _observe(task, inner, key)
     if not all(bool(jnp.isfinite(x).all()) for x in (value, *jax.tree.leaves(gradient))):
         raise InputError("The loss or its gradient is not finite at the start; there is nothing to certify.")

@@ -83,7 +83,7 @@ REDUCTIONS = {"reduce_max": "amax", "reduce_min": "amin", "reduce_sum": "sum"}
 FLAT_REDUCTIONS = {"reduce_and": "all", "reduce_or": "any", "reduce_prod": "prod"}  # of one axis in PyTorch
 
 # Primitives whose operands may be written as numbers; all others are handed tensors.
-TAKES_NUMBERS = {*BINARY, "div", "max", "min", "rem", "select_n", "clamp", "integer_pow"}
+TAKES_NUMBERS = {*BINARY, "div", "max", "min", "select_n", "clamp", "integer_pow"}
 
 
 class Number(str):

@@ -85,6 +85,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.rule = rule if isinstance(rule, Optimizer) else load(rule)
         self.fingerprint = card_of(self.rule).fingerprint
         self.needs_loss = _needs(self.rule, horizon)
+        if _evaluates_elsewhere(self.rule, horizon):
+            raise InputError(
+                f"{type(self.rule).__name__} is to be evaluated at other parameters than those at which it takes gradients, "
+                "and a model of PyTorch holds one set of parameters; use it in JAX."
+            )
         self._forget()
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "fingerprint": self.fingerprint}
         super().__init__(params, defaults)
@@ -287,6 +292,20 @@ def _dense(gradient: Any) -> Tensor:
     if gradient.layout != torch.strided:
         raise InputError("A gradient is sparse; build the embedding with sparse=False.")
     return gradient
+
+
+def _evaluates_elsewhere(rule: Optimizer, horizon: int | None) -> bool:
+    """Whether the parameters to deploy, `eval_params`, are others than those that a training holds."""
+    found: list[bool] = []
+
+    def look(x: jax.Array) -> jax.Array:
+        params = {"x": x}
+        state = rule.init(params, horizon=horizon, key=jax.random.key(0))
+        found.append(rule.eval_params(state, params) is not params)
+        return x
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((2, 2), "float32"))
+    return found[0]
 
 
 def _needs(rule: Optimizer, horizon: int | None) -> bool:

@@ -15,7 +15,7 @@ PAPER = Paper(
     title="Pathologies of training learned optimizers",
     source=(
         "Metz, Maheswaranathan, Nixon, Freeman & Sohl-Dickstein 2019, Understanding and correcting pathologies in the training of learned optimizers, "
-        "at the scale of this machine. Criteria are ours, and were settled on trial runs with seed 0. "
+        "at the scale of one small machine. Criteria are ours, and were settled on trial runs with seed 0. "
         "The text of the paper was not at hand: its claims and equations are recalled."
     ),
     claims={

@@ -57,7 +57,7 @@ def headline(
         evals: evaluations of a training.
         learning_rates: the grid.
 
-    Source: Metz et al. 2019, section 5, at the scale of this machine: Fashion-MNIST instead of ImageNet at 32x32.
+    Source: Metz et al. 2019, section 5, at the scale of one small machine: Fashion-MNIST instead of ImageNet at 32x32.
     """
     title = "(f) The meta-trained optimizer is faster than tuned first-order ones"
     statement = (
