@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -229,6 +230,24 @@ def test_verdicts() -> None:
     assert edge.overshoots_at.any()
     assert edge.least_margin < 1.0
     assert edge.verdict.startswith("At the edge to step 60, ")
+
+
+def test_a_loss_below_zero_that_falls_is_stable_and_one_that_rises_is_not() -> None:
+    def shifted(params: jax.Array, key: jax.Array) -> jax.Array:
+        return bowl(params, key) - 10.0
+
+    falls, rises = (certify(optax.sgd(rate), shifted, jnp.ones(3), steps=20, key=KEY, checkpoints=2) for rate in (0.1, 0.6))
+    assert falls.initial_loss < 0
+    assert falls.stable
+    assert not rises.stable
+
+
+def test_a_certificate_without_eigenvalues_says_so() -> None:
+    found = certify(optax.sgd(0.1), bowl, jnp.ones(3), steps=20, key=KEY, checkpoints=2)
+    unknown = dataclasses.replace(found, overshoot=np.array([0.5, np.nan]))
+    assert found.verdict.startswith("Stable to step 20")
+    assert unknown.verdict.startswith("Not certified: ")
+    assert "1 of 2 checkpoints" in unknown.verdict
 
 
 def test_a_training_that_blows_up_is_certified_to_the_end() -> None:
