@@ -62,7 +62,7 @@ def eigenvalues(
         >>> import numpy as np
         >>> from lopt.analyze.eigenvalues import eigenvalues
         >>> turn = np.array([[0.0, -2.0], [2.0, 0.0]])
-        >>> eigenvalues(lambda v: turn @ v, 2).radius
+        >>> round(eigenvalues(lambda v: turn @ v, 2).radius, 6)
         2.0
 
     Source: Arnoldi 1951; implicit restarts: Lehoucq, Sorensen & Yang 1998.
