@@ -236,7 +236,9 @@ def test_a_loss_below_zero_that_falls_is_stable_and_one_that_rises_is_not() -> N
     def shifted(params: jax.Array, key: jax.Array) -> jax.Array:
         return bowl(params, key) - 10.0
 
-    falls, rises = (certify(optax.sgd(rate), shifted, jnp.ones(3), steps=20, key=KEY, checkpoints=2) for rate in (0.1, 0.6))
+    falls, rises = (
+        certify(optax.sgd(rate), shifted, jnp.ones(3), steps=20, key=KEY, checkpoints=2) for rate in (0.1, 0.6)
+    )
     assert falls.initial_loss < 0
     assert falls.stable
     assert not rises.stable

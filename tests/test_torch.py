@@ -398,9 +398,14 @@ def test_a_state_that_does_not_fit_is_refused(rules: Any) -> None:
 
 
 @pytest.mark.parametrize("name", lopt.zoo.available())
-def test_the_fingerprint_is_that_of_the_card(name: str) -> None:
-    optimizer = LearnedOptimizer([nn.Parameter(torch.ones(2))], name)
-    assert optimizer.param_groups[0]["fingerprint"] == lopt.zoo.read_card(name).fingerprint
+def test_the_fingerprint_is_of_architecture_fields_and_weights(name: str) -> None:
+    def fingerprint(rule: Any) -> str:
+        return LearnedOptimizer([nn.Parameter(torch.ones(2))], rule).param_groups[0]["fingerprint"]
+
+    saved = lopt.load(name)
+    moved = jax.tree.map(lambda x: x + np.float32(1e-3), saved)
+    assert fingerprint(name) == fingerprint(saved)
+    assert fingerprint(moved) != fingerprint(saved)
 
 
 # A user's own rule, and what there is no operation for.

@@ -23,7 +23,7 @@ States = dict[Any, dict[str, Tensor]]
 
 
 def card_of(rule: Optimizer) -> Card:
-    """The card that a saved optimizer like `rule` has, as far as it decides what the rule does; its fingerprint tells rules apart.
+    """What decides what a rule does, as a card. Its fingerprint tells rules apart; it is of the weights as they would be written now.
 
     Fields that are no JSON, such as an optax transformation, count by their type alone.
 
