@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, State, Updates
 from lopt.task import Memory, Problem, Split, Task
+from lopt.tasks.wrappers.coordinates import Wrapper
 
 Loss = Callable[[Params, PRNGKeyArray], Float[Array, ""]]
 
@@ -47,7 +48,7 @@ class LossTask(Task):
         return self.function(params, key)
 
 
-class Bent(Task):
+class Bent(Wrapper):
     r"""A task whose gradient is the same and changes faster or slower, for what differentiates it.
 
     $$g + \xi, \qquad \frac{\partial g}{\partial w} = c\, \nabla^2 f(w)$$
@@ -58,25 +59,8 @@ class Bent(Task):
         push: $\xi$, a tree like the parameters.
     """
 
-    task: Task
     factor: Float[Array, ""]
     push: Params
-
-    def sample(self, key: PRNGKeyArray) -> Problem:
-        """As the task's."""
-        return self.task.sample(key)
-
-    def init(self, problem: Problem, key: PRNGKeyArray) -> Params:
-        """As the task's."""
-        return self.task.init(problem, key)
-
-    def loss(self, problem: Problem, params: Params, key: PRNGKeyArray, split: Split = "train") -> Float[Array, ""]:
-        """As the task's."""
-        return self.task.loss(problem, params, key, split)
-
-    def remember(self, problem: Problem, params: Params) -> Memory:
-        """As the task's."""
-        return self.task.remember(problem, params)
 
     def observe(
         self, problem: Problem, params: Params, memory: Memory, key: PRNGKeyArray
