@@ -211,12 +211,12 @@ def test_the_command_says_what_is_wrong(
 @pytest.mark.slow
 @pytest.mark.parametrize("widths", [(32,), (64, 64), (128,), (32, 32, 32, 32)], ids=str)
 def test_celo_reaches_a_tuned_adam_early(widths: tuple[int, ...]) -> None:
-    """The final train loss of an Adam tuned over 15 rates, on digits, in less than 700 of 1,000 steps, untuned."""
+    """The final train loss of an Adam tuned over 15 rates, on digits, in at most 700 of 1,000 steps, untuned."""
     celo = from_learned_optimization("celo", read_flax(CELO))
     task = lopt.tasks.create("digits_mlp", widths=widths)
     key = jax.random.key(0)
     found = lopt.evaluate.compare({"celo": celo}, task, name="digits", steps=1000, key=key, seeds=3, evals=100)
-    assert max(found.rows[0].steps_to_target) < 700, found.rows[0].steps_to_target
+    assert max(found.rows[0].steps_to_target) <= 700, found.rows[0].steps_to_target
     assert bool(jnp.isfinite(found.records["celo"].train_loss).all())
 
 
