@@ -642,7 +642,7 @@ def test_many_devices_give_the_numbers_of_one() -> None:
     assert (one.pop("warned"), four.pop("warned")) == ([], ["2 of 4 devices", "3 of 4 devices"])
     assert set(one) == {*kinds, "pes of two", "pes of three", "merged of varied length"}
     for name in one:
-        assert four[name]["devices"] == {"pes of two": 2, "pes of three": 1}.get(name, 4)
+        assert four[name]["devices"] == {"pes of two": 2, "pes of three": 3}.get(name, 4)
         np.testing.assert_allclose(four[name]["numbers"], one[name]["numbers"], rtol=1e-4, err_msg=name)
         assert np.abs(one[name]["numbers"]).min() > 1e-5, "numbers too small for a relative tolerance"
 
