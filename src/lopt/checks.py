@@ -54,8 +54,9 @@ def sizes(**numbers: Any) -> None:
     """
     for name, given in numbers.items():
         several = isinstance(given, Sequence) and not isinstance(given, str)
-        if not all(_is_whole(n) and n >= 1 for n in (given if several else [given])):
-            raise InputError(f"{name} is {[*given] if several else given}; it must be of positive whole numbers.")
+        entries: list[Any] = [*given] if several else [given]
+        if not all(_is_whole(n) and n >= 1 for n in entries):
+            raise InputError(f"{name} is {entries if several else given}; it must be of positive whole numbers.")
 
 
 def _is_whole(number: Any) -> bool:
