@@ -347,7 +347,8 @@ def loops(row: OptimizerRow, size: int, platforms: Sequence[str]) -> int:
     }
     state = jax.eval_shape(partial(optimizer.init, horizon=STEPS), params)
     program = jax.export.export(jax.jit(partial(optimizer.update, value=LOSS)), platforms=platforms)
-    return program(params, state, params).mlir_module().count("stablehlo.while")
+    with lopt.blocks.tensors.for_all_platforms():
+        return program(params, state, params).mlir_module().count("stablehlo.while")
 
 
 @optimizer_rows_heavy_ones_slow
@@ -855,7 +856,7 @@ def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: py
 
     in_turns = run()
     with monkeypatch.context() as as_elsewhere:
-        as_elsewhere.setattr(jax.lax, "platform_dependent", lambda *given, cpu, default: default(*given))
+        as_elsewhere.setattr(lopt.blocks.tensors, "per_platform", lambda *given, cpu, default: default(*given))
         assert_close(in_turns, run(), rtol=1e-4)
     monkeypatch.setattr(lopt.blocks.tensors, "STACKED", 0)
     assert_close(in_turns, run(), rtol=1e-4)
