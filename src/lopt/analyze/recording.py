@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -88,7 +89,8 @@ def record(
     return Recording(gradients, updates, states, losses)
 
 
-@jax.jit
+# It compiles far longer than it computes, so the machine code is not optimised.
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def _run(
     optimizer: Optimizer, task: Task, begun: Inner, keys: Array, chosen: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array], list[Array], Array]:

@@ -85,8 +85,8 @@ def response(
 
     $$u(g) = \tfrac12 \left( U(g, s) - U(-g, s) \right), \qquad \text{threshold} = \frac{\max_g |u(g)|}{|u(g_0) / g_0|}$$
 
-    with $s$ the state at the start, or for a rule that divides by its own gradients the states after 50 steps of noise of the usual size. The half difference leaves out
-    what the state alone puts out, such as momentum.
+    with $s$ the state at the start, or for a rule that divides by its own gradients the states after 50 steps of noise of the usual size.
+    The half difference leaves out what the state alone puts out, such as momentum.
 
     Args:
         optimizer: of lopt or of optax.
