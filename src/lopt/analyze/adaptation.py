@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from lopt.analyze._record import Record, axes_of
-from lopt.analyze.probing import first_of, probe_of, with_first
+from lopt.analyze.probing import difference, first_of, probe_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
 from lopt.optimizer import Optimizer
@@ -134,8 +134,8 @@ def adaptation(
     then, _ = probe.moves(after, held)
     update, then = first_of(update), first_of(then)
     up, down = (first_of(probe.moves(states, with_first(held, (1.0 + x) * gradients))[0]) for x in (NEAR, -NEAR))
-    rate = (down - up) / (2.0 * NEAR * gradients)
-    change = np.abs(then - update) / np.maximum(np.abs(update), 1e-30)
+    rate = difference(down, up) / (2.0 * NEAR * gradients)
+    change = np.abs(difference(then, update)) / np.maximum(np.abs(update), 1e-30)
     near = (np.abs(np.log10(np.abs(gradients) / probe.scale)) <= 1.0 + 1e-9) & (update != 0) & np.isfinite(update)
     exponent = float("nan")
     if near.sum() > 2:

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from lopt.analyze._record import Record, axes_of
-from lopt.analyze.probing import NOISE_STEPS, Probe, move, moving, probe_of, row_of, with_first
+from lopt.analyze.probing import NOISE_STEPS, Probe, difference, move, moving, probe_of, row_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
 from lopt.errors import InputError
@@ -275,7 +275,7 @@ def _responses(probe: Probe, draws: int, length: int) -> Float[np.ndarray, " len
     own, push = gradients[0].reshape(2 * draws, -1)[:, 0], PUSH * probe.scale
     gradients[0] = with_first(gradients[0], own + push * np.repeat([1.0, -1.0], draws))
     updates, _ = probe.follow(twice, gradients)
-    return (updates[:, :draws] - updates[:, draws:]).mean(axis=1) / (2.0 * push)
+    return difference(updates[:, :draws], updates[:, draws:]).mean(axis=1) / (2.0 * push)
 
 
 def _fixed_points(probe: Probe, draws: int, steps: int = 30) -> int:

@@ -91,7 +91,7 @@ class Probe(NamedTuple):
         updates = first_of(
             self.moves(states, with_first(np.broadcast_to(others, (len(both), *self.param.shape)), both))[0]
         )
-        return 0.5 * (updates[: len(sizes)] - updates[len(sizes) :])
+        return 0.5 * difference(updates[: len(sizes)], updates[len(sizes) :])
 
 
 def probe_of(
@@ -143,6 +143,12 @@ def with_first(gradients: Rows, sizes: Float[np.ndarray, " rows"]) -> Rows:
     return flat.reshape(np.shape(gradients))
 
 
+def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`x - y`, NaN without a warning where both are infinite: a rule that diverges is a finding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return x - y
+
+
 def first_of(updates: Rows) -> Float[np.ndarray, " rows"]:
     """The first element of each row."""
     return updates.reshape(len(updates), -1)[:, 0]
@@ -191,4 +197,4 @@ def _is_quiet(probe: Probe) -> bool:
     return bool(np.isfinite(rates).all() and rates[0] < 1e3 * max(rates[1], 1e-30))
 
 
-__all__ = ["Probe", "first_of", "move", "moving", "probe_of", "row_of", "with_first"]
+__all__ = ["Probe", "difference", "first_of", "move", "moving", "probe_of", "row_of", "with_first"]

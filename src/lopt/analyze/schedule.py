@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Float, PRNGKeyArray
 
 from lopt.analyze._record import Record, axes_of
-from lopt.analyze.probing import FINE, first_of, probe_of, with_first
+from lopt.analyze.probing import FINE, difference, first_of, probe_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
 from lopt.optimizer import Optimizer
@@ -122,7 +122,7 @@ def schedule(
         updates, after = probe.moves(states, gradients)
         states = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), after)
         _, up, down = first_of(updates)
-        rates.append((down - up) / (2.0 * size) if probe.quiet else np.sqrt(np.mean(np.square(updates[0]))))
+        rates.append(difference(down, up) / (2.0 * size) if probe.quiet else np.sqrt(np.mean(np.square(updates[0]))))
     return Schedule(np.asarray(rates), probe.quiet)
 
 
