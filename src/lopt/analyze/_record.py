@@ -26,7 +26,7 @@ class Record:
         return json.dumps(_plain({"sentence": self.sentence, **fields}), indent=2) + "\n"
 
 
-def axes_of(columns: int = 1, width: float = 5.4, height: float = 3.6) -> tuple[Any, Any]:
+def axes_of(columns: int = 1, width: float = 9.2, height: float = 3.6) -> tuple[Any, Any]:
     """A matplotlib figure and its axes, one or a row of them."""
     with needs_extra("plot"):
         from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is

@@ -143,7 +143,7 @@ def with_first(gradients: Rows, sizes: Float[np.ndarray, " rows"]) -> Rows:
     return flat.reshape(np.shape(gradients))
 
 
-def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def difference(x: Any, y: Any) -> Any:
     """`x - y`, NaN without a warning where both are infinite: a rule that diverges is a finding."""
     with np.errstate(invalid="ignore", over="ignore"):
         return x - y

@@ -68,7 +68,10 @@ class Schedule(Record):
         axes.plot(self.rate, color="#0072b2")
         axes.plot([self.peak], [self.rate[self.peak]], "o", color="#d55e00", ms=4)
         axes.set(xlabel="step", ylabel="effective learning rate" if self.by_slope else "size of the update")
-        axes.set(title="schedule", ylim=(min(0.0, float(np.nanmin(self.rate, initial=0.0))), None))
+        low, high = float(np.nanmin(self.rate, initial=0.0)), float(np.nanmax(self.rate, initial=0.0))
+        axes.set(title="schedule")
+        if np.isfinite([low, high]).all() and low < high:
+            axes.set_ylim(1.1 * low, 1.1 * high)
         return fig
 
 

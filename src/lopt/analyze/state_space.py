@@ -71,6 +71,7 @@ class StateSpace(Record):
         right.plot(1 + np.arange(len(self.shares)), np.cumsum(self.shares), ".-", color="#0072b2")
         right.axhline(MOST, color="0.8", lw=1)
         right.set(xlabel="components", ylabel="share of the variance", title="dimensions", ylim=(0, 1.02))
+        right.xaxis.get_major_locator().set_params(integer=True)
         return fig
 
 
