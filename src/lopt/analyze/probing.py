@@ -52,11 +52,11 @@ class Probe(NamedTuple):
 
     def moves(self, states: State, gradients: Rows) -> tuple[Rows, State]:
         """The update of every row, and its next state; the loss that the rule is shown is 1."""
-        gradients, count = jnp.asarray(gradients, jnp.float32), len(gradients)
+        shown, count = jnp.asarray(gradients, jnp.float32), len(gradients)
         found = []
         for begin in range(0, count, BATCH):
             rows = np.minimum(np.arange(begin, begin + BATCH), count - 1)
-            part = jax.tree.map(lambda x, rows=rows: x[rows], (states, gradients))
+            part = jax.tree.map(lambda x, rows=rows: x[rows], (states, shown))
             kept = min(BATCH, count - begin)
             moved = _moves(self.optimizer, self.param, *part)
             found.append(jax.tree.map(lambda x, kept=kept: x[:kept], moved))
