@@ -244,15 +244,6 @@ QUICK = {
 
 
 @pytest.mark.slow
-def test_a_rule_of_tensors_is_probed() -> None:
-    found = mechanisms(lopt.load("demo-1"), lopt.tasks.digits_mlp(widths=(8,)), key=KEY, fields=QUICK)
-    records = {f.name: f.record for f in found}
-    assert all(record is not None for record in records.values())
-    assert not records["momentum"].from_fixed_point
-    assert records["explain"].share("all") > records["explain"].share("gradient")
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="the chromium binary is not installed")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_page_in_chromium(tmp_path: Path, width: int) -> None:
