@@ -92,8 +92,9 @@ def box(
         f"where it is above 1 and only there. Measured bounds are within {tolerance:.0%} of the theorem's. The box decides exactly where "
         "black box and Hessian share eigenvectors, and no symmetric black box inside of it is unstable.",
         f"Rollouts did what the radius says in {right} of {clear}. Bounds were at most {error:.2%} off. With shared eigenvectors the box was wrong "
-        f"{exact.wrong} times. Of symmetric black boxes outside, {symmetric.outside_stable / max(1, symmetric.outside):.0%} were stable; of those inside that are "
-        f"not symmetric, {other.admitted_unstable / max(1, other.admitted):.0%} were unstable. So the theorem's condition is exact for shared eigenvectors alone.",
+        f"{exact.wrong} times. Of symmetric black boxes outside, {symmetric.outside_stable / max(1, symmetric.outside):.0%} were stable; "
+        f"of those inside that are not symmetric, {other.admitted_unstable / max(1, other.admitted):.0%} were unstable. "
+        "So the theorem's condition is exact for shared eigenvectors alone.",
         bool(held),
         numbers,
         rows,

@@ -78,7 +78,7 @@ def control(
     return Claim(
         "control",
         "(c) Controlling the nominal step survives errors that cancelling it does not",
-        "A black box that has learned to cancel the nominal term leaves part of it behind when it errs; a rule that controls the size of the nominal term does not.",
+        "A black box that has learned to cancel the nominal term leaves part of it behind when it errs; a rule that controls its size does not.",
         f"Under multiplicative errors of {errors[0]:.0%} to {errors[-1]:.0%} no controlled training has a radius above 1, some cancelled one has at "
         f"{errors[-1]:.0%}, and the expected meta-loss of {steps} steps is lower where the step is controlled, by more than the 95 % interval at every error.",
         f"At {errors[-1]:.0%} of error {unstable[-1, 0]:.0%} of the cancelled trainings are unstable and {unstable[-1, 1]:.0%} of the controlled ones; "

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, HORIZON
-from lopt.reproduce.stability.runs import best_star, diverged, home_runs, level, smoothed, trained_arms
+from lopt.reproduce.stability.runs import absent, best_star, diverged, home_runs, level, smoothed, trained_arms
 
 
 def longer(
@@ -37,6 +37,15 @@ def longer(
     """
     del key
     last = multiples[-1]
+    words = (
+        "longer",
+        f"(e) STAR stays stable for {last} times the horizon of its meta-training",
+        "On the task of the meta-training STAR is stable for about a hundred times as many steps as it was meta-trained for; the black box is not.",
+        f"After {last} times {HORIZON} steps no training of STAR, the arm of (d), has diverged and its mean loss is not above that after {HORIZON}; "
+        "some training of the black box has diverged: its level over 50 steps is above twice the first loss, or not finite.",
+    )
+    if reason := absent(names, seeds, meta_steps):
+        return Claim(*words, f"Not run: {reason}", None, {})
     star = best_star(trained_arms(tuple(names), seeds, meta_steps))
     runs = home_runs(tuple(names), seeds, meta_steps, last * HORIZON, problems)
     lost = {name: [float(diverged(x, m * HORIZON).mean()) for m in multiples] for name, x in runs.items()}
@@ -58,13 +67,9 @@ def longer(
         for name in names
     ]
     return Claim(
-        "longer",
-        f"(e) STAR stays stable for {last} times the horizon of its meta-training",
-        "On the task of the meta-training STAR is stable for about a hundred times as many steps as it was meta-trained for; the black box is not.",
-        f"After {last} times {HORIZON} steps no training of STAR, the arm of (d), has diverged and its mean loss is not above that after {HORIZON}; some training "
-        "of the black box has diverged: its level over 50 steps is above twice the first loss, or not finite.",
-        f"At {last}x {lost[star][-1]:.0%} of the trainings of STAR ({star}) and {lost[BLACK_BOX][-1]:.0%} of the black box's have diverged. STAR's loss changed by "
-        f"{change} from 1x to {last}x; the black box's mean is {np.mean(levels[BLACK_BOX][-1]):.3g} there.",
+        *words,
+        f"At {last}x {lost[star][-1]:.0%} of the trainings of STAR ({star}) and {lost[BLACK_BOX][-1]:.0%} of the black box's have diverged. "
+        f"STAR's loss changed by {change} from 1x to {last}x; the black box's mean is {np.mean(levels[BLACK_BOX][-1]):.3g} there.",
         held,
         numbers,
         rows,

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, HORIZON
-from lopt.reproduce.stability.runs import best_star, first_at, home_runs, late, smoothed, trained_arms
+from lopt.reproduce.stability.runs import absent, best_star, first_at, home_runs, late, smoothed, trained_arms
 
 
 def meta_training(
@@ -36,6 +36,16 @@ def meta_training(
     Source: Harrison, Metz & Sohl-Dickstein 2022, section 6.
     """
     del key
+    words = (
+        "meta_training",
+        "(d) STAR's meta-loss falls faster and ends lower than the black box's",
+        "At the same cost of a step, meta-training with a nominal term, preconditioning and decay is faster and ends lower than that of the black box.",
+        "STAR is the arm with both terms whose meta-loss was lowest in the last tenth of its meta-training. Its mean curve reaches the level of the black box's "
+        "last tenth in fewer meta-steps than the black box's own first does. On fresh problems its mean loss is lower by more than the 95 % interval of the "
+        "difference, paired by seeds.",
+    )
+    if reason := absent(names, seeds, meta_steps):
+        return Claim(*words, f"Not run: {reason}", None, {})
     arms = trained_arms(tuple(names), seeds, meta_steps)
     runs = home_runs(tuple(names), seeds, meta_steps, steps, problems)
     star = best_star(arms)
@@ -68,12 +78,7 @@ def meta_training(
         for name in names
     ]
     return Claim(
-        "meta_training",
-        "(d) STAR's meta-loss falls faster and ends lower than the black box's",
-        "At the same cost of a step, meta-training of the optimizer with a nominal term, preconditioning and decay is faster and ends lower than that of the black box.",
-        "STAR is the arm with both terms whose meta-loss was lowest in the last tenth of its meta-training. Its mean curve reaches the level of the black box's "
-        "last tenth in fewer meta-steps than the black box's own first does, and on fresh problems its mean loss is lower by more than the 95 % interval of the "
-        "difference, paired by seeds.",
+        *words,
         f"STAR is {star}. It is at {target:.3f}, where the black box ends, after {reached[star]:.0f} of {count} meta-steps, the black box after "
         f"{reached[BLACK_BOX]:.0f}. On fresh problems STAR's mean loss is lower by {gain}.",
         held,

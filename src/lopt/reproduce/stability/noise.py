@@ -77,7 +77,7 @@ def noise(
     return Claim(
         "noise",
         "(b) The variance of the meta-gradient grows with the unroll as the spectral radius says",
-        "Where the spectral radius exceeds 1, mean and variance of the meta-gradient diverge with the unroll: the loss at step t is a polynomial of degree 2t in A.",
+        "Where the spectral radius exceeds 1, mean and variance of the meta-gradient diverge with the unroll: step t has a polynomial of degree 2t in A.",
         f"Where the radius is above 1, the logarithm of the deviation grows by twice its logarithm a step, within {tolerance:.0%}; where it is below 1, by at "
         f"most {tolerance:g} over {over:.0f} steps.",
         f"Slopes are within {error:.1%} of the predicted ones. In stable trainings the logarithm changes by at most {rise:+.2f} over {over:.0f} steps.",

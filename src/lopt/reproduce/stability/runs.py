@@ -16,7 +16,7 @@ from jaxtyping import Float, PRNGKeyArray
 from lopt import zoo
 from lopt.evaluate.training import train_batch
 from lopt.optimizer import Optimizer
-from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, STAR_ARMS, Trained, home_task, stack, train_arms
+from lopt.reproduce.stability.arms import STAR_ARMS, Trained, home_task, stack, train_arms
 from lopt.task import Task
 
 WEIGHTS = Path(__file__).parent / "weights"  # of every arm and seed, with cards, and `meta_loss.csv`
@@ -45,6 +45,22 @@ def trained_arms(names: tuple[str, ...], seeds: int, meta_steps: int | None) -> 
         )
         for name in names
     }
+
+
+def absent(names: Sequence[str], seeds: int, meta_steps: int | None) -> str:
+    """Why a claim cannot be measured; empty where it can.
+
+    Args:
+        names: as for `trained_arms`.
+        seeds: as for `trained_arms`.
+        meta_steps: as for `trained_arms`.
+    """
+    if not names:
+        return "no arms were named (names=...)."
+    missing = [n for n in names for seed in range(seeds) if not (WEIGHTS / f"{n}-{seed}.safetensors").exists()]
+    if meta_steps is None and missing:
+        return f"no weights are shipped for {', '.join(dict.fromkeys(missing))}; give meta_steps."
+    return ""
 
 
 def late(trained: Trained) -> Float[np.ndarray, " seeds"]:
@@ -140,8 +156,7 @@ def smoothed(curves: Float[np.ndarray, "*runs n"], parts: int = 50) -> Float[np.
 
 
 __all__ = [
-    "ARMS",
-    "BLACK_BOX",
+    "absent",
     "best_star",
     "diverged",
     "first_at",

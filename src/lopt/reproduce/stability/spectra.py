@@ -13,7 +13,7 @@ from lopt.analyze import certify
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, HORIZON, home_task
-from lopt.reproduce.stability.runs import best_star, trained_arms
+from lopt.reproduce.stability.runs import absent, best_star, trained_arms
 
 FIELDS = ("sharpness", "margin", "overshoot", "spectral_radius", "exponent")
 
@@ -41,6 +41,16 @@ def spectra(
 
     Source: lopt's own. The paper has the eigenvalues of the noisy quadratic alone.
     """
+    words = (
+        "spectra",
+        "(g) Our extension: the training step of STAR is more stable than the black box's",
+        "What the paper shows for the eigenvalues of the noisy quadratic should show in trainings of networks: with STAR nearby trainings part more slowly, "
+        "and steps overshoot less often.",
+        "At the checkpoints after the first, the Lyapunov exponent of STAR is below that of the black box by more than the 95 % interval over seeds, and no "
+        "larger share of its checkpoints overshoots by 1 %.",
+    )
+    if reason := absent(names, seeds, meta_steps):
+        return Claim(*words, f"Not run: {reason}", None, {})
     arms, task = trained_arms(tuple(names), seeds, meta_steps), home_task()[1]
     star = best_star(arms)
     chosen = [n for n in names if looked_at is None or n in (*looked_at, star, BLACK_BOX)]
@@ -79,12 +89,7 @@ def spectra(
         for name in chosen
     ]
     return Claim(
-        "spectra",
-        "(g) Our extension: the training step of STAR is more stable than the black box's",
-        "What the paper shows for the eigenvalues of the noisy quadratic should show in trainings of networks: with STAR nearby trainings part more slowly, "
-        "and steps overshoot less often.",
-        "At the checkpoints after the first, the Lyapunov exponent of STAR is below that of the black box by more than the 95 % interval over seeds, and no larger "
-        "share of its checkpoints overshoots by 1 %.",
+        *words,
         f"The exponent of the black box is above that of STAR ({star}) by {gap}; steps overshoot at {over[star]:.0%} of STAR's checkpoints and at "
         f"{over[BLACK_BOX]:.0%} of the black box's.",
         held,

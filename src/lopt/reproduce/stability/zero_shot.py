@@ -14,7 +14,7 @@ from lopt.evaluate.scores.statistics import mean_interval
 from lopt.evaluate.training import train_batch
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability.arms import ARMS, BLACK_BOX
-from lopt.reproduce.stability.runs import best_star, diverged, level, stack, trained_arms
+from lopt.reproduce.stability.runs import absent, best_star, diverged, level, stack, trained_arms
 from lopt.tasks import TaskName, create
 
 NETWORKS: dict[str, TaskName] = {
@@ -57,6 +57,15 @@ def zero_shot(
 
     Source: Harrison, Metz & Sohl-Dickstein 2022, section 6, figure 4, at the scale of one small machine.
     """
+    words = (
+        "zero_shot",
+        "(f) STAR trains networks that it has never seen; the black box does not",
+        "On other architectures and data the black box diverges, and STAR is comparable to a tuned Adam.",
+        f"On every network no training of STAR diverges and it leaves at most {NEAR:.0%} of the way from the start to tuned Adam, on average; on every network "
+        f"some training of the black box diverges, or it leaves more than {STALLED:.0%} of that way.",
+    )
+    if reason := absent(names, seeds, meta_steps):
+        return Claim(*words, f"Not run: {reason}", None, {})
     arms = trained_arms(tuple(names), seeds, meta_steps)
     star = best_star(arms)
     found: dict[str, Any] = {}
@@ -104,13 +113,9 @@ def zero_shot(
     ]
     numbers: dict[str, Any] = {"star": star, "steps": steps, "networks": found}
     return Claim(
-        "zero_shot",
-        "(f) STAR trains networks that it has never seen; the black box does not",
-        "On other architectures and data the black box diverges, and STAR is comparable to a tuned Adam.",
-        f"On every network no training of STAR diverges and it leaves at most {NEAR:.0%} of the way from the start to tuned Adam, on average; on every network some "
-        f"training of the black box diverges, or it leaves more than {STALLED:.0%} of that way.",
-        f"STAR ({star}) is near a tuned Adam on {len(near)} of {len(found)} networks ({', '.join(near) or 'none'}); the black box diverges or stalls on {len(failed)} "
-        f"({', '.join(failed) or 'none'}).",
+        *words,
+        f"STAR ({star}) is near a tuned Adam on {len(near)} of {len(found)} networks ({', '.join(near) or 'none'}); the black box diverges or stalls on "
+        f"{len(failed)} ({', '.join(failed) or 'none'}).",
         held,
         numbers,
         rows,
