@@ -26,6 +26,7 @@ STEP = 1e-3  # of the nominal term, and of the black box
 HORIZON = 200  # inner steps of a training in meta-training
 FASHION = TaskName("fashion_mlp", {"size": 8, "widths": [16, 16], "batch_size": 32})
 DIGITS = TaskName("digits_mlp", {"widths": [16, 16], "batch_size": 32})
+PAIRS, TRUNCATION = 4, 20  # of PES
 EVERY = 50  # meta-steps between checkpoints
 
 
@@ -63,7 +64,8 @@ class Trained(NamedTuple):
     """An arm, meta-trained from several seeds."""
 
     optimizers: tuple[Optimizer, ...]  # one a seed
-    meta_loss: Float[np.ndarray, "seeds meta_steps"]
+    meta_loss: Float[np.ndarray, "seeds parts"]  # of every meta-step, or means over stretches of them
+    meta_steps: int
 
 
 def train_arms(
@@ -73,8 +75,8 @@ def train_arms(
     *,
     meta_steps: int,
     learning_rate: float = 1e-2,
-    pairs: int = 4,
-    truncation: int = 20,
+    pairs: int = PAIRS,
+    truncation: int = TRUNCATION,
     horizon: int = HORIZON,
     std: float = 0.01,
     folder: Path | None = None,
@@ -120,7 +122,9 @@ def train_arms(
                 write_bytes(path, to_bytes((state, losses)))
         for i, name in enumerate(members):
             runs = range(i * len(keys), (i + 1) * len(keys))
-            found[name] = Trained(tuple(at(state.optimizer, run) for run in runs), losses[runs.start : runs.stop])
+            found[name] = Trained(
+                tuple(at(state.optimizer, run) for run in runs), losses[runs.start : runs.stop], meta_steps
+            )
     return {name: found[name] for name in names}
 
 

@@ -40,8 +40,8 @@ def meta_training(
         "meta_training",
         "(d) STAR's meta-loss falls faster and ends lower than the black box's",
         "At the same cost of a step, meta-training with a nominal term, preconditioning and decay is faster and ends lower than that of the black box.",
-        "STAR is the arm with both terms whose meta-loss was lowest in the last tenth of its meta-training. Its mean curve reaches the level of the black box's "
-        "last tenth in fewer meta-steps than the black box's own first does. On fresh problems its mean loss is lower by more than the 95 % interval of the "
+        "STAR is the arm with both terms whose meta-loss was lowest in the last tenth of its meta-training. Its mean curve reaches the level of the black box's"
+        " last tenth in fewer meta-steps than the black box's own first does. On fresh problems its mean loss is lower by more than the 95 % interval of the "
         "difference, paired by seeds.",
     )
     if reason := absent(names, seeds, meta_steps):
@@ -50,7 +50,7 @@ def meta_training(
     runs = home_runs(tuple(names), seeds, meta_steps, steps, problems)
     star = best_star(arms)
     curves = {name: smoothed(arm.meta_loss) for name, arm in arms.items()}
-    count = next(iter(arms.values())).meta_loss.shape[1]
+    count = arms[star].meta_steps
     fresh = {name: losses[..., :HORIZON].mean(axis=(1, 2)) for name, losses in runs.items()}
     target = float(curves[BLACK_BOX][:, -max(1, curves[BLACK_BOX].shape[1] // 10) :].mean())
     stretch = count / curves[star].shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,10 +15,12 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from lopt import zoo
+from lopt.checkpoint import write_text
 from lopt.evaluate.training import train_batch
 from lopt.optimizer import Optimizer
-from lopt.reproduce.stability.arms import STAR_ARMS, Trained, home_task, stack, train_arms
+from lopt.reproduce.stability.arms import HORIZON, PAIRS, STAR_ARMS, TRUNCATION, Trained, home_task, stack, train_arms
 from lopt.task import Task
+from lopt.zoo import Card
 
 WEIGHTS = Path(__file__).parent / "weights"  # of every arm and seed, with cards, and `meta_loss.csv`
 DIVERGED = 2.0  # times the loss at the start, as in a certificate
@@ -37,14 +40,49 @@ def trained_arms(names: tuple[str, ...], seeds: int, meta_steps: int | None) -> 
         keys = jax.random.split(jax.random.key(0), seeds)
         return train_arms(names, home_task()[1], keys, meta_steps=meta_steps)
     with (WEIGHTS / "meta_loss.csv").open(newline="") as file:
-        curves = {(row["arm"], int(row["seed"])): row["meta_loss"].split() for row in csv.DictReader(file)}
+        rows = {(row["arm"], int(row["seed"])): row for row in csv.DictReader(file)}
     return {
         name: Trained(
             tuple(zoo.load(WEIGHTS / f"{name}-{seed}.safetensors") for seed in range(seeds)),
-            np.asarray([curves[name, seed] for seed in range(seeds)], np.float64),
+            np.asarray([rows[name, seed]["meta_loss"].split() for seed in range(seeds)], np.float64),
+            int(rows[name, 0]["meta_steps"]),
         )
         for name in names
     }
+
+
+def write_arms(
+    arms: Mapping[str, Trained], folder: Path, *, parts: int = 50, seconds: float | None = None, command: str = ""
+) -> None:
+    """Write arms as `trained_arms` reads them: `ARM-SEED.safetensors` with its card, and the means of meta-losses in `meta_loss.csv`.
+
+    Args:
+        arms: meta-trained on the home task.
+        folder: where they go.
+        parts: stretches of a meta-training over which meta-losses are averaged.
+        seconds: of all meta-trainings together.
+        command: that made them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    home, text = home_task()[0], io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("arm", "seed", "meta_steps", "meta_loss"))
+    for name, trained in arms.items():
+        meta_steps = trained.meta_steps
+        for seed, (rule, curve) in enumerate(zip(trained.optimizers, trained.meta_loss, strict=True)):
+            card = Card(
+                description=f"The arm {name} of lopt reproduce stability: STAR on a small MLP, seed {seed}.",
+                tasks=(home.to_json(),),
+                seed=seed,
+                meta_steps=meta_steps,
+                inner_steps=meta_steps * 2 * PAIRS * TRUNCATION,
+                horizon=(HORIZON, HORIZON),
+                seconds=seconds,
+                command=command,
+            )
+            zoo.save(folder / f"{name}-{seed}", rule, card)
+            table.writerow((name, seed, meta_steps, " ".join(f"{x:.5g}" for x in smoothed(curve, parts))))
+    write_text(folder / "meta_loss.csv", text.getvalue())
 
 
 def absent(names: Sequence[str], seeds: int, meta_steps: int | None) -> str:
@@ -166,4 +204,5 @@ __all__ = [
     "smoothed",
     "trained_arms",
     "trainings",
+    "write_arms",
 ]
