@@ -10,8 +10,8 @@ import numpy as np
 import tyro
 
 from common import header, show
-from lopt.reproduce.stability.arms import ARMS, home_task, train_arms
-from lopt.reproduce.stability.runs import late, write_arms
+from lopt.reproduce.stability._arms import ARMS, home_task, train_arms
+from lopt.reproduce.stability._runs import late, write_arms
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
 
     Args:
         folder: keeps the state of the meta-trainings, to go on after a stop.
-        arms: of `lopt.reproduce.stability.arms.ARMS`.
+        arms: of `lopt.reproduce.stability._arms.ARMS`.
         meta_steps: of every meta-training.
         seeds: of every arm.
         out: where the weights, their cards and `meta_loss.csv` go.

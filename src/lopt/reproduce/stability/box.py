@@ -206,4 +206,4 @@ def slopes(xs: Float[np.ndarray, " n"], ys: Float[np.ndarray, "*batch n"]) -> Fl
     return (ys * centred).sum(axis=-1) / np.square(centred).sum()
 
 
-__all__ = ["KINDS", "box", "rollout", "slopes"]
+__all__ = ["box", "rollout"]

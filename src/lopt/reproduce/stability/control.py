@@ -81,8 +81,8 @@ def control(
         "(c) Controlling the nominal step survives errors that cancelling it does not",
         "A black box that has learned to cancel the nominal term leaves part of it behind when it errs; a rule that controls its size does not.",
         f"Under multiplicative errors of {errors[0]:.0%} to {errors[-1]:.0%} no controlled training has a radius above 1, and ever more cancelled ones have. "
-        f"The expected meta-loss of {steps} steps is lower where the step is controlled, by more than the 95 % interval at {errors[-1]:.0%}, and higher by as much "
-        "at no error.",
+        f"The expected meta-loss of {steps} steps is lower where the step is controlled, by more than the 95 % interval at {errors[-1]:.0%}; "
+        "at no error is it higher by as much.",
         f"At {errors[-1]:.0%} of error {unstable[-1, 0]:.0%} of the cancelled trainings are unstable and {unstable[-1, 1]:.0%} of the controlled ones; "
         f"the log meta-loss is lower by {gains[0]} at {errors[0]:.0%} and by {gains[-1]} at {errors[-1]:.0%}.",
         held,

@@ -10,8 +10,8 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, HORIZON
-from lopt.reproduce.stability.runs import absent, best_star, first_at, home_runs, late, smoothed, trained_arms
+from lopt.reproduce.stability._arms import ARMS, BLACK_BOX, HORIZON
+from lopt.reproduce.stability._runs import absent, best_star, first_at, home_runs, late, smoothed, trained_arms
 
 
 def meta_training(

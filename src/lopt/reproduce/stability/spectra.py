@@ -12,8 +12,8 @@ from jaxtyping import PRNGKeyArray
 from lopt.analyze import certify
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.stability.arms import ARMS, BLACK_BOX, HORIZON, home_task
-from lopt.reproduce.stability.runs import absent, best_star, trained_arms
+from lopt.reproduce.stability._arms import ARMS, BLACK_BOX, HORIZON, home_task
+from lopt.reproduce.stability._runs import absent, best_star, trained_arms
 
 FIELDS = ("sharpness", "margin", "overshoot", "spectral_radius", "exponent")
 

@@ -18,7 +18,7 @@ from lopt import zoo
 from lopt.checkpoint import write_text
 from lopt.evaluate.training import train_batch
 from lopt.optimizer import Optimizer
-from lopt.reproduce.stability.arms import HORIZON, PAIRS, STAR_ARMS, TRUNCATION, Trained, home_task, stack, train_arms
+from lopt.reproduce.stability._arms import HORIZON, PAIRS, STAR_ARMS, TRUNCATION, Trained, home_task, stack, train_arms
 from lopt.task import Task
 from lopt.zoo import Card
 
