@@ -26,9 +26,9 @@ def test_the_theory_holds_at_any_seed() -> None:
     """These claims are theorems; what would not hold is the measurement."""
     for seed in (1, 2):
         key = jax.random.key(seed)
-        assert box.box(key, draws=60).held
-        assert noise.noise(key, batches=3, repeats=40).held
-        assert control.control(key, draws=40).held
+        assert box(key, draws=60).held
+        assert noise(key, batches=3, repeats=40).held
+        assert control(key, draws=40).held
 
 
 def test_a_rollout_grows_where_the_radius_exceeds_1() -> None:

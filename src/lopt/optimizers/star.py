@@ -47,9 +47,9 @@ class STAR(Optimizer):
 
     without bias correction. 207 meta-parameters at the defaults.
 
-    The form of the rule follows the released code of its authors, and $\alpha = \lambda_1 = 10^{-3}$ the names of the weights released with it. The decay of the
-    paper, 0.1 to 1, is AdamW's of the *meta-parameters* and belongs to the outer optimizer; as `shrinkage` it would erase a network at once.
-    The other defaults are a **reconstruction**, and every one is a field.
+    The form of the rule follows the released code of its authors, and $\alpha = \lambda_1 = 10^{-3}$ the names of the weights released with it.
+    The decay of the paper, 0.1 to 1, is AdamW's of the *meta-parameters* and belongs to the outer optimizer; as `shrinkage` it would erase
+    a network at once. The other defaults are a **reconstruction**, and every one is a field.
 
     Args:
         hidden: widths of the hidden layers.

@@ -57,6 +57,7 @@ def meta_training(
     reached = {name: (first_at(c.mean(axis=0), target) + 1) * stretch for name, c in curves.items()}
     gain = mean_interval(fresh[BLACK_BOX] - fresh[star])
     faster = reached[star] < reached[BLACK_BOX]
+    when = {n: f"after {x:.0f} of {count} meta-steps" if np.isfinite(x) else "never" for n, x in reached.items()}
     held = bool(faster and gain.low > 0.0)
     numbers: dict[str, Any] = {
         "star": star,
@@ -79,8 +80,8 @@ def meta_training(
     ]
     return Claim(
         *words,
-        f"STAR is {star}. It is at {target:.3f}, where the black box ends, after {reached[star]:.0f} of {count} meta-steps, the black box after "
-        f"{reached[BLACK_BOX]:.0f}. On fresh problems STAR's mean loss is lower by {gain}.",
+        f"STAR is {star}. It reaches {target:.3f}, where the black box ends, {when[star]}; the black box first does {when[BLACK_BOX]}. On fresh problems the "
+        f"mean loss of the black box less that of STAR is {gain}.",
         held,
         numbers,
         rows,

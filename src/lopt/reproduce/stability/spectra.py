@@ -73,7 +73,7 @@ def spectra(
     numbers: dict[str, Any] = {
         "star": star,
         "steps": certificates[star][0].steps,
-        "curves": {n: {f: np.where(np.isfinite(x), x, 1e4) for f, x in c.items()} for n, c in curves.items()},
+        "curves": curves,
         "exponent": exponents,
         "overshoots": over,
         "gap": list(gap),
