@@ -51,7 +51,7 @@ def box(
             growth = rollout(training, steps, rng)
             radii.append(training.spectral_radius)
             growths.append(growth)
-            counted[kind] = counted[kind].count(
+            counted[kind] = counted[kind].tally(
                 admissible_box(hessian, alpha).admits(black_box), training.spectral_radius, growth > DIVERGED, away
             )
     bounds = [
@@ -114,7 +114,7 @@ class _Counts(NamedTuple):
     def wrong(self) -> int:
         return self.admitted_unstable + self.outside_stable
 
-    def count(self, admitted: bool, radius: float, diverged: bool, away: float) -> _Counts:
+    def tally(self, admitted: bool, radius: float, diverged: bool, away: float) -> _Counts:
         stable, clear = radius <= 1.0, abs(radius - 1.0) >= away
         return _Counts(
             self.admitted + admitted,
