@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from lopt import zoo
 from lopt.checkpoint import write_text
@@ -165,7 +165,7 @@ def level(losses: Float[np.ndarray, "*runs steps"], step: int, window: int = 50)
     return losses[..., max(0, step - window) : step].mean(axis=-1)
 
 
-def diverged(losses: Float[np.ndarray, "*runs steps"], step: int) -> Float[np.ndarray, "*runs"]:
+def diverged(losses: Float[np.ndarray, "*runs steps"], step: int) -> Bool[np.ndarray, "*runs"]:
     """Where the level at a step is above twice the first loss, or not finite.
 
     Args:
