@@ -183,4 +183,4 @@ def _finite(product: np.ndarray) -> np.ndarray:
     return product
 
 
-__all__ = ["MEMORY", "Spectrum", "eigenvalues", "refuse_too_large", "symmetric_eigenvalues"]
+__all__ = ["Spectrum", "eigenvalues", "symmetric_eigenvalues"]

@@ -289,7 +289,6 @@ __all__ = [
     "Moved",
     "amplification",
     "flat_step",
-    "moving_size",
     "overshoot",
     "params_size",
     "sharpness",
