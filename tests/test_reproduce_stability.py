@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from lopt.reproduce.stability import _runs, box, control, noise
 from lopt.reproduce.stability._arms import ARMS, BLACK_BOX, STAR_ARMS, Trained, train_arms
 from lopt.reproduce.stability.box import rollout
 from lopt.reproduce.stability.noise import deviations
+from lopt.reproduce.stability.zero_shot import NETWORKS
+from lopt.tasks import TaskName
 
 KEY = jax.random.key(0)
 TINY = {"names": (BLACK_BOX, "decay-1.0"), "seeds": 2, "meta_steps": 2}
@@ -48,6 +51,7 @@ def test_the_meta_gradient_is_the_derivative_of_the_meta_loss() -> None:
     assert found == pytest.approx((-(h**2) * first * second / 2).std(ddof=1))
 
 
+@pytest.mark.slow
 def test_arms_of_one_seed_begin_alike_and_decay_shrinks_them() -> None:
     task = lopt.tasks.Quadratic(dim=2)
     keys = jax.random.split(KEY, 2)
@@ -61,6 +65,7 @@ def test_arms_of_one_seed_begin_alike_and_decay_shrinks_them() -> None:
     assert not np.array_equal(found["both"].meta_loss[0], found["both"].meta_loss[1])
 
 
+@pytest.mark.slow
 def test_a_meta_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, keys = lopt.tasks.Quadratic(dim=2), jax.random.split(KEY, 1)
     monkeypatch.setattr("lopt.reproduce.stability._arms.EVERY", 2)
@@ -115,11 +120,17 @@ def test_divergence_is_a_loss_above_twice_the_first_or_none() -> None:
     [
         ("meta_training", {"problems": 1, "steps": 200}),
         ("longer", {"problems": 1, "multiples": (1,)}),
-        ("zero_shot", {"problems": 1, "networks": ("transformer on text",), "steps": 3, "learning_rates": (1e-3,)}),
+        ("zero_shot", {"problems": 1, "networks": ("a quadratic",), "steps": 3, "learning_rates": (1e-3,)}),
         ("spectra", {"checkpoints": 2, "steps": 4}),
     ],
 )
-def test_claims_on_networks_run_and_are_drawn(name: str, sizes: dict[str, Any]) -> None:
+def test_claims_on_arms_run_and_are_drawn(name: str, sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a quadratic in place of networks, whose programs compile far longer."""
+    bowl = TaskName("quadratic", {"dim": 2})
+    for module in ("_runs", "spectra"):
+        found = sys.modules[f"lopt.reproduce.stability.{module}"]
+        monkeypatch.setattr(found, "home_task", lambda: (bowl, lopt.tasks.create(bowl)))
+    monkeypatch.setitem(NETWORKS, "a quadratic", bowl)
     spec = find_paper("stability").claims[name]
     claim = spec.measure(KEY, **TINY, **sizes)
     assert claim.name == name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,9 +100,7 @@ def train_arms(
         on_step: told the arms, the meta-step and the mean meta-loss.
     """
     pes = PES(task, pairs=pairs, truncation=truncation, horizon=horizon, std=std, objective="mean")
-    rate = optax.cosine_decay_schedule(learning_rate, meta_steps, alpha=0.1)
-    decayed = optax.inject_hyperparams(optax.add_decayed_weights)(weight_decay=0.0)
-    outer = as_outer(optax.chain(optax.clip(1.0), optax.scale_by_adam(), decayed, optax.scale_by_learning_rate(rate)))
+    outer = _outer(learning_rate, meta_steps)
     groups: dict[Arm, list[str]] = {}
     for name in names:
         groups.setdefault(ARMS[name]._replace(decay=0.0), []).append(name)
@@ -113,7 +111,8 @@ def train_arms(
         losses = np.zeros((len(decays), meta_steps), np.float64)
         path = None if folder is None else folder / f"{'+'.join(members)}.safetensors"
         if path is not None and path.exists():
-            state, losses = from_bytes(path.read_bytes(), (state, losses), str(path))
+            state, found_losses = from_bytes(path.read_bytes(), (state, losses), str(path))
+            losses = np.array(found_losses, np.float64)
         for step in range(int(state.step[0]), meta_steps):
             state, metrics = _meta_step((pes,), outer, state)
             losses[:, step] = np.asarray(metrics["meta_loss"])
@@ -136,6 +135,14 @@ def at(stacked: Any, index: int) -> Any:
 def stack(trees: Sequence[Any]) -> Any:
     """Several trees along a leading axis."""
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+
+@lru_cache(maxsize=8)  # compiled programs are tied to it
+def _outer(learning_rate: float, meta_steps: int) -> Optimizer:
+    """AdamW, whose decay is a number of its state, so that arms may differ in it."""
+    rate = optax.cosine_decay_schedule(learning_rate, meta_steps, alpha=0.1)
+    decayed = optax.inject_hyperparams(optax.add_decayed_weights)(weight_decay=0.0)
+    return as_outer(optax.chain(optax.clip(1.0), optax.scale_by_adam(), decayed, optax.scale_by_learning_rate(rate)))
 
 
 @partial(jax.jit, static_argnums=(0, 2))
