@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import DictKey, keystr
 
 from lopt.blocks.nets import all_products
+from lopt.blocks.tensors import for_all_platforms
 from lopt.errors import needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch._program import Program, convert
@@ -130,6 +131,6 @@ def step_program(
         updates, new = rule.update(grads, state.treedef.unflatten(leaves), params, **named)
         return jax.tree.leaves(updates), jax.tree.leaves(new)
 
-    with all_products():
+    with all_products(), for_all_platforms():  # PyTorch may be on an accelerator that JAX does not see
         closed = jax.make_jaxpr(step)(params, params, kinds, [scalar] * len(losses))
     return convert(closed, device)
