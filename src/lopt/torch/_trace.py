@@ -131,6 +131,6 @@ def step_program(
         updates, new = rule.update(grads, state.treedef.unflatten(leaves), params, **named)
         return jax.tree.leaves(updates), jax.tree.leaves(new)
 
-    with all_products(), for_all_platforms():  # PyTorch may be on an accelerator that JAX does not see
+    with all_products(), for_all_platforms():
         closed = jax.make_jaxpr(step)(params, params, kinds, [scalar] * len(losses))
     return convert(closed, device)
