@@ -290,7 +290,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_sentence(case: str) -> None:
+def test_bad_input_gets_one_sentence(case: str, unchecked: None) -> None:
     make_it, message = BAD[case]
     with pytest.raises(InputError, match=message) as caught:
         make_it()
