@@ -16,7 +16,7 @@ import torch_processes
 PROGRAM = Path(torch_processes.__file__)
 
 
-@pytest.mark.parametrize("mode", ["ddp", "sharded", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", "sharded"])
 @pytest.mark.parametrize("rule", ["general-1", pytest.param("velo", marks=pytest.mark.slow)])
 def test_two_processes_do_what_one_does(mode: str, rule: str, tmp_path: Path) -> None:
     expected = torch_processes.alone(rule)

@@ -11,11 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import lopt
@@ -47,20 +44,6 @@ def _mean(x: torch.Tensor) -> torch.Tensor:
     return x / 2
 
 
-def through_a_checkpoint(model: nn.Module, optimizer: LearnedOptimizer, folder: Path) -> LearnedOptimizer:
-    """Save model and optimizer, spoil the model, and load both, the optimizer into a new one."""
-    weights, states = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder / "checkpoint")
-    with torch.no_grad():
-        for p in model.parameters():
-            p.zero_()
-    other = LearnedOptimizer(model.parameters(), optimizer.rule, horizon=STEPS)
-    weights, states = get_state_dict(model, other)
-    dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder / "checkpoint")
-    set_state_dict(model, other, model_state_dict=weights, optim_state_dict=states)
-    return other
-
-
 def main() -> None:
     """Train in one of the two processes."""
     mode, rule, rank, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
@@ -72,22 +55,6 @@ def main() -> None:
         for step in range(STEPS):
             loss = backward("mlp", trained, 2 * step + rank)
             optimizer.step(loss=_mean(loss))
-    elif mode == "fsdp":
-        mesh = init_device_mesh("cpu", (2,))
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        optimizer = LearnedOptimizer(model.parameters(), create(rule), horizon=STEPS)
-        for step in range(STEPS):
-            loss = backward("mlp", model, 2 * step + rank)
-            optimizer.step(loss=_mean(loss))
-            if step == 1 and not optimizer.needs_loss:
-                optimizer = through_a_checkpoint(model, optimizer, folder)
-        sharded, model = list(model.parameters()), make("mlp")
-        with torch.no_grad():
-            for p, s in zip(model.parameters(), sharded, strict=True):
-                p.copy_(s.full_tensor())
     else:
         mesh = init_device_mesh("cpu", (2,))
         sharded = [nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for p in model.parameters()]
