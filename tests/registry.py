@@ -786,14 +786,22 @@ class AnalysisRow(NamedTuple):
         name: its key in `lopt.analyze.ANALYSES`.
         module: the file in `lopt/analyze`.
         fields: arguments besides optimizer, task and key with which it takes seconds.
+        remembers: whether it has a meaning only for a rule that keeps something for a parameter.
     """
 
     name: str
     module: str
     fields: Mapping[str, Any]
+    remembers: bool = False
 
 
 ANALYSES: list[AnalysisRow] = [
+    AnalysisRow("adaptation", "adaptation", {"points": 3, "settle": 20}),
     AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2}),
+    AnalysisRow("explain", "explain", {"steps": 150}),
+    AnalysisRow("momentum", "momentum", {"length": 10, "draws": 2}),
+    AnalysisRow("response", "response", {"points": 5, "draws": 2}),
+    AnalysisRow("schedule", "schedule", {"steps": 5}),
     AnalysisRow("stability", "stability", {"steps": 4, "checkpoints": 2}),
+    AnalysisRow("state_space", "state_space", {"steps": 20}, remembers=True),
 ]
