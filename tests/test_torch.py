@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax.contrib
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -29,6 +30,7 @@ from torch_models import backward, loss_of, make
 
 NAMES = ["adam", "small_fc", "star", "relative_mlp"]  # of the properties that do not depend on what a rule keeps
 KEEPING = ["adam", "small_fc", "velo"]  # nothing, vectors, and rows for all tensors beside what is of a tensor alone
+BACKENDS = ["jax", "torch"]
 HORIZON = 30
 
 
@@ -72,18 +74,25 @@ def single(
 # Progress, and the arguments.
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", lopt.zoo.available())
-def test_saved_optimizers_train(name: str) -> None:
+def test_saved_optimizers_train(backend: str, name: str) -> None:
     model = make("mlp")
-    optimizer, before = LearnedOptimizer(model.parameters(), name, horizon=HORIZON), loss_of("mlp", model, 99)
+    optimizer, before = (
+        LearnedOptimizer(model.parameters(), name, horizon=HORIZON, backend=backend),
+        loss_of("mlp", model, 99),
+    )
     train(model, optimizer, range(HORIZON))
     assert loss_of("mlp", model, 99) < 0.9 * before
 
 
-def test_lr_multiplies_the_update_and_decay_is_decoupled(rules: Any) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lr_multiplies_the_update_and_decay_is_decoupled(backend: str, rules: Any) -> None:
     found = {}
     for lr, decay in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.2)):
-        p, optimizer = single(rules("relative_mlp"), 3, 2, dtype=torch.float64, lr=lr, weight_decay=decay)
+        p, optimizer = single(
+            rules("relative_mlp"), 3, 2, dtype=torch.float64, lr=lr, weight_decay=decay, backend=backend
+        )
         before = p.detach().clone()
         optimizer.step()
         found[lr, decay] = p.detach() - before
@@ -176,10 +185,11 @@ def test_the_loss_may_be_a_number_or_a_tensor(rules: Any) -> None:
 # What parameters may be.
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", KEEPING)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 3), (5,), (2, 3, 2, 2)])
-def test_every_shape_steps(name: str, shape: tuple[int, ...], rules: Any) -> None:
-    p, optimizer = single(rules(name), *shape, horizon=HORIZON)
+def test_every_shape_steps(backend: str, name: str, shape: tuple[int, ...], rules: Any) -> None:
+    p, optimizer = single(rules(name), *shape, horizon=HORIZON, backend=backend)
     before = p.detach().clone()
     optimizer.step(loss=1.0)
     optimizer.step(loss=1.0)
@@ -188,11 +198,12 @@ def test_every_shape_steps(name: str, shape: tuple[int, ...], rules: Any) -> Non
     assert not p.numel() or not torch.equal(p, before)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", KEEPING)
-def test_every_dtype_steps_with_a_state_in_float32(name: str, dtype: torch.dtype, rules: Any) -> None:
-    p, optimizer = single(rules(name), 4, 3, dtype=dtype, horizon=HORIZON, lr=20.0)
-    exact, other = single(rules(name), 4, 3, horizon=HORIZON, lr=20.0)
+def test_every_dtype_steps_with_a_state_in_float32(backend: str, name: str, dtype: torch.dtype, rules: Any) -> None:
+    p, optimizer = single(rules(name), 4, 3, dtype=dtype, horizon=HORIZON, lr=20.0, backend=backend)
+    exact, other = single(rules(name), 4, 3, horizon=HORIZON, lr=20.0, backend=backend)
     before = exact.detach().clone()
     exact.data = p.detach().float()
     optimizer.step(loss=1.0)
@@ -203,12 +214,13 @@ def test_every_dtype_steps_with_a_state_in_float32(name: str, dtype: torch.dtype
     torch.testing.assert_close(p.detach().float(), exact.detach(), rtol=2 * torch.finfo(dtype).eps + 1e-6, atol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", KEEPING)
-def test_a_parameter_without_gradient_takes_no_part(name: str, rules: Any) -> None:
-    alone, optimizer = single(rules(name), 3, 2, horizon=HORIZON)
-    p, _ = single(rules(name), 3, 2, horizon=HORIZON)
+def test_a_parameter_without_gradient_takes_no_part(backend: str, name: str, rules: Any) -> None:
+    alone, optimizer = single(rules(name), 3, 2, horizon=HORIZON, backend=backend)
+    p, _ = single(rules(name), 3, 2, horizon=HORIZON, backend=backend)
     frozen, missing = nn.Parameter(torch.ones(2), requires_grad=False), nn.Parameter(torch.ones(2))
-    other = LearnedOptimizer([frozen, p, missing], rules(name), horizon=HORIZON)
+    other = LearnedOptimizer([frozen, p, missing], rules(name), horizon=HORIZON, backend=backend)
     for _ in range(3):
         optimizer.step(loss=1.0)
         other.step(loss=1.0)
@@ -218,9 +230,10 @@ def test_a_parameter_without_gradient_takes_no_part(name: str, rules: Any) -> No
     assert set(other.state) == {p}
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", KEEPING)
-def test_a_parameter_may_join_later_and_stay_away(name: str, rules: Any) -> None:
-    p, optimizer = single(rules(name), 3, 2, horizon=HORIZON)
+def test_a_parameter_may_join_later_and_stay_away(backend: str, name: str, rules: Any) -> None:
+    p, optimizer = single(rules(name), 3, 2, horizon=HORIZON, backend=backend)
     optimizer.step(loss=1.0)
     kept = {k: v.clone() for k, v in optimizer.state[p].items()}
     late = nn.Parameter(torch.ones(2, 4))
@@ -259,6 +272,11 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "lr": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lr=-1.0), "lr is -1.0"),
     "decay": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], weight_decay=-1.0), "weight_decay is -1.0"),
+    "backend": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], backend="cpu"), "auto, jax, torch"),  # pyright: ignore[reportArgumentType]
+    "backend's device": (
+        lambda: LearnedOptimizer([nn.Parameter(torch.ones(2, device="meta"))], backend="jax"),
+        "for the CPU",
+    ),
     "horizon": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], horizon=0), "horizon is 0"),
     "no horizon": (
         lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lopt.create("velo", lstm_hidden=8, bank=4)),
@@ -272,7 +290,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_sentence(case: str) -> None:
+def test_bad_input_gets_one_sentence(case: str, unchecked: None) -> None:
     make_it, message = BAD[case]
     with pytest.raises(InputError, match=message) as caught:
         make_it()
@@ -289,12 +307,14 @@ def test_a_sparse_gradient_is_refused() -> None:
 # Numbers that are not finite.
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e16])
 @pytest.mark.parametrize("name", KEEPING)
-def test_a_step_that_is_not_finite_is_skipped(name: str, bad: float, rules: Any) -> None:
+def test_a_step_that_is_not_finite_is_skipped(backend: str, name: str, bad: float, rules: Any) -> None:
     model, twin = make("mlp"), make("mlp")
     optimizers = [
-        LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=0.1) for m in (model, twin)
+        LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=0.1, backend=backend)
+        for m in (model, twin)
     ]
     for m, optimizer in zip((model, twin), optimizers, strict=True):
         train(m, optimizer, range(2))
@@ -340,11 +360,12 @@ def test_accumulated_gradients_are_one_step(rules: Any) -> None:
 # State dicts.
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [*KEEPING, "relative_mlp"])
-def test_resume_is_bit_exact(name: str, dtype: torch.dtype, rules: Any) -> None:
+def test_resume_is_bit_exact(backend: str, name: str, dtype: torch.dtype, rules: Any) -> None:
     model = make("mlp", dtype=dtype)
-    optimizer = LearnedOptimizer(model.parameters(), rules(name), horizon=HORIZON, lr=0.5)
+    optimizer = LearnedOptimizer(model.parameters(), rules(name), horizon=HORIZON, lr=0.5, backend=backend)
     train(model, optimizer, range(3))
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -352,7 +373,9 @@ def test_resume_is_bit_exact(name: str, dtype: torch.dtype, rules: Any) -> None:
     saved = torch.load(file, weights_only=True)
     other = make("mlp", seed=1, dtype=dtype)
     other.load_state_dict(saved["model"])
-    resumed = LearnedOptimizer(other.parameters(), rules(name), horizon=HORIZON + 1)  # the saved one counts
+    resumed = LearnedOptimizer(
+        other.parameters(), rules(name), horizon=HORIZON + 1, backend=backend
+    )  # the saved one counts
     resumed.load_state_dict(saved["optimizer"])
     assert resumed.param_groups[0]["lr"] == 0.5
     for m, o in ((model, optimizer), (other, resumed)):
@@ -383,10 +406,11 @@ def test_a_state_dict_of_other_weights_is_refused(rules: Any) -> None:
         optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
 
 
-def test_a_state_that_does_not_fit_is_refused(rules: Any) -> None:
-    _, optimizer = single(rules("star"), 3)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_state_that_does_not_fit_is_refused(backend: str, rules: Any) -> None:
+    _, optimizer = single(rules("star"), 3, backend=backend)
     optimizer.step()
-    _, other = single(rules("star"), 4)
+    _, other = single(rules("star"), 4, backend=backend)
     other.load_state_dict(optimizer.state_dict())
     with pytest.raises(InputError, match="it is of other parameters"):
         other.step()
@@ -406,6 +430,56 @@ def test_the_fingerprint_is_of_architecture_fields_and_weights(name: str) -> Non
     moved = jax.tree.map(lambda x: x + np.float32(1e-3), saved)
     assert fingerprint(name) == fingerprint(saved)
     assert fingerprint(moved) != fingerprint(saved)
+
+
+# What is evaluated elsewhere.
+
+
+ELSEWHERE: dict[str, lopt.Optimizer] = {
+    "controlled_muon": lopt.create("controlled_muon", key=jax.random.key(0)),
+    "attention": lopt.create("hierarchical_rnn", use_attention=True, key=jax.random.key(0)),
+    "schedule_free": lopt.optimizers.FromOptax(optax.contrib.schedule_free_sgd(0.1)),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any) -> None:
+    rule, model = ELSEWHERE[name], make("mlp")
+    params = [jnp.asarray(p.detach().numpy().copy()) for p in model.parameters()]
+    state = rule.init(params, horizon=HORIZON, key=jax.random.key(0))
+    optimizer = LearnedOptimizer(model.parameters(), rule, horizon=HORIZON, backend=backend)
+    update = jax.jit(lambda g, s, p: rule.update(g, s, p))
+    for step in range(3):
+        backward("mlp", model, step)
+        updates, state = update([jnp.asarray(p.grad.numpy()) for p in model.parameters()], state, params)  # pyright: ignore[reportOptionalMemberAccess]
+        params = jax.tree.map(jnp.add, params, updates)
+        optimizer.step()
+    trained = weights(model)
+    optimizer.eval()
+    optimizer.eval()  # twice is once
+    found = weights(model)
+    for own, expected in zip(found, rule.eval_params(state, params), strict=True):
+        torch.testing.assert_close(own, torch.from_numpy(np.array(expected)), rtol=1e-4, atol=1e-6)
+    assert not all(torch.equal(a, b) for a, b in zip(found, trained, strict=True))
+    with pytest.raises(InputError, match=r"call optimizer.train\(\) before the next step"):
+        optimizer.step()
+    resumed = LearnedOptimizer(model.parameters(), rule, horizon=HORIZON, backend=backend)
+    resumed.load_state_dict(optimizer.state_dict())
+    resumed.train()
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), trained, strict=True))
+    resumed.step()
+
+
+def test_eval_changes_nothing_for_other_rules(rules: Any) -> None:
+    p, optimizer = single(rules("adam"), 3)
+    optimizer.eval()
+    optimizer.step()
+    before = p.detach().clone()
+    optimizer.eval()
+    assert torch.equal(p, before)
+    optimizer.step()
+    assert not torch.equal(p, before)
 
 
 # A user's own rule, and what there is no operation for.
@@ -440,9 +514,28 @@ def test_loops_and_branches_are_followed(sign: float) -> None:
     gradient = sign * torch.linspace(-0.5, 1.0, 6).reshape(2, 3)
     p = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
     p.grad = gradient.double()
-    LearnedOptimizer([p], Loops()).step()
+    LearnedOptimizer([p], Loops(), backend="torch").step()
     expected, _ = Loops().update([jnp.asarray(gradient.numpy())], jnp.zeros((), jnp.int32), [jnp.zeros((2, 3))])
     torch.testing.assert_close(p.detach().float(), torch.from_numpy(np.array(expected[0])))
+
+
+class Losses(Loops):
+    """Both losses as the update."""
+
+    def update(
+        self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any
+    ) -> Any:
+        first, second = (0.0 if x is None else x for x in (value, valid_value))
+        return jax.tree.map(lambda g: 0 * g + first - 10 * second, updates), state
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_losses_are_told_apart(backend: str) -> None:
+    p, optimizer = single(Losses(), 2, backend=backend)
+    for valid, expected in ((None, 3.0), (0.5, -2.0)):
+        before = p.detach().clone()
+        optimizer.step(loss=3.0, valid_loss=valid)
+        torch.testing.assert_close(p.detach() - before, torch.full((2,), expected))
 
 
 class Sorts(Loops):
@@ -455,7 +548,7 @@ class Sorts(Loops):
 
 
 def test_a_primitive_without_an_operation_is_named() -> None:
-    _, optimizer = single(Sorts(), 2, 2)
+    _, optimizer = single(Sorts(), 2, 2, backend="torch")
     with pytest.raises(InputError, match="JAX primitive cholesky"):
         optimizer.step()
 
@@ -464,25 +557,51 @@ def test_a_primitive_without_an_operation_is_named() -> None:
 
 
 COMPILED = """
-import torch, lopt
+import sys, torch, lopt
 from lopt.torch import LearnedOptimizer
-from torch_models import backward, make
+from torch_models import backward, loss_of, make
 
+what, compiler, rule, backend = sys.argv[1:]
 models = [make("mlp") for _ in range(2)]
-optimizers = [LearnedOptimizer(m.parameters(), lopt.load("conv-net-1")) for m in models]
-steps = [torch.compile(optimizers[0].step, fullgraph=True, backend="eager"), optimizers[1].step]
-for i in range(3):
-    for model, optimizer, step in zip(models, optimizers, steps):
-        loss = backward("mlp", model, i)
-        (step if i else optimizer.step)(loss=loss)  # it is traced at the first step, which no compiler sees
-assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models)))
+rule = lopt.load(rule) if rule in lopt.zoo.available() else lopt.create(rule)
+optimizers = [LearnedOptimizer(m.parameters(), rule, backend=backend) for m in models]
+
+def train(model, optimizer, i):
+    model.zero_grad()
+    loss = loss_of("mlp", model, i)
+    loss.backward()
+    optimizer.step(loss=loss.detach())
+
+# It is traced at the first step, which no compiler sees.
+for model, optimizer in zip(models, optimizers):
+    train(model, optimizer, 0)
+step = torch.compile(optimizers[0].step, fullgraph=True, backend=compiler) if what == "step" else None
+whole = torch.compile(train, backend=compiler)
+for i in range(1, 4):
+    train(models[1], optimizers[1], i)
+    if step is None:
+        whole(models[0], optimizers[0], i)
+    else:
+        step(loss=backward("mlp", models[0], i))
+for a, b in zip(*(m.parameters() for m in models)):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 """
 
 
-def test_a_compiled_step_is_one_graph_and_does_the_same() -> None:
+@pytest.mark.parametrize(
+    ("what", "compiler", "rule", "backend"),
+    [
+        ("step", "eager", "conv-net-1", "torch"),
+        ("training", "aot_eager", "conv-net-1", "jax"),
+        ("training", "aot_eager", "adam", "torch"),
+        pytest.param("step", "inductor", "adam", "torch", marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_compiled_does_the_same(what: str, compiler: str, rule: str, backend: str) -> None:
     # In a process of its own: checked annotations, which no user has, break the graph.
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", COMPILED], env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", COMPILED, what, compiler, rule, backend]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
 
@@ -150,6 +150,12 @@ def _check_params(params: Params) -> None:
         )
 
 
+def are_finite(*trees: PyTree) -> Bool[Array, ""]:
+    """Whether all numbers of some trees are below `LARGEST` in size."""
+    numbers = (x.astype(jnp.float32) for x in jax.tree.leaves(trees))
+    return jnp.asarray([jnp.all(jnp.abs(x) < LARGEST) for x in numbers]).all()
+
+
 def update_if_finite(
     optimizer: Optimizer, updates: Updates, state: State, params: Params, /, **extra: Any
 ) -> tuple[Updates, State]:
@@ -171,8 +177,7 @@ def _guarded(
     arrays: Mapping[str, Any],
     others: Mapping[str, Any] | None = None,
 ) -> tuple[Updates, State]:
-    numbers = (x.astype(jnp.float32) for x in jax.tree.leaves((updates, params)))
-    finite = jnp.asarray([jnp.all(jnp.abs(x) < LARGEST) for x in numbers]).all()
+    finite = are_finite(updates, params)
 
     def take(given: tuple[Any, ...]) -> tuple[Updates, State]:
         optimizer, updates, state, params, arrays = given

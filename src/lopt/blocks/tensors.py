@@ -28,7 +28,10 @@ _ALL_PLATFORMS = contextvars.ContextVar("_ALL_PLATFORMS", default=False)
 
 @contextlib.contextmanager
 def for_all_platforms() -> Iterator[None]:
-    """Within it, programs are traced for platforms that this machine lacks too: around `jax.export` for a GPU on a machine with nothing but CPUs."""
+    """Within it, programs are traced for platforms that this machine lacks too: around `jax.export` for a GPU on a machine with nothing but CPUs.
+
+    So is what `lopt.torch` traces: PyTorch may be on an accelerator that JAX does not see.
+    """
     token = _ALL_PLATFORMS.set(True)
     try:
         yield

@@ -99,3 +99,25 @@ def gather(states: States, layout: Layout, params: Sequence[Tensor]) -> list[Ten
                 f"The state's {leaf.name} has shape {tuple(value.shape)}, expected {leaf.shape}: it is of other parameters."
             )
     return found
+
+
+def scatter(states: States, layout: Layout, params: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+    """The reverse of `gather`: give parameters the leaves of their state.
+
+    Args:
+        states: by parameter.
+        layout: of the state of `params`.
+        params: the parameters.
+        leaves: the leaves, whose memory `states` shares from then on.
+    """
+    rows = [p for p in params if p.numel()]
+    for leaf, value in zip(layout.leaves, leaves, strict=True):
+        if leaf.tensor is not None:
+            states[params[leaf.tensor]][leaf.name] = value
+        elif leaf.rows:
+            for p, row in zip(rows, value, strict=True):
+                states[p][leaf.name] = row
+        else:
+            for state in states.values():
+                if leaf.name in state:
+                    state[leaf.name] = value

@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import DictKey, keystr
 
 from lopt.blocks.nets import all_products
+from lopt.blocks.tensors import for_all_platforms
 from lopt.errors import needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch._program import Program, convert
@@ -51,8 +52,13 @@ def _key(i: int) -> str:
     return f"tensor {i:08d}"  # in the order of their numbers
 
 
-def _params(shapes: Sequence[Shape]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {_key(i): jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes)}
+def as_tree(tensors: Sequence[Any]) -> dict[str, Any]:
+    """Tensors as the tree that a rule sees, whose leaves have their order."""
+    return {_key(i): x for i, x in enumerate(tensors)}
+
+
+def _params(shapes: Sequence[Shape]) -> dict[str, Any]:
+    return as_tree([jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
 
 
 def _start(rule: Optimizer, horizon: int | None, params: Any) -> Any:
@@ -92,7 +98,7 @@ def start(rule: Optimizer, params: Sequence[Tensor], horizon: int | None) -> lis
         horizon: steps of the training.
     """
     with jax.default_device(jax.devices("cpu")[0]):
-        arrays = {_key(i): jnp.asarray(p.numpy(force=True)) for i, p in enumerate(params)}
+        arrays = as_tree([jnp.asarray(p.numpy(force=True)) for p in params])
         leaves = jax.tree.leaves(_start(rule, horizon, arrays))
     return [torch.from_numpy(np.array(x)).to(params[0].device) for x in leaves]
 
@@ -102,9 +108,7 @@ def step_program(
     shapes: Sequence[Shape],
     state: Layout,
     device: torch.device,
-    *,
-    loss: bool,
-    valid_loss: bool,
+    losses: Sequence[str],
 ) -> Program:
     """The function from gradients, parameters, leaves of the state and losses to updates and the next leaves.
 
@@ -113,8 +117,7 @@ def step_program(
         shapes: of the parameters.
         state: the leaves of its state.
         device: where it runs.
-        loss: whether the rule is given the training loss.
-        valid_loss: whether the rule is given a validation loss.
+        losses: the keyword arguments of `Optimizer.update` that are losses.
 
     Raises:
         InputError: for what the rule refuses, such as no loss, and what PyTorch has no operation for.
@@ -123,12 +126,11 @@ def step_program(
     kinds = jax.eval_shape(lambda p: jax.tree.leaves(_start(rule, 1, p)), params)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
 
-    def step(grads: Any, params: Any, leaves: Any, losses: dict[str, Any]) -> Any:
-        updates, new = rule.update(grads, state.treedef.unflatten(leaves), params, **losses)
-        return [updates[k] for k in sorted(updates)], jax.tree.leaves(new)
+    def step(grads: Any, params: Any, leaves: Any, values: Sequence[Any]) -> Any:
+        named = dict(zip(losses, values, strict=True))
+        updates, new = rule.update(grads, state.treedef.unflatten(leaves), params, **named)
+        return jax.tree.leaves(updates), jax.tree.leaves(new)
 
-    losses = {"value": scalar} if loss else {}
-    losses |= {"valid_value": scalar} if valid_loss else {}
-    with all_products():
-        closed = jax.make_jaxpr(step)(params, params, kinds, losses)
+    with all_products(), for_all_platforms():
+        closed = jax.make_jaxpr(step)(params, params, kinds, [scalar] * len(losses))
     return convert(closed, device)

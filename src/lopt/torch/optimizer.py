@@ -4,37 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any, Literal, get_args
 
 from lopt.errors import InputError, needs_extra
-from lopt.optimizer import LARGEST, Optimizer
+from lopt.optimizer import Optimizer
 from lopt.torch import _trace as trace
+from lopt.torch._bridge import Bridge
+from lopt.torch._checks import check_parameter, dense, evaluates_elsewhere, needs_loss
+from lopt.torch._elsewhere import eval_params
 from lopt.torch._program import Program
-from lopt.torch._sharding import local_part, whole
-from lopt.torch._state import adopt, card_of, gather
+from lopt.torch._sharding import is_sharded, local_part, whole
+from lopt.torch._state import States, adopt, card_of, gather, scatter
+from lopt.torch._steps import TorchStep
 from lopt.zoo import load
 
 with needs_extra("torch"):
     import torch
     from torch import Tensor
 
+Backend = Literal["auto", "jax", "torch"]
 _Loss = Tensor | float
-
-
-class _Bound(NamedTuple):
-    """A program with the state that it reads and writes.
-
-    Attributes:
-        key: of what was bound: the parameters, and which losses there are.
-        program: the step.
-        leaves: the leaves of the state, in memory that `Optimizer.state` shares.
-    """
-
-    key: tuple[Any, ...]
-    program: Program
-    leaves: list[Tensor]
+_TRAINED = "params before eval"  # what a parameter was before `LearnedOptimizer.eval`
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -42,9 +32,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     $$w \leftarrow (1 - \eta \lambda)\, w + \eta\, u, \qquad (u, s) \leftarrow \mathrm{update}(g, s, w)$$
 
-    The rule is the one that JAX runs: its update is traced, once for a set of tensors, and written as operations of PyTorch. It sees
-    gradients and parameters in float32, and its state is float32, whatever the parameters are. A step in which a gradient or a parameter is
-    a NaN, an infinity or at least 1e15 is skipped: parameters and state stay as they are.
+    The rule is the one of lopt, in JAX. On a CPU JAX compiles its update and runs it on the memory of the tensors; elsewhere the update is
+    traced, once for a set of tensors, and written as operations of PyTorch. It sees gradients and parameters in float32, and its state is
+    float32, whatever the parameters are. A step in which a gradient or a parameter is a NaN, an infinity or at least 1e15 is skipped:
+    parameters and state stay as they are.
 
     A parameter without gradient takes no part in a step. All parameters share the number of steps and what else the rule keeps for all.
 
@@ -54,10 +45,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         lr: $\eta$, a multiplier of the learned update: the learned optimizer has its own step size, so 1 is where to begin.
         weight_decay: $\lambda$, decoupled from the update as in AdamW.
         horizon: steps of the training, for rules that want to know.
+        backend: what computes the update: `"jax"`, compiled for the CPU; `"torch"`, operations of PyTorch, on any device; or `"auto"`: JAX
+            for plain tensors on a CPU, PyTorch for all others.
 
     Raises:
         InputError: for an unknown name, parameters that are not real floating-point numbers or lie on several devices, a horizon below
-            1, a rule that needs the horizon and was not given it, or one that uses what PyTorch has no operation for.
+            1, a rule that needs the horizon and was not given it, an unknown backend, or JAX for parameters that are not on a CPU.
 
     Examples:
         >>> import torch
@@ -76,20 +69,20 @@ class LearnedOptimizer(torch.optim.Optimizer):
         lr: float | Tensor = 1.0,
         weight_decay: float = 0.0,
         horizon: int | None = None,
+        backend: Backend = "auto",
     ):
         for name, given in (("lr", lr), ("weight_decay", weight_decay)):
             if not isinstance(given, Tensor) and not given >= 0:
                 raise InputError(f"{name} is {given}; it must not be negative.")
         if horizon is not None and not horizon >= 1:
             raise InputError(f"horizon is {horizon}; it must be a number of steps, at least 1.")
+        if backend not in get_args(Backend):
+            raise InputError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}.")
+        self.backend: Backend = backend
         self.rule = rule if isinstance(rule, Optimizer) else load(rule)
         self.fingerprint = card_of(self.rule).fingerprint
-        self.needs_loss = _needs(self.rule, horizon)
-        if _evaluates_elsewhere(self.rule, horizon):
-            raise InputError(
-                f"{type(self.rule).__name__} is to be evaluated at other parameters than those at which it takes gradients, "
-                "and a model of PyTorch holds one set of parameters; use it in JAX."
-            )
+        self.needs_loss = needs_loss(self.rule, horizon)
+        self.evaluates_elsewhere = evaluates_elsewhere(self.rule, horizon)
         self._forget()
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "fingerprint": self.fingerprint}
         super().__init__(params, defaults)
@@ -98,7 +91,25 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Trace anew at the next step."""
         self._layouts: dict[Any, trace.Layout] = {}
         self._programs: dict[Any, Program] = {}
-        self._bound: _Bound | None = None
+        self._release()
+
+    def _release(self) -> None:
+        """Bind the state anew at the next step."""
+        self._bound: tuple[Any, trace.Layout, Sequence[Tensor], TorchStep | Bridge] | None = None
+
+    @property
+    def state(self) -> States:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The state by parameter. JAX holds it between steps: it is handed back here, and copied again at the next step."""
+        states = self.__dict__["state"]  # where the base class and pickles keep it
+        bound = self.__dict__.get("_bound")
+        if bound is not None and isinstance(bound[3], Bridge):
+            self._release()
+            scatter(states, bound[1], bound[2], bound[3].leaves())
+        return states
+
+    @state.setter
+    def state(self, states: States) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.__dict__["state"] = states
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, whose state begins with their first gradient.
@@ -119,11 +130,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     )
             device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else None
             for p in group["params"]:
-                _check_parameter(p, device)
+                check_parameter(p, device)
+                if self.backend == "jax" and p.device.type != "cpu":
+                    raise InputError(f'A parameter is on {p.device}; backend="jax" is for the CPU.')
         except InputError:
             self.param_groups.pop()
             raise
-        self._bound = None
 
     @torch.no_grad()
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -158,61 +170,60 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise InputError(
                 f"{type(self.rule).__name__} needs the training loss: call step(loss=loss), or step(closure) with one that returns it."
             )
-        bound = self._bind(params, loss is not None, valid_loss is not None)
-        grads, seen = [_seen(_dense(p.grad)) for p in params], [_seen(p) for p in params]
-        losses = [
-            torch.as_tensor(x).detach().to(grads[0].device, torch.float32).reshape(())
-            for x in (loss, valid_loss)
-            if x is not None
-        ]
-        out = bound.program.run(*grads, *seen, *bound.leaves, *losses)
-        self._commit(params, [*grads, *seen], bound.leaves, out[: len(params)], out[len(params) :])
+        named = {"value": loss, "valid_value": valid_loss}
+        losses = {k: torch.as_tensor(x).detach() for k, x in named.items() if x is not None}
+        step = self._bind(params, tuple(losses))
+        grads, seen = [_seen(dense(p.grad)) for p in params], [_seen(p) for p in params]
+        values = [x.to(grads[0].device, torch.float32).reshape(()) for x in losses.values()]
+        updates, finite = step(grads, seen, values)
+        self._add(dict(zip(params, updates, strict=True)), finite)
         return found
 
-    def _commit(
-        self,
-        params: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        leaves: Sequence[Tensor],
-        updates: Sequence[Tensor],
-        new: Sequence[Tensor],
-    ) -> None:
-        """Add the updates and keep the new state, unless an input is not finite. Nothing is read on the host."""
-        norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
-            [*(x for x in inputs if x.numel()), inputs[0].new_zeros(1)], float("inf")
-        )
-        finite = torch.stack(norms).max() < LARGEST
-        for old, leaf in zip(leaves, new, strict=True):
-            if old is not leaf:
-                old.copy_(torch.where(finite, leaf, old))
-        by_parameter = dict(zip(params, updates, strict=True))
+    def _add(self, updates: Mapping[Tensor, Tensor], finite: Tensor) -> None:
+        """Add updates to parameters. Nothing is read on the host.
+
+        Args:
+            updates: of parameters.
+            finite: whether all numbers were; if not, the updates are zero and nothing decays.
+        """
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
-            for p in group["params"]:
-                if p in by_parameter:
-                    own, u = local_part(p, by_parameter[p])
-                    moved = (own * (1.0 - lr * decay) if decay else own) + u * lr
-                    own.copy_(torch.where(finite, moved, own))
+            pairs = [local_part(p, updates[p]) for p in group["params"] if p in updates]
+            if not pairs:
+                continue
+            own, found = (list(x) for x in zip(*pairs, strict=True))
+            if decay:
+                for x in own:
+                    x.copy_(torch.where(finite, x * (1.0 - lr * decay), x))
+            if isinstance(lr, Tensor) or lr != 1:
+                found = torch._foreach_mul(found, lr)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(own, found)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _bind(self, params: Sequence[Tensor], loss: bool, valid_loss: bool) -> _Bound:
-        """The program for these parameters, and their state."""
-        seen = (*map(id, params), loss, valid_loss)
-        if self._bound is not None and self._bound.key == seen:
-            return self._bound
+    def _bind(self, params: Sequence[Tensor], losses: tuple[str, ...]) -> TorchStep | Bridge:
+        """The step for these parameters, which holds their state."""
+        seen = (*map(id, params), *losses)
+        if self._bound is not None and self._bound[0] == seen:
+            return self._bound[3]
+        if self.evaluates_elsewhere and any(_TRAINED in s for s in self.state.values()):
+            raise InputError("The model holds the parameters to evaluate; call optimizer.train() before the next step.")
         fresh = [p for p in params if not self.state[p]]
         if fresh:
             adopt(
                 self.state, self._layout(fresh), fresh, trace.start(self.rule, [_seen(p) for p in fresh], self._horizon)
             )
-        layout = self._layout(params)
-        key = (*(tuple(p.shape) for p in params), loss, valid_loss)
-        if key not in self._programs:
-            device = params[0].device
-            self._programs[key] = trace.step_program(
-                self.rule, key[:-2], layout, device, loss=loss, valid_loss=valid_loss
-            )
-        self._bound = _Bound(seen, self._programs[key], gather(self.state, layout, params))
-        return self._bound
+        layout, shapes = self._layout(params), [tuple(p.shape) for p in params]
+        leaves = gather(self.state, layout, params)
+        plain = params[0].device.type == "cpu" and not any(map(is_sharded, params))
+        if self.backend == "jax" or (self.backend == "auto" and plain):
+            step = Bridge(self.rule, shapes, layout, leaves, losses)
+            scatter(self.state, layout, params, [x.to("meta") for x in leaves])  # JAX holds it, once
+        else:
+            key = (*shapes, *losses)
+            if key not in self._programs:
+                self._programs[key] = trace.step_program(self.rule, shapes, layout, params[0].device, losses=losses)
+            step = TorchStep(self._programs[key], leaves)
+        self._bound = (seen, layout, params, step)
+        return step
 
     def _layout(self, params: Sequence[Tensor]) -> trace.Layout:
         """The leaves of the state of parameters."""
@@ -220,6 +231,30 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if shapes not in self._layouts:
             self._layouts[shapes] = trace.layout(self.rule, shapes, self._horizon)
         return self._layouts[shapes]
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Let the model hold the parameters to evaluate and deploy, for rules that take their gradients elsewhere.
+
+        A schedule-free rule is one. For all others, nothing changes. `train` goes back; a step before that is refused.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if self.state.get(p)]
+        if not self.evaluates_elsewhere or not params or _TRAINED in self.state[params[0]]:
+            return
+        layout = self._layout(params)
+        found = eval_params(self.rule, layout, gather(self.state, layout, params), [_seen(p) for p in params])
+        self._release()
+        for p, x in zip(params, found, strict=True):
+            self.state[p][_TRAINED] = p.detach().clone()
+            own, part = local_part(p, x.to(p.device))
+            own.copy_(part)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Let the model hold the parameters at which the rule takes its gradients, as before `eval`."""
+        for p, state in self.state.items():
+            if _TRAINED in state:
+                p.copy_(state.pop(_TRAINED))
 
     @property
     def _horizon(self) -> int | None:
@@ -258,6 +293,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             "rule": self.rule,
             "fingerprint": self.fingerprint,
             "needs_loss": self.needs_loss,
+            "evaluates_elsewhere": self.evaluates_elsewhere,
+            "backend": self.backend,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -265,71 +302,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._forget()
 
 
-def _check_parameter(p: Tensor, device: torch.device | None) -> None:
-    """Refuse a parameter that no rule can take.
-
-    Args:
-        p: the parameter.
-        device: of the other parameters.
-
-    Raises:
-        InputError: for one that is sparse, or not real floating-point, or on another device.
-    """
-    if p.layout != torch.strided:
-        raise InputError(f"A parameter is sparse ({p.layout}); LearnedOptimizer takes dense ones.")
-    if not p.is_floating_point():
-        raise InputError(f"A parameter is {p.dtype}; LearnedOptimizer takes real floating-point ones.")
-    if device is not None and p.device != device:
-        raise InputError(f"Parameters are on {device} and {p.device}; LearnedOptimizer takes those of one device.")
-
-
 def _seen(x: Tensor) -> Tensor:
     """A parameter or a gradient as the rule sees it."""
     return whole(x).to(torch.float32)
-
-
-def _dense(gradient: Any) -> Tensor:
-    if gradient.layout != torch.strided:
-        raise InputError("A gradient is sparse; build the embedding with sparse=False.")
-    return gradient
-
-
-def _evaluates_elsewhere(rule: Optimizer, horizon: int | None) -> bool:
-    """Whether the parameters to deploy, `eval_params`, are others than those that a training holds."""
-    found: list[bool] = []
-
-    def look(x: jax.Array) -> jax.Array:
-        params = {"x": x}
-        state = rule.init(params, horizon=horizon, key=jax.random.key(0))
-        found.append(rule.eval_params(state, params) is not params)
-        return x
-
-    jax.eval_shape(look, jax.ShapeDtypeStruct((2, 2), "float32"))
-    return found[0]
-
-
-def _needs(rule: Optimizer, horizon: int | None) -> bool:
-    """Whether the rule needs the loss.
-
-    Raises:
-        InputError: where it needs the horizon and has none.
-    """
-    name = type(rule).__name__
-    try:
-        trace.layout(rule, [(1,)], horizon)
-    except InputError as error:
-        if horizon is not None:
-            raise
-        raise InputError(
-            f"{name} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps)."
-        ) from error
-
-    def step(x: jax.Array) -> Any:
-        params = {"x": x}
-        return rule.update(params, rule.init(params, horizon=horizon, key=jax.random.key(0)), params)
-
-    try:
-        jax.eval_shape(step, jax.ShapeDtypeStruct((1,), "float32"))
-    except InputError:
-        return True
-    return False
