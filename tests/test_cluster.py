@@ -31,7 +31,12 @@ from lopt.run_directory import METRICS
 KEY = jax.random.key(5)
 STEPS = 60
 
-pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.xdist_group("ray")]
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # Ray starts its own processes, which are not JAX's
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # those
+]
 slow = pytest.mark.slow
 
 
