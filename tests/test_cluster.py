@@ -293,10 +293,11 @@ def test_a_node_leaves_and_another_joins(ray_session: Any, engine: Any, tmp_path
 
 @slow
 def test_without_a_worker_the_run_is_saved(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = engine(1, patience=1.0)
+    it = engine(1)
 
     def on_step(progress: Any) -> None:
         if progress.step == 7:
+            it.patience = 1.0
             monkeypatch.setattr(it, "_summon", lambda count: None)  # as where no machine is left
             os.kill(it.status()[0].pid, signal.SIGKILL)
 
