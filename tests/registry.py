@@ -776,6 +776,20 @@ REPRODUCED: list[PaperRow] = [
         },
         not_run=("headline",),
     ),
+    PaperRow(
+        "stability",
+        {
+            "box": {"draws": 6, "steps": 60},
+            "noise": {"lengths": (2, 4, 6, 8), "batches": 2, "repeats": 8},
+            "control": {"draws": 3, "steps": 4},
+            # Slow tests of test_reproduce_stability.py run these.
+            "meta_training": {"names": ()},
+            "longer": {"names": ()},
+            "zero_shot": {"names": ()},
+            "spectra": {"names": ()},
+        },
+        not_run=("meta_training", "longer", "zero_shot", "spectra"),
+    ),
 ]
 
 
