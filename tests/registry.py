@@ -776,6 +776,20 @@ REPRODUCED: list[PaperRow] = [
         },
         not_run=("headline",),
     ),
+    PaperRow(
+        "stability",
+        {
+            "box": {"draws": 6, "steps": 60},
+            "noise": {"lengths": (2, 4, 6, 8), "batches": 2, "repeats": 8},
+            "control": {"draws": 3, "steps": 4},
+            # Slow tests of test_reproduce_stability.py run these.
+            "meta_training": {"names": ()},
+            "longer": {"names": ()},
+            "zero_shot": {"names": ()},
+            "spectra": {"names": ()},
+        },
+        not_run=("meta_training", "longer", "zero_shot", "spectra"),
+    ),
 ]
 
 
@@ -786,14 +800,22 @@ class AnalysisRow(NamedTuple):
         name: its key in `lopt.analyze.ANALYSES`.
         module: the file in `lopt/analyze`.
         fields: arguments besides optimizer, task and key with which it takes seconds.
+        remembers: whether it has a meaning only for a rule that keeps something for a parameter.
     """
 
     name: str
     module: str
     fields: Mapping[str, Any]
+    remembers: bool = False
 
 
 ANALYSES: list[AnalysisRow] = [
+    AnalysisRow("adaptation", "adaptation", {"points": 3, "settle": 20}),
     AnalysisRow("dynamics", "dynamics", {"length": 4, "starts": 2}),
+    AnalysisRow("explain", "explain", {"steps": 150}),
+    AnalysisRow("momentum", "momentum", {"length": 10, "draws": 2}),
+    AnalysisRow("response", "response", {"points": 5, "draws": 2}),
+    AnalysisRow("schedule", "schedule", {"steps": 5}),
     AnalysisRow("stability", "stability", {"steps": 4, "checkpoints": 2}),
+    AnalysisRow("state_space", "state_space", {"steps": 20}, remembers=True),
 ]

@@ -25,6 +25,10 @@ def test_every_analysis_has_a_row() -> None:
 @pytest.mark.parametrize("optimizer", [SGD(learning_rate=0.1), Adam(learning_rate=0.1)], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("row", ANALYSES, ids=lambda row: row.name)
 def test_an_analysis_is_a_frozen_record_whose_arrays_are_finite(row: AnalysisRow, optimizer: lopt.Optimizer) -> None:
+    if row.remembers and isinstance(optimizer, SGD):
+        with pytest.raises(InputError, match="keeps nothing for a parameter"):
+            KNOWN[row.name](optimizer, TASK, key=jax.random.key(0), **row.fields)
+        return
     found, again = (KNOWN[row.name](optimizer, TASK, key=jax.random.key(0), **row.fields) for _ in range(2))
     names = [field.name for field in dataclasses.fields(found)]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -33,7 +37,7 @@ def test_an_analysis_is_a_frozen_record_whose_arrays_are_finite(row: AnalysisRow
     for name in names:
         value = getattr(found, name)
         if isinstance(value, np.ndarray):
-            assert np.isfinite(value).all()
+            assert np.isfinite(value).all() or name == "fixed_point"  # NaN where there is none
         np.testing.assert_array_equal(value, getattr(again, name))
 
 

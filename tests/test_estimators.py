@@ -668,7 +668,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"std": -0.1}, ["std", "-0.1"]),
     ({"std": math.nan}, ["std", "nan"]),
     ({"split": "validation"}, ["split", "validation", "train, valid, test"]),
-    ({"objective": "best"}, ["objective", "best", "normalised, mean, last, mean_log, late_log"]),
+    ({"objective": "best"}, ["objective", "best", "normalised, mean, last, relative, mean_log, late_log"]),
     ({"final_batches": 0}, ["final_batches", "0"]),
     ({"sign_scale": 0.0}, ["sign_scale", "0.0"]),
     ({"particles": 0}, ["particles", "0"]),

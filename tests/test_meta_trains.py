@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 RUNS = {
     "small_fc": Run({"step_mult": 1e-2}),
-    "star": Run({}),
+    "star": Run({"nominal_step": 3e-3}),
     "mlp": Run({"step_mult": 1e-2}),
     "gru": Run({"hidden": 16}),
     "lstm": Run({}),

@@ -207,7 +207,7 @@ def rho(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1.0, x, 1.0 + np.log(np.maximum(x, 1.0)))
 
 
-@pytest.mark.parametrize("objective", ["normalised", "mean", "last", "mean_log", "late_log"])
+@pytest.mark.parametrize("objective", ["normalised", "mean", "last", "relative", "mean_log", "late_log"])
 @pytest.mark.parametrize("truncation", [5, LogUniform(5, 5)])
 @pytest.mark.parametrize("kind", [ESSingle, Backprop])
 def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> None:
@@ -225,6 +225,7 @@ def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> N
             "normalised": rho(3.0 * losses[part]).mean(),
             "mean": losses[part].mean(),
             "last": rho(3.0 * losses[part.stop]),
+            "relative": rho(losses[part] / (losses[0] + 1e-6)).mean(),
             "mean_log": logs[part].mean(),
             "late_log": (2.0 * over * logs)[part].mean(),
         }[objective]
@@ -233,7 +234,7 @@ def test_objectives(kind: type[Particles], truncation: Any, objective: Any) -> N
 
 @pytest.mark.parametrize(
     ("objective", "worst"),
-    [("normalised", 10.0), ("mean", 1e4), ("last", 10.0), ("mean_log", 10.0), ("late_log", 15.0)],
+    [("normalised", 10.0), ("mean", 1e4), ("last", 10.0), ("relative", 10.0), ("mean_log", 10.0), ("late_log", 15.0)],
 )
 def test_objectives_of_losses_that_are_not_finite(objective: Any, worst: float) -> None:
     estimator = ESSingle(Splits(), pairs=1, truncation=2, horizon=2, objective=objective, split="test")

@@ -293,6 +293,11 @@ def test_a_certificate_is_written_as_json_and_figure(tmp_path: Path) -> None:
         ({"loss": BOWL}, "params was given beside a task"),
         ({"params": jnp.array([1.0, jnp.nan])}, "The loss or its gradient is not finite at the start"),
         ({"optimizer": lopt.create("celo", lstm_hidden=4), "tell_horizon": False}, "horizon"),
+        ({"optimizer": optax.lbfgs()}, "wants more than the gradient, the loss and the horizon.*'value_fn'"),
+        (
+            {"optimizer": optax.adam(0.1), "params": jnp.ones(3_000), "memory": 1e-3},
+            "eigenvalues of 9,000 numbers need 0.00161 GiB for 24 vectors; memory is 0.001",
+        ),
     ],
 )
 def test_what_cannot_be_certified_is_refused(change: dict, says: str) -> None:
@@ -310,6 +315,15 @@ def test_a_jacobian_that_is_too_large_to_form_is_refused() -> None:
     task = lopt.tasks.digits_mlp()
     with pytest.raises(InputError, match="The step moves 2,410 numbers"):
         amplification(SGD(), task, lopt.start(SGD(), task, KEY, 10), KEY)
+
+
+def test_vectors_that_do_not_fit_are_refused() -> None:
+    task, sgd = lopt.tasks.digits_mlp(), SGD()
+    inner = lopt.start(sgd, task, KEY, 10)
+    with pytest.raises(InputError, match=r"2,410 numbers need 0.000431 GiB"):
+        sharpness(task, inner, KEY, memory=1e-4)
+    with pytest.raises(InputError, match=r"2,410 numbers need 0.000431 GiB"):
+        spectrum(sgd, task, inner, KEY, memory=1e-4)
 
 
 def test_a_step_without_derivative_is_refused() -> None:

@@ -400,6 +400,48 @@ class Certify:
 
 
 @dataclasses.dataclass(frozen=True)
+class Analyze:
+    """Say what an optimizer does: clipping, schedule, momentum, adaptation, memory, and how much of its updates they explain."""
+
+    optimizer: tyro.conf.Positional[str]
+    """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""
+    task: str = "digits_mlp"
+    """A name that `lopt tasks` prints: of a task, or `corpus/member`. Its gradients are the usual ones."""
+    only: tuple[str, ...] = ()
+    """Of response, schedule, momentum, adaptation, state_space and explain; all by default."""
+    seed: int = 0
+    """Draws everything."""
+    task_fields: Fields = ()
+    """Arguments of the task, as `widths=[64,64] activation=tanh`."""
+    optimizer_fields: Fields = ()
+    """Arguments of the optimizer, as `learning_rate=0.01`."""
+    out: Path | None = None
+    """Where mechanisms.html and the arrays as JSON go; runs/analyze-NAME by default, of the file where the optimizer is one."""
+
+    def run(self) -> None:
+        """Ask, print, write."""
+        from lopt.analyze import mechanisms, write_mechanisms
+        from lopt.console import console
+        from lopt.evaluate.compare import default_key
+        from lopt.version import __version__
+
+        optimizer = _optimizer(self.optimizer, self.optimizer_fields)
+        folder = self.out or Path("runs") / f"analyze-{Path(self.optimizer).stem}"
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
+        found = mechanisms(
+            optimizer,
+            _task(self.task, self.task_fields),
+            key=default_key(self.seed),
+            only=self.only,
+            on_progress=lambda text: console.print(text, soft_wrap=True, markup=False),
+        )
+        command = shlex.join(("lopt", *sys.argv[1:]))
+        facts = {"command": command, "task": self.task, "seed": self.seed, "lopt": __version__}
+        files = write_mechanisms(folder, f"What {self.optimizer} does", found, facts)
+        console.print(f"Page: {files[0]}", soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Score the runs of a bench and write them as one interactive page that needs nothing else."""
 
@@ -592,6 +634,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Certify, tyro.conf.subcommand("certify")]
+    | Annotated[Analyze, tyro.conf.subcommand("analyze")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

@@ -225,6 +225,7 @@ RECIPES: dict[str, Recipe] = {
     "demo": Recipe(
         description="STAR on four small digits MLPs, for a low validation loss: about two minutes on two cores.",
         optimizer="star",
+        optimizer_fields={"nominal_step": 3e-3},
         tasks=(
             TaskSpec(name="digits_mlp"),
             TaskSpec(name="digits_mlp", fields={"widths": (64,)}),
@@ -305,6 +306,7 @@ RECIPES: dict[str, Recipe] = {
     "smoke": Recipe(
         description="STAR on quadratics for a few seconds: shows that meta-training works.",
         optimizer="star",
+        optimizer_fields={"nominal_step": 3e-3},
         tasks=(TaskSpec(name="quadratic", fields={"dim": 10}),),
         horizon=(50, 200),
         steps=500,

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lopt.analyze.adaptation import Adaptation, adaptation
 from lopt.analyze.certificate import Certificate, write_certificate
 from lopt.analyze.dynamics import Dynamics, dynamics, growth, lyapunov_exponent
+from lopt.analyze.explain import Explained, explain
 from lopt.analyze.linear import amplification, overshoot, sharpness, spectrum
+from lopt.analyze.momentum import Modes, heavy_ball, momentum
 from lopt.analyze.noisy_quadratic import Box, LinearTraining, admissible_box
+from lopt.analyze.page import MECHANISMS, Finding, mechanisms, write_mechanisms
+from lopt.analyze.response import Response, response
+from lopt.analyze.schedule import Schedule, schedule
 from lopt.analyze.stability import (
     certify,
     critical_factor,
@@ -16,28 +22,55 @@ from lopt.analyze.stability import (
     noise_amplification,
     observed_factor,
 )
+from lopt.analyze.state_space import StateSpace, state_space
 
 # The one place where analyses get their names. Each takes an optimizer, a task and `key=`, and returns a frozen dataclass.
-ANALYSES: dict[str, Callable[..., Any]] = {"dynamics": dynamics, "stability": certify}
+ANALYSES: dict[str, Callable[..., Any]] = {
+    "adaptation": adaptation,
+    "dynamics": dynamics,
+    "explain": explain,
+    "momentum": momentum,
+    "response": response,
+    "schedule": schedule,
+    "stability": certify,
+    "state_space": state_space,
+}
 
 __all__ = [
     "ANALYSES",
+    "MECHANISMS",
+    "Adaptation",
     "Box",
     "Certificate",
     "Dynamics",
+    "Explained",
+    "Finding",
     "LinearTraining",
+    "Modes",
+    "Response",
+    "Schedule",
+    "StateSpace",
+    "adaptation",
     "admissible_box",
     "amplification",
     "certify",
     "critical_factor",
     "dynamics",
+    "explain",
     "growth",
+    "heavy_ball",
     "lyapunov_exponent",
+    "mechanisms",
+    "momentum",
     "multiplied_losses",
     "noise_amplification",
     "observed_factor",
     "overshoot",
+    "response",
+    "schedule",
     "sharpness",
     "spectrum",
+    "state_space",
     "write_certificate",
+    "write_mechanisms",
 ]

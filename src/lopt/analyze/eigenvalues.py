@@ -11,6 +11,8 @@ from jaxtyping import Complex, Float
 from lopt.errors import InputError
 
 DENSE = 64  # rows up to which the whole matrix is formed
+WIDTH = 24  # vectors that an iteration holds
+MEMORY = 4.0  # GiB that they may take
 Product = Callable[[np.ndarray], np.ndarray]
 
 
@@ -41,7 +43,7 @@ def eigenvalues(
     *,
     tolerance: float = 1e-4,
     restarts: int = 60,
-    width: int = 24,
+    width: int = WIDTH,
     start: Float[np.ndarray, " size"] | None = None,
 ) -> Spectrum:
     """The eigenvalues of largest modulus: all of a small matrix by LAPACK, those of a large one by Arnoldi's iteration.
@@ -139,11 +141,29 @@ def symmetric_eigenvalues(
             which="LA",
             v0=_start(size),
             tol=tolerance,  # pyright: ignore[reportArgumentType]
+            ncv=min(size, max(2 * count + 1, WIDTH)),
             return_eigenvectors=False,
         )
     except ArpackNoConvergence as error:
         found = error.eigenvalues
     return np.concatenate([np.sort(found)[::-1], np.full(count - len(found), np.nan)])
+
+
+def refuse_too_large(size: int, memory: float) -> None:
+    """Refuse an iteration whose vectors do not fit.
+
+    Args:
+        size: rows of the matrix.
+        memory: GiB that they may take.
+
+    Raises:
+        InputError: where they take more.
+    """
+    need = WIDTH * size * 8 / 2**30
+    if size > DENSE and need > memory:
+        raise InputError(
+            f"The eigenvalues of {size:,} numbers need {need:.3g} GiB for {WIDTH} vectors; memory is {memory:g}."
+        )
 
 
 def _operator(product: Product, size: int) -> Any:

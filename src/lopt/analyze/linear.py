@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.analyze.eigenvalues import Spectrum, eigenvalues, symmetric_eigenvalues
+from lopt.analyze.eigenvalues import MEMORY, Spectrum, eigenvalues, refuse_too_large, symmetric_eigenvalues
 from lopt.analyze.problem import Bent
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params
@@ -102,6 +102,12 @@ def params_size(inner: Inner) -> int:
     return sum(x.size for x in jax.tree.leaves(inner.params))
 
 
+def moving_size(inner: Inner) -> int:
+    """How many floating-point numbers a step moves: parameters, state and memory of the task, arrays or their shapes."""
+    leaves = jax.tree.leaves((inner.params, inner.opt_state, inner.memory))
+    return sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact))
+
+
 class Linear:
     r"""The linearised next step of a training, as products with its Jacobian.
 
@@ -155,7 +161,14 @@ def _unit(leaf: Array) -> Float[np.ndarray, " size"]:
 
 
 def spectrum(
-    optimizer: Optimizer, task: Task, inner: Inner, key: PRNGKeyArray, *, count: int = 4, tolerance: float = 1e-4
+    optimizer: Optimizer,
+    task: Task,
+    inner: Inner,
+    key: PRNGKeyArray,
+    *,
+    count: int = 4,
+    tolerance: float = 1e-4,
+    memory: float = MEMORY,
 ) -> Spectrum:
     """The largest eigenvalues of the Jacobian of the next step of a training.
 
@@ -166,6 +179,10 @@ def spectrum(
         key: draws the minibatch of the step.
         count: how many eigenvalues.
         tolerance: relative residual that is accepted.
+        memory: GiB that the vectors of the iteration may take.
+
+    Raises:
+        InputError: where they take more.
 
     Examples:
         >>> import jax, lopt
@@ -175,6 +192,7 @@ def spectrum(
         >>> len(spectrum(sgd, task, inner, jax.random.key(1)).values)
         2
     """
+    refuse_too_large(moving_size(inner), memory)
     linear = Linear(optimizer, task, inner, key)
     return eigenvalues(linear, linear.size, count, tolerance=tolerance)
 
@@ -213,7 +231,9 @@ def _hessian_product(task: Task, inner: Inner, key: PRNGKeyArray, tangent: Float
     return jax.jvp(gradient, (flat,), (tangent.astype(flat.dtype),))[1]
 
 
-def sharpness(task: Task, inner: Inner, key: PRNGKeyArray, *, count: int = 1) -> Float[np.ndarray, " count"]:
+def sharpness(
+    task: Task, inner: Inner, key: PRNGKeyArray, *, count: int = 1, memory: float = MEMORY
+) -> Float[np.ndarray, " count"]:
     r"""The largest eigenvalues of the Hessian $\nabla^2 f$ of the training loss where a training is, by Lanczos' iteration.
 
     Args:
@@ -221,7 +241,12 @@ def sharpness(task: Task, inner: Inner, key: PRNGKeyArray, *, count: int = 1) ->
         inner: where.
         key: draws the minibatch, the one of `spectrum` at the same key.
         count: how many.
+        memory: GiB that the vectors of the iteration may take.
+
+    Raises:
+        InputError: where they take more.
     """
+    refuse_too_large(params_size(inner), memory)
 
     def product(v: np.ndarray) -> np.ndarray:
         return np.asarray(_hessian_product(task, inner, key, jnp.asarray(v, jnp.float32)), np.float64)

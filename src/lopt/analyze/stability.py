@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.analyze.certificate import Certificate
 from lopt.analyze.dynamics import growth
-from lopt.analyze.eigenvalues import eigenvalues
-from lopt.analyze.linear import Linear, overshoot, sharpness, split, tangent_step
+from lopt.analyze.eigenvalues import MEMORY, eigenvalues, refuse_too_large
+from lopt.analyze.linear import Linear, moving_size, overshoot, sharpness, split, tangent_step
 from lopt.analyze.problem import Loss, Multiplied, as_task
 from lopt.checks import at_least, positive
 from lopt.errors import InputError
@@ -38,6 +38,7 @@ def certify(
     checkpoints: int = 5,
     tolerance: float = 0.01,
     tell_horizon: bool = True,
+    memory: float = MEMORY,
     name: str | None = None,
 ) -> Certificate:
     r"""Train, linearise the training step at checkpoints, and say how far it is from the edge of stability.
@@ -58,11 +59,12 @@ def certify(
         checkpoints: at how many steps the training is looked at, evenly from after the first to the last.
         tolerance: see `Certificate`. A direction that grows by 1 % a step doubles in 70 steps.
         tell_horizon: whether the optimizer is told the number of steps.
+        memory: GiB that the vectors behind the eigenvalues may take: 24 of the length of parameters and state.
         name: of the optimizer in the certificate.
 
     Raises:
         InputError: for fewer steps than checkpoints, fewer than two checkpoints, a loss or a gradient that is not finite at
-            the start, or what `as_task` refuses.
+            the start, a rule that wants what a certificate does not give, more memory than there may be, or what `as_task` refuses.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -79,6 +81,7 @@ def certify(
     if steps < checkpoints:
         raise InputError(f"steps is {steps}; a certificate of {checkpoints} checkpoints needs at least as many.")
     rule, task = as_optimizer(optimizer), as_task(loss, params)
+    refuse_too_large(moving_size(_outline(rule, task, key, steps, tell_horizon)), memory)
     # The last checkpoint looks so far beyond itself: the rule is told of these steps too.
     inner = _begin(rule, task, key, steps + LOOK, tell_horizon)
     value, gradient = _observe(task, inner, key)
@@ -123,6 +126,22 @@ LINEAR = (
 @partial(jax.jit, static_argnums=(3, 4))
 def _begin(rule: Optimizer, task: Task, key: PRNGKeyArray, steps: int, tell_horizon: bool) -> Inner:
     return start(rule, task, key, steps, tell_horizon=tell_horizon)
+
+
+def _outline(rule: Optimizer, task: Task, key: PRNGKeyArray, steps: int, tell_horizon: bool) -> Inner:
+    """The shapes of the training, once a step of it has been seen to be possible."""
+
+    def one(key: PRNGKeyArray) -> Inner:
+        return step(rule, task, start(rule, task, key, steps, tell_horizon=tell_horizon), key, split=None)[0]
+
+    try:
+        return jax.eval_shape(one, key)
+    except TypeError as error:
+        if "required" not in str(error):
+            raise
+        raise InputError(
+            f"The rule wants more than the gradient, the loss and the horizon, which is all that a certificate gives: {error}."
+        ) from error
 
 
 @jax.jit

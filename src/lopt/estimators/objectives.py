@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from lopt.task import Task
 
-Objective = Literal["normalised", "mean", "last", "mean_log", "late_log"]
+Objective = Literal["normalised", "mean", "last", "relative", "mean_log", "late_log"]
 
 WORST = 10.0  # what a loss counts that is not finite, where losses are normalised or logarithms
 LARGEST = 1e4  # the same for plain losses
@@ -46,6 +46,7 @@ def score(
     |---|---|
     | `normalised` | $\rho(\mathrm{normalize}(\ell_t))$ |
     | `mean` | $\min(\ell_t, 10^4)$, and $10^4$ for NaN |
+    | `relative` | $\rho(\ell_t / (\ell_0 + 10^{-6}))$, for losses that are not negative |
     | `mean_log` | $\log(\ell_t / (\ell_0 + 10^{-6}) + 10^{-6})$, at most 10, for losses that are not negative |
     | `late_log` | $2\tau_t$ times that of `mean_log`, $\tau_t$ the part of the training that is over: the end counts most |
     | `last` | as `normalised`, but of one loss alone: that at the parameters after the last step |
@@ -57,17 +58,19 @@ def score(
         first: $\ell_0$, the loss of the first minibatch of the inner problem.
         progress: $\tau_t$, above 0 and at most 1.
 
-    Source: `mean_log` is the objective of Wichrowska et al. 2017 (`scale_objective` of its release), which takes $\ell_t$ over the whole data set where
-    this takes minibatches; `last` is that of Metz et al. 2022, *VeLO*; `late_log` is lopt's own.
+    Source: `relative` is the objective of Maheswaranathan et al. 2021 as long as no loss exceeds the first; `mean_log` that of Wichrowska et al. 2017
+    (`scale_objective` of its release), which takes $\ell_t$ over the whole data set where this takes minibatches; `last` that of Metz et al. 2022,
+    *VeLO*; `late_log` is lopt's own.
     """
     if objective == "mean":
         value = jnp.minimum(jnp.where(_lost(loss), LARGEST, loss), LARGEST)
-    elif objective in ("mean_log", "late_log"):
+    elif objective in ("relative", "mean_log", "late_log"):
         either = _lost(loss) | _lost(first)
         ratio = jnp.where(either, 1.0, jnp.maximum(loss, 0.0)) / (
             jnp.where(either, 1.0, jnp.maximum(first, 0.0)) + TINY
         )
-        value = jnp.where(either, WORST, jnp.minimum(jnp.log(ratio + TINY), WORST))
+        shrunk = squash(ratio) if objective == "relative" else jnp.minimum(jnp.log(ratio + TINY), WORST)
+        value = jnp.where(either, WORST, shrunk)
         if objective == "late_log":
             value = 2.0 * progress * value
     else:

@@ -47,8 +47,9 @@ class STAR(Optimizer):
 
     without bias correction. 207 meta-parameters at the defaults.
 
-    The form of the rule follows the released code of its authors. Its constants do not: the nominal step size and the strengths of
-    regularisation in the paper are not known to us, so the defaults here are a **reconstruction**, and every one is a field.
+    The form of the rule follows the released code of its authors, and $\alpha = \lambda_1 = 10^{-3}$ the names of the weights released with it.
+    The decay of the paper, 0.1 to 1, is AdamW's of the *meta-parameters* and belongs to the outer optimizer; as `shrinkage` it would erase
+    a network at once. The other defaults are a **reconstruction**, and every one is a field.
 
     Args:
         hidden: widths of the hidden layers.
@@ -94,7 +95,7 @@ class STAR(Optimizer):
         exp_mult: Sequence[float] = (1e-3, 1e-3, 1e-3),
         precondition: bool = True,
         nominal: Nominal = "adam_aggmo",
-        nominal_step: float = 3e-3,
+        nominal_step: float = 1e-3,
         nominal_controller: bool = True,
         shrinkage: float = 0.0,
         shrinkage_controller: bool = False,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.checks import at_least
+from lopt.checks import at_least, positive
 from lopt.errors import InputError
 from lopt.names import unknown
 from lopt.task import Split, Task
@@ -152,19 +152,31 @@ class Landscape(Task):
     Args:
         function: a key of `SURFACES`.
         dim: number of parameters: 2, and for `rosenbrock` any from 2.
+        reach: instead of the starts of the table, $U(-r, r)^n$ with this $r$.
 
     Source: Wichrowska et al. 2017, the released problem generator.
     """
 
     function: str = eqx.field(static=True)
     dim: int = eqx.field(static=True)
+    reach: float | None = eqx.field(static=True)
 
-    def __init__(self, function: str = "rosenbrock", *, dim: int = 2):
+    def __init__(self, function: str = "rosenbrock", *, dim: int = 2, reach: float | None = None):
         if function not in SURFACES:
             raise InputError(unknown("landscape", function, SURFACES))
         if dim < 2 or (dim > 2 and function != "rosenbrock"):
             raise InputError(f"dim is {dim}; it must be 2, or at least 2 for rosenbrock.")
-        self.function, self.dim = function, dim
+        if reach is not None:
+            positive(reach=reach)
+        self.function, self.dim, self.reach = function, dim, reach
+
+    @property
+    def surface(self) -> Surface:
+        """The function, with its starts."""
+        surface = SURFACES[self.function]
+        if self.reach is None:
+            return surface
+        return surface._replace(low=(-self.reach,) * 2, high=(self.reach,) * 2)
 
     def sample(self, key: PRNGKeyArray) -> tuple[()]:
         """Nothing differs between problems."""
@@ -174,7 +186,7 @@ class Landscape(Task):
     def init(self, problem: tuple[()], key: PRNGKeyArray) -> Point:
         """A start within the range that the table names."""
         del problem
-        surface = SURFACES[self.function]
+        surface = self.surface
         if surface.low is None or surface.high is None:
             return jax.random.normal(key, (self.dim,))
         low, high = (jnp.resize(jnp.asarray(x, jnp.float32), (self.dim,)) for x in (surface.low, surface.high))
@@ -189,14 +201,13 @@ class Landscape(Task):
         """From 1, the mean over the starts, to 0, the least value."""
         least = SURFACES[self.function].least
         # The terms of Rosenbrock's sum have one mean at the start.
-        start = least + (_mean_start(self.function) - least) * (self.dim - 1)
+        start = least + (_mean_start(self.surface) - least) * (self.dim - 1)
         return (loss - least) / (start - least)
 
 
 @functools.cache
-def _mean_start(function: str) -> float:
+def _mean_start(surface: Surface) -> float:
     """The mean of a function over its starts, by the midpoint rule in 400 x 400 cells of equal probability."""
-    surface = SURFACES[function]
     levels = (np.arange(400, dtype=np.float32) + np.float32(0.5)) / np.float32(400.0)
     with jax.ensure_compile_time_eval():
         share = jnp.stack(jnp.meshgrid(levels, levels), axis=-1).reshape(-1, 2)
