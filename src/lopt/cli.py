@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lopt.checks import at_least
 from lopt.errors import InputError, needs_extra
@@ -97,15 +97,35 @@ class MetaTrain:
     """A saved optimizer to begin with, instead of a random one of the recipe's architecture."""
     recipe_fields: Fields = ()
     """Changes to the recipe, as `horizon=[100,1000] pairs=16 learning_rate=0.003`."""
+    engine: Literal["local", "ray"] = "local"
+    """Where meta-gradients are computed: in this process, or by workers of a Ray cluster."""
+    workers: int = 2
+    """Of Ray, each with one CPU."""
+    address: str | None = None
+    """Of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; a new one on this machine by default."""
+    staleness: int | None = None
+    """Workers do not wait for each other, and estimates older than so many meta-steps are dropped. By default they wait."""
+    accumulate: int | None = None
+    """Estimates a meta-step, with a staleness; by default as many as the recipe has tasks."""
 
     def run(self) -> None:
         """Meta-train, save, print."""
         from lopt.console import console, meta_training_progress
+        from lopt.engine import RayEngine
         from lopt.recipes import recipe, run
 
         command = shlex.join(("lopt", *sys.argv[1:]))
         chosen = recipe(self.recipe, **_parse(self.recipe_fields))
-        with meta_training_progress() as on_step:
+        engine = None
+        if self.engine == "ray":
+            ways: dict[str, Any] = {"staleness": self.staleness, "accumulate": self.accumulate}
+            engine = RayEngine(self.workers, address=self.address, **ways)
+        elif self.address is not None or self.staleness is not None or self.accumulate is not None:
+            raise InputError("address, staleness and accumulate are for --engine ray; the engine is local.")
+        with (
+            contextlib.closing(engine) if engine else contextlib.nullcontext(),
+            meta_training_progress(engine) as on_step,
+        ):
             weights = run(
                 chosen,
                 self.run_dir or Path("runs") / self.recipe,
@@ -113,6 +133,7 @@ class MetaTrain:
                 steps=self.steps,
                 init=self.init,
                 command=command,
+                engine=engine,
                 on_step=on_step,
             )
         console.print(f"Optimizer: {weights}")
@@ -234,6 +255,10 @@ class Bench:
     """Trainings of every setting; the suite's own by default."""
     processes: int | None = None
     """At a time; one a core by default. The runs do not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the trainings run: in processes of this machine, or on a Ray cluster. The archive and the timing stay here."""
+    address: str | None = None
+    """Of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; a new one on this machine by default."""
     timing: bool = True
     """Measure wall-clock at the end, all optimizers of a task in turns."""
     export: Path | None = None
@@ -242,10 +267,13 @@ class Bench:
     def run(self) -> None:
         """Train, time, print."""
         from lopt.console import bench_progress, console, standings_table
+        from lopt.engine.session import connect
         from lopt.evaluate.bench.archive import Archive
+        from lopt.evaluate.bench.cluster import RayWorkers
         from lopt.evaluate.bench.export import export
         from lopt.evaluate.bench.run import run_bench, standings
         from lopt.evaluate.bench.suites import find_suite
+        from lopt.evaluate.bench.workers import Worker
         from lopt.evaluate.contenders import contenders
         from lopt.evaluate.scores.selection import within_suite
 
@@ -253,11 +281,23 @@ class Bench:
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
         if self.processes is not None:
             at_least(1, processes=self.processes)
+        if self.engine == "local" and self.address is not None:
+            raise InputError("address is for --engine ray; the engine is local.")
+        kind: Any = Worker
+        if self.engine == "ray":
+            connect(self.address, workers=self.processes or 1)
+            kind = RayWorkers(self.address)
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
             with bench_progress() as tell:
                 failed = run_bench(
-                    suite, self.optimizers, archive, processes=self.processes, timing=self.timing, on_progress=tell
+                    suite,
+                    self.optimizers,
+                    archive,
+                    processes=self.processes,
+                    timing=self.timing,
+                    on_progress=tell,
+                    kind=kind,
                 )
             title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
             console.print(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lopt.analyze.certificate import Certificate
+from lopt.engine import RayEngine, WorkerStatus
 from lopt.errors import needs_extra
 from lopt.evaluate.bench.run import Progress as BenchProgress
 from lopt.evaluate.bench.run import Standing
@@ -17,7 +18,8 @@ from lopt.meta_train import Progress as MetaProgress
 from lopt.tasks.catalogue import Entry
 
 with needs_extra("cli"):
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
@@ -28,8 +30,11 @@ PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
 
 
 @contextmanager
-def meta_training_progress() -> Iterator[Callable[[MetaProgress], None]]:
-    """A live line a meta-training: meta-loss and its moving average, speed, time left. Plain lines where there is no terminal."""
+def meta_training_progress(engine: RayEngine | None = None) -> Iterator[Callable[[MetaProgress], None]]:
+    """A live line a meta-training: meta-loss and its moving average, speed, time left; below it a table of the engine's workers.
+
+    Plain lines where there is no terminal.
+    """
     if not console.is_terminal:
         last = time.monotonic()
 
@@ -47,9 +52,24 @@ def meta_training_progress() -> Iterator[Callable[[MetaProgress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console) as live:
-        bar = live.add_task("meta-training", numbers="compiling")
-        yield lambda p: live.update(bar, total=p.steps, completed=p.step, numbers=_numbers(p))
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task("meta-training", numbers="compiling")
+    with Live(progress, console=console) as live:
+
+        def show(p: MetaProgress) -> None:
+            progress.update(bar, total=p.steps, completed=p.step, numbers=_numbers(p))
+            if engine is not None:
+                live.update(Group(progress, workers_table(engine.status())))
+
+        yield show
+
+
+def workers_table(workers: Sequence[WorkerStatus]) -> Table:
+    """The workers of an engine, a row each."""
+    table = Table("worker", "host", "process", "estimators", "now")
+    for w in workers:
+        table.add_row(str(w.number), w.host, str(w.pid), str(w.units), "computes" if w.busy else "waits")
+    return table
 
 
 def _numbers(p: MetaProgress) -> str:

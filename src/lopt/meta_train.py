@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.checks import at_least, shares
-from lopt.engine import Engine, Gradients, Local, gradients
+from lopt.engine import Engine, Gradients, Local, Unreachable, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
 from lopt.optimizer import Optimizer, State, update_if_finite
@@ -223,6 +223,7 @@ def meta_train(
         InputError: for fewer than one step, an average that is not in [0, 1), or a run directory that is damaged or belongs to another configuration.
         OSError: for a run directory that cannot be written.
         Interrupted: after Ctrl-C.
+        Unreachable: where an engine has lost all its workers; what was done until then is saved.
 
     Examples:
         >>> import jax, lopt, optax
@@ -259,7 +260,12 @@ def meta_train(
     first = int(state.step)
     with _interruptible() as interrupted:
         for step in range(first + 1, steps + 1):
-            state, metrics = program(estimators, tx, state)
+            try:
+                state, metrics = program(estimators, tx, state)
+            except Unreachable:
+                if run is not None:
+                    run.save(state._replace(estimators=engine.gather(state.estimators)))
+                raise
             found = {k: float(v) for k, v in jax.device_get(metrics).items()}
             now, stop = time.perf_counter(), interrupted.is_set() and step < steps
             rate = (step - first) / (now - began)

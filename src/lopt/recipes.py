@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.checks import at_least, one_of
+from lopt.engine import Engine
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
@@ -395,6 +396,7 @@ def run(
     steps: int | None = None,
     init: Path | None = None,
     command: str = "",
+    engine: Engine | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Meta-train a recipe in a run directory and save the result there as `optimizer.safetensors` with its card.
@@ -406,6 +408,7 @@ def run(
         steps: meta-steps, the recipe's own if `None`.
         init: a saved optimizer to begin with, of whatever architecture; the recipe's own, at random, if `None`.
         command: the command line, for the card.
+        engine: where meta-gradients are computed; this process if `None`.
         on_step: called after each meta-step.
 
     Returns:
@@ -424,6 +427,7 @@ def run(
         run_dir=run_dir,
         settings=settings,
         average=recipe.average,
+        engine=engine,
         on_step=on_step,
     )
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])

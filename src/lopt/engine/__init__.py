@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lopt.engine.engine import Engine, Gradients
-from lopt.engine.local import Local, gradients
+from lopt.engine.cluster import RayEngine, WorkerStatus
+from lopt.engine.engine import Engine, Gradients, Unreachable
+from lopt.engine.local import Local, gradients, merge
 
-__all__ = ["Engine", "Gradients", "Local", "gradients"]
+__all__ = ["Engine", "Gradients", "Local", "RayEngine", "Unreachable", "WorkerStatus", "gradients", "merge"]

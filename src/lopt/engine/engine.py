@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.optimizer import Optimizer
 
@@ -18,6 +19,10 @@ class Gradients(NamedTuple):
     gradient: MetaGradient  # the mean over the estimators
     estimators: tuple[EstimatorState, ...]  # the next states
     metrics: dict[str, Float[Array, ""]]  # means, but `inner_steps` is a sum
+
+
+class Unreachable(InputError):
+    """No worker is left, and none came in the time that an engine waits for one."""
 
 
 class Engine(abc.ABC):

@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lopt.checks import at_least
 from lopt.engine.engine import Engine, Gradients
 from lopt.errors import InputError
-from lopt.estimators.estimator import Estimator, EstimatorState
+from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.estimators.particles import Particles
 from lopt.optimizer import Optimizer
 
@@ -120,14 +120,28 @@ def gradients(
         states: of the estimators.
         key: of this meta-step; the $i$-th estimator gets `fold_in(key, i)`.
     """
+    # Behind the barriers an estimate is the program that it is on its own, as an engine with workers compiles it: the same bits.
     found = [
-        e.estimate(optimizer, s, jax.random.fold_in(key, i))
+        jax.lax.optimization_barrier(e.estimate(optimizer, s, jax.random.fold_in(key, i)))
         for i, (e, s) in enumerate(zip(estimators, states, strict=True))
     ]
-    gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *(g for g, _, _ in found))
-    steps = sum(m.get("inner_steps", e.inner_steps) for e, (_, _, m) in zip(estimators, found, strict=True))
-    metrics = _mean_of_those_that_have_it([m for _, _, m in found]) | {"inner_steps": jnp.asarray(steps, jnp.float32)}
-    return Gradients(gradient, tuple(state for _, state, _ in found), metrics)
+    gradient, metrics = merge([(g, m) for g, _, m in found], [e.inner_steps for e in estimators])
+    return jax.lax.optimization_barrier(Gradients(gradient, tuple(state for _, state, _ in found), metrics))
+
+
+def merge(
+    found: Sequence[tuple[MetaGradient, dict[str, Array]]], inner_steps: Sequence[int]
+) -> tuple[MetaGradient, dict[str, Float[Array, ""]]]:
+    """The mean of meta-gradients with the means of their metrics; the inner steps are a sum.
+
+    Args:
+        found: estimates with their metrics.
+        inner_steps: of each, where its metrics do not say.
+    """
+    gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *(g for g, _ in found))
+    steps = sum(m.get("inner_steps", n) for n, (_, m) in zip(inner_steps, found, strict=True))
+    metrics = _mean_of_those_that_have_it([m for _, m in found]) | {"inner_steps": jnp.asarray(steps, jnp.float32)}
+    return gradient, metrics
 
 
 def _mean_of_those_that_have_it(metrics: Sequence[dict[str, Array]]) -> dict[str, Array]:

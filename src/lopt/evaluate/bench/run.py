@@ -15,7 +15,7 @@ from lopt.evaluate.baselines import BASELINES
 from lopt.evaluate.bench.archive import Archive
 from lopt.evaluate.bench.suites import SUITES, Suite, find_suite
 from lopt.evaluate.bench.units import Trained, time_task, train_unit
-from lopt.evaluate.bench.workers import Job, work
+from lopt.evaluate.bench.workers import Job, Worker, work
 from lopt.evaluate.contenders import Contender, card_of, contender, contenders
 from lopt.evaluate.runs import Run, Timing, Unit
 from lopt.evaluate.scores.cells import diverged, spreads
@@ -53,6 +53,7 @@ def run_bench(
     processes: int | None = None,
     timing: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
+    kind: Any = Worker,
 ) -> dict[Unit, str]:
     """Train every optimizer on every task and horizon of a suite that the archive does not have, then time them.
 
@@ -69,6 +70,7 @@ def run_bench(
         processes: at a time; by default one a core.
         timing: whether to measure wall-clock when all is trained.
         on_progress: told when a unit starts and when one is done.
+        kind: of workers: processes of this machine, or `lopt.evaluate.bench.cluster.RayWorkers`. Times are always measured here.
 
     Returns:
         What failed, and why.
@@ -100,7 +102,7 @@ def run_bench(
         tell(Progress("training", finished, len(units), f"{unit.optimizer} on {unit.task}, {unit.horizon} steps"))
 
     failed: dict[Unit, str] = {}
-    for unit, trained, error in work(jobs, processes, starts):
+    for unit, trained, error in work(jobs, processes, starts, kind):
         finished += 1
         if error is None:
             found: Trained = trained

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+from lopt.machine import one_thread_flags
 
 
 class Job(NamedTuple):
@@ -39,7 +39,7 @@ class Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         cache = jax.config.values["jax_compilation_cache_dir"]
-        self.process = context.Process(target=_serve, args=(theirs, _flags(), cache), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, one_thread_flags(), cache), daemon=True)
         self.process.start()
         theirs.close()
         self.group: Hashable = None
@@ -64,6 +64,17 @@ class Worker:
             return Outcome(name, None, f"the process ended with exit code {self.process.exitcode}")
         return Outcome(name, result, error)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be given another job."""
+        return self.process.is_alive()
+
+    @staticmethod
+    def ready(workers: Sequence[Worker]) -> list[Worker]:
+        """Wait for the first of them that are done."""
+        connections = {worker.connection: worker for worker in workers}
+        return [connections[it] for it in wait([*connections]) if isinstance(it, Connection)]
+
     def close(self) -> None:
         """End the process, whatever it does."""
         self.connection.close()
@@ -71,21 +82,24 @@ class Worker:
         self.process.join()
 
 
-def work(jobs: Sequence[Job], processes: int, on_start: Callable[[Any], None] | None = None) -> Iterator[Outcome]:
+def work(
+    jobs: Sequence[Job], processes: int, on_start: Callable[[Any], None] | None = None, kind: Any = Worker
+) -> Iterator[Outcome]:
     """Do jobs in processes and yield how they went, as they end. What a job raises, or the death of its process, is its outcome.
 
     Args:
         jobs: in the order in which they should be done, as far as groups allow.
         processes: how many at a time.
         on_start: told the name of each job when it starts.
+        kind: of workers: `Worker`, or one with the same methods.
     """
     groups: dict[Hashable, deque[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, deque()).append(job)
     untouched = deque(groups)
-    workers = [Worker() for _ in range(min(processes, len(jobs)))]
+    workers = [kind() for _ in range(min(processes, len(jobs)))]
 
-    def give(worker: Worker) -> None:
+    def give(worker: Any) -> None:
         if not groups.get(worker.group):  # one that nobody works on; where there is none, help with the largest
             worker.group = untouched.popleft() if untouched else max(groups, key=lambda g: len(groups[g]))
             worker.new_group = True
@@ -99,24 +113,19 @@ def work(jobs: Sequence[Job], processes: int, on_start: Callable[[Any], None] | 
         for worker in workers:
             give(worker)
         while left:
-            for connection in wait([w.connection for w in workers if w.job is not None]):
-                i = next(i for i, w in enumerate(workers) if w.connection is connection)
-                outcome = workers[i].receive()
+            for done in kind.ready([w for w in workers if w.job is not None]):
+                i = workers.index(done)
+                outcome = done.receive()
                 left -= 1
-                if not workers[i].process.is_alive():
-                    workers[i].close()
-                    workers[i] = Worker()
+                if not done.alive:
+                    done.close()
+                    workers[i] = kind()
                 if any(groups.values()):
                     give(workers[i])
                 yield outcome
     finally:
         for worker in workers:
             worker.close()
-
-
-def _flags() -> str:
-    flags = os.environ.get("XLA_FLAGS", "")
-    return flags if "xla_cpu_multi_thread_eigen" in flags else f"{flags} {ONE_THREAD}".strip()
 
 
 def _serve(connection: Connection, flags: str, cache: str | None) -> None:

@@ -1,0 +1,95 @@
+"""Two workers against one, and one worker against this process: inner steps per second of meta-training on Ray.
+
+Run: `python benchmarks/workers.py`, on a quiet machine of two cores or more. Writes `benchmarks/results/workers.json`.
+
+The three ways take turns within one call, a block of meta-steps each; ratios are of blocks of the same turn. All are synchronous and of one thread a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import jax
+import numpy as np
+import tyro
+
+from common import RESULTS, header, machine, show, spread, text, write
+from lopt.engine import Engine, Local, RayEngine
+from lopt.meta_train import as_outer, meta_init, meta_step
+from lopt.recipes import recipe
+
+MIXTURES = {
+    "demo": 1,
+    "conv_net": 2,
+}  # recipe, and how often its estimators are taken, so that two workers have one each
+
+
+class Way:
+    """A meta-training that goes on a block at a time."""
+
+    def __init__(self, name: str, engine: Engine):
+        optimizer, estimators, outer = recipe(name, curriculum=0).build(jax.random.key(0), 1_000)
+        self.estimators, self.engine = estimators * MIXTURES[name], engine
+        self.outer = as_outer(outer)
+        self.state = meta_init(optimizer, self.estimators, self.outer, jax.random.key(1), engine=engine)
+        step: Any = meta_step
+        if engine.traceable:
+            step = jax.jit(meta_step, static_argnames=("engine", "average"))
+        self.step = step
+        self.block(3)
+
+    def block(self, steps: int) -> tuple[float, float]:
+        """So many meta-steps: inner steps per second of time, and processor seconds of this process."""
+        began, processor, inner = time.perf_counter(), time.process_time(), 0.0
+        for _ in range(steps):
+            self.state, metrics = self.step(self.estimators, self.outer, self.state, engine=self.engine)
+            inner += float(metrics["inner_steps"])
+        return inner / (time.perf_counter() - began), time.process_time() - processor
+
+
+def main(
+    mixtures: tuple[str, ...] = tuple(MIXTURES),
+    turns: int = 15,
+    steps: int = 20,
+    address: str | None = None,
+    out: Path = RESULTS / "workers.json",
+) -> None:
+    """Measure in turns.
+
+    Args:
+        mixtures: recipes.
+        turns: how many.
+        steps: meta-steps of a block.
+        address: of a running Ray with three CPUs or more.
+        out: where the figures go.
+    """
+    results = []
+    header("mixture", "one worker over this process", "two workers over one", "load of the machine")
+    for name in mixtures:
+        engines = [Local(devices=1), *(RayEngine(n, address=address, patience=300.0) for n in (1, 2))]
+        ways = [Way(name, engine) for engine in engines]
+        blocks = np.array([[way.block(steps) for way in ways] for _ in range(turns)])
+        speed = blocks[:, :, 0]
+        row = {
+            "mixture": name,
+            "inner_steps_per_second": {k: spread(speed[:, i]) for i, k in enumerate(("local", "one", "two"))},
+            "one_over_local": spread(speed[:, 1] / speed[:, 0]),
+            "two_over_one": spread(speed[:, 2] / speed[:, 1]),
+            "driver_processor_seconds": {k: spread(blocks[:, i, 1]) for i, k in enumerate(("local", "one", "two"))},
+            "load": os.getloadavg()[0],
+        }
+        results.append(row)
+        show(name, text(row["one_over_local"]), text(row["two_over_one"]), f"{row['load']:.1f}")
+        write(out, machine(), results)
+        for engine in engines[1:]:
+            if isinstance(engine, RayEngine):
+                engine.close()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,79 @@
+"""A quiet connection to Ray: no dashboard, no telemetry, none of its messages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from typing import Any
+
+from lopt.errors import InputError, needs_extra
+from lopt.machine import cores
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # else Ray writes a token into the home directory
+    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills workers where other programs fill the memory
+    "RAY_agent_register_timeout_ms": "120000",  # else a busy machine is given up after seconds
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+}
+ANSWER_SECONDS = 5.0  # for an address to take a connection
+STORE_BYTES = 200 * 2**20  # of shared memory, for meta-parameters and states on their way
+
+
+def connect(address: str | None = None, *, workers: int = 1) -> Any:
+    """Ray's module, connected: to the session that this process has, to a cluster, or to a new one on this machine.
+
+    Args:
+        address: of a cluster: `HOST:PORT`, `ray://HOST:PORT`, or `auto` for one that runs on this machine. With `None` there will be a new one.
+        workers: as many CPUs as are needed.
+
+    Raises:
+        InputError: without the extra `ray`, for an address that does not answer, or fewer CPUs than workers.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with needs_extra("ray"):
+        import ray
+    if not ray.is_initialized():
+        if address is None and workers > len(cores()):
+            raise InputError(f"workers is {workers}; this machine has {len(cores())} CPUs for them.")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if address is None:
+            options |= {"num_cpus": len(cores()), "include_dashboard": False, "object_store_memory": STORE_BYTES}
+            options |= {"_node_ip_address": "127.0.0.1", "address": "local"}  # else Ray asks its environment
+        else:
+            _must_answer(address)
+            options["address"] = address
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)  # the child becomes Ray
+                ray.init(**options)
+        except Exception as error:  # Ray raises bare ones
+            where = "a local Ray" if address is None else f"address is {address!r}; Ray"
+            raise InputError(f"{where} cannot be reached: {str(error).strip().splitlines()[0]}") from error
+    there = int(ray.cluster_resources().get("CPU", 0))
+    if workers > there:
+        raise InputError(f"workers is {workers}; the cluster has {there} CPUs for them.")
+    return ray
+
+
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """The errors that say that a worker is no more."""
+    found = ray.exceptions
+    return (found.RayActorError, found.ObjectLostError, found.WorkerCrashedError, found.NodeDiedError)
+
+
+def _must_answer(address: str) -> None:
+    """Ask before Ray does: it waits for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"address is {address!r}; it must be auto, HOST:PORT or ray://HOST:PORT.")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"address is {address!r}; nothing answers there: {error}.") from error

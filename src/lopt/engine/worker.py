@@ -1,0 +1,105 @@
+"""What a worker process does: it holds estimators with their inner states and estimates meta-gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lopt.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """A leaf that is an array of typed PRNG keys, on its way: its numbers."""
+
+    data: np.ndarray
+
+
+class Answer(NamedTuple):
+    """One estimate of one unit, as it travels."""
+
+    gradient: Any  # the structure of the optimizer, of numpy arrays
+    metrics: dict[str, np.ndarray]
+
+
+def pack(tree: Any) -> Any:
+    """The same tree with numpy arrays, which can be sent."""
+
+    def leaf(x: Any) -> Any:
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return Keys(np.asarray(jax.random.key_data(x))) if is_key else np.asarray(x)
+
+    return jax.tree.map(leaf, tree)
+
+
+def unpack(tree: Any) -> Any:
+    """The tree that `pack` was given."""
+    return jax.tree.map(
+        lambda x: jax.random.wrap_key_data(jnp.asarray(x.data)) if isinstance(x, Keys) else jax.device_put(x), tree
+    )
+
+
+def versions() -> dict[str, str]:
+    """What must be the same in the driver and all workers."""
+    return {"lopt": __version__, "jax": jax.__version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+
+
+class Worker:
+    """A process with units: each is an estimator and its inner problems in flight.
+
+    Args:
+        flags: `XLA_FLAGS` of this process.
+        cache: where compiled programs are kept, or `None`.
+    """
+
+    def __init__(self, flags: str, cache: str | None):
+        os.environ["XLA_FLAGS"] = flags  # JAX reads it at the first computation
+        jax.config.update("jax_compilation_cache_dir", cache)
+        self.estimators: dict[int, Any] = {}
+        self.states: dict[int, Any] = {}
+        self.init = jax.jit(lambda e, o, k: e.init(o, k))
+        self.estimate = jax.jit(lambda e, o, s, k: e.estimate(o, s, k))
+
+    def hello(self) -> tuple[dict[str, str], int, str]:
+        """Versions, process id, host."""
+        return versions(), os.getpid(), platform.node()
+
+    def load(self, unit: int, estimator: Any, state: Any) -> None:
+        """Take a unit over; its state may follow by `begin`."""
+        self.estimators[unit] = unpack(estimator)
+        if state is not None:
+            self.states[unit] = unpack(state)
+
+    def forget(self, unit: int) -> Any:
+        """Give a unit away: its state."""
+        del self.estimators[unit]
+        return pack(self.states.pop(unit))
+
+    def begin(self, unit: int, optimizer: Any, key: Any) -> Any:
+        """Start the inner problems of a unit: its state."""
+        self.states[unit] = self.init(self.estimators[unit], unpack(optimizer), unpack(key))
+        return pack(self.states[unit])
+
+    def state(self, units: Sequence[int]) -> list[Any]:
+        """The states of units."""
+        return [pack(self.states[unit]) for unit in units]
+
+    def estimates(self, units: Sequence[int], optimizer: Any, keys: Sequence[Any]) -> tuple[list[Answer], float]:
+        """One estimate of each unit, and the seconds that they took."""
+        began, found = time.perf_counter(), []
+        meta_params = unpack(optimizer)
+        for unit, key in zip(units, keys, strict=True):
+            state = self.states[unit]
+            gradient, state, metrics = self.estimate(self.estimators[unit], meta_params, state, unpack(key))
+            found.append((unit, state, gradient, metrics))
+        answers = [Answer(pack(gradient), pack(metrics)) for _, _, gradient, metrics in found]
+        self.states |= {unit: state for unit, state, _, _ in found}
+        return answers, time.perf_counter() - began

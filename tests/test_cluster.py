@@ -1,0 +1,373 @@
+"""Meta-training on Ray: the numbers of `Local`, staleness, and workers, drivers and nodes that go away. One Ray session for the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt import cli
+from lopt.engine import Local, RayEngine, Unreachable, session, worker
+from lopt.errors import InputError
+from lopt.estimators import PES, Estimator, PerTask
+from lopt.meta_train import meta_train
+from lopt.optimizers import Momentum
+from lopt.run_directory import METRICS
+
+KEY = jax.random.key(5)
+STEPS = 60
+
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # Ray starts its own processes, which are not JAX's
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # those
+]
+slow = pytest.mark.slow
+
+
+def mixture(count: int = 3) -> tuple[Estimator, ...]:
+    """Estimators of different shapes, one with a state of its own."""
+    found: list[Estimator] = [
+        PES(lopt.tasks.Quadratic(dim=2 + i, noise=0.1), pairs=2, truncation=5, horizon=(5, 20)) for i in range(count)
+    ]
+    return (PerTask(found[0], optax.scale_by_adam()), *found[1:])
+
+
+def arguments(count: int = 3) -> tuple[Any, ...]:
+    return Momentum(learning_rate=0.1), mixture(count), optax.adam(1e-2)
+
+
+def numbers(state: Any) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(state.optimizer)]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+# --- Without Ray. ---
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"workers": 0}, "workers is 0; it must be at least 1"),
+        ({"staleness": -1}, "staleness is -1; it must be at least 0"),
+        ({"accumulate": 2}, "accumulate is 2; only an asynchronous engine"),
+        ({"staleness": 1, "accumulate": 0}, "accumulate is 0; it must be at least 1"),
+        ({"patience": 0.0}, "patience is 0.0; it must be positive"),
+        ({"snapshot_steps": 0}, "snapshot_steps is 0; it must be at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        RayEngine(**fields)
+
+
+def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"The package ray is not installed; pip install 'lopt\[ray\]' installs it"):
+        RayEngine(2).begin(*arguments()[:2], KEY)
+
+
+def test_an_estimator_is_not_split_over_workers() -> None:
+    with pytest.raises(InputError, match="workers is 4; a synchronous run has one for each of its 3 estimators"):
+        RayEngine(4).begin(*arguments()[:2], KEY)
+
+
+def test_the_command_line_refuses_fields_of_another_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["meta-train", "--recipe", "smoke", "--staleness", "2"])
+    assert stop.value.code == 2
+    assert "are for --engine ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nowhere", "address is 'nowhere'; it must be auto, HOST:PORT or ray://HOST:PORT"),
+        ("127.0.0.1:{free}", "nothing answers there"),
+        ("ray://127.0.0.1:{free}", "nothing answers there"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_refused(address: str, words: str) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # not listening
+        with pytest.raises(InputError, match=words):
+            session.connect(address.format(free=held.getsockname()[1]))
+
+
+def test_states_travel_with_their_keys() -> None:
+    tree = {"key": jax.random.split(KEY, 2), "x": np.arange(3.0)}
+    back = worker.unpack(worker.pack(tree))
+    np.testing.assert_array_equal(jax.random.key_data(back["key"]), jax.random.key_data(tree["key"]))
+    np.testing.assert_array_equal(back["x"], tree["x"])
+    assert back["key"].dtype == tree["key"].dtype
+
+
+def test_what_must_agree_does_not_name_the_workers() -> None:
+    """So that a synchronous run goes on with more of them; replicas are other estimators."""
+    estimators = mixture()
+    assert RayEngine(1).describe(estimators) == RayEngine(3).describe(estimators)
+    described = {"engine": "ray", "staleness": 4, "accumulate": 3}
+    assert RayEngine(3, staleness=4).describe(estimators) == described | {"replicas": 1}
+    assert RayEngine(7, staleness=4).describe(estimators) == described | {"replicas": 3}
+
+
+# --- With Ray. ---
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[Any]:
+    """Several nodes on this machine, of a CPU each, whatever the number of cores."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    for name, value in session.QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": session.STORE_BYTES})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
+    yield ray, cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def engine(ray_session: Any) -> Iterator[Callable[..., RayEngine]]:
+    """Makes engines, and ends their workers after the test."""
+    del ray_session
+    made: list[RayEngine] = []
+
+    def make(*args: Any, **fields: Any) -> RayEngine:
+        made.append(RayEngine(*args, **fields))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[np.ndarray]:
+    """What `Local` makes of the mixture."""
+    return numbers(meta_train(*arguments(), steps=STEPS, key=KEY, engine=Local(devices=1)))
+
+
+def kill_at(moments: set[int], engine: RayEngine) -> Callable[[Any], None]:
+    def on_step(progress: Any) -> None:
+        if progress.step in moments:
+            os.kill(random.Random(progress.step).choice(engine.status()).pid, signal.SIGKILL)
+            time.sleep(3.0 if engine.staleness is not None else 0.0)  # others would go on before Ray knows
+
+    return on_step
+
+
+@slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_synchronous_numbers_are_those_of_local(engine: Any, expected: list[np.ndarray], workers: int) -> None:
+    found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(workers))
+    for x, y in zip(numbers(found), expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@slow
+def test_a_synchronous_run_resumes_bit_for_bit_on_other_workers(
+    engine: Any, expected: list[np.ndarray], tmp_path: Path
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(progress: Any) -> None:
+        if progress.step == STEPS // 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        meta_train(
+            *arguments(),
+            steps=STEPS,
+            key=KEY,
+            engine=engine(2),
+            run_dir=tmp_path,
+            checkpoint_seconds=0.0,
+            on_step=stop,
+        )
+    found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(1), run_dir=tmp_path)
+    for x, y in zip(numbers(found), expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@slow
+@pytest.mark.parametrize("staleness", [None, 5])
+def test_killed_workers_are_replaced(engine: Any, tmp_path: Path, staleness: int | None) -> None:
+    """At three moments, some of them while they compute; the run has the same number of meta-steps, each logged once."""
+    it = engine(2, staleness=staleness, snapshot_steps=10)  # the third CPU is for those that come
+    moments = set(random.Random(7).sample(range(5, STEPS - 5), 3))
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=kill_at(moments, it))
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [*range(1, STEPS + 1)]
+    assert found[-1]["replaced"] == 3
+    assert all(np.isfinite(line["meta_loss"]) for line in found)
+
+
+@slow
+def test_old_estimates_are_dropped_and_counted(engine: Any, tmp_path: Path) -> None:
+    """With one estimate a meta-step, two workers are always one apart: nothing is older than the limit."""
+    meta_train(
+        *arguments(), steps=STEPS, key=KEY, engine=engine(2, staleness=0, accumulate=1), run_dir=tmp_path / "none"
+    )
+    strict = lines(tmp_path / "none")
+    assert max(line["staleness"] for line in strict) == 0
+    assert strict[-1]["dropped"] > 0
+    meta_train(
+        *arguments(), steps=STEPS, key=KEY, engine=engine(2, staleness=9, accumulate=1), run_dir=tmp_path / "some"
+    )
+    loose = lines(tmp_path / "some")
+    assert 0 < max(line["staleness"] for line in loose) <= 9
+    assert loose[-1]["dropped"] < strict[-1]["dropped"]
+    assert all(0 < line["utilisation"] <= 1 for line in loose)
+
+
+@slow
+def test_no_answer_is_used_twice(engine: Any) -> None:
+    """Every call has a number; the answers of a dead worker's calls are void."""
+    it = engine(2, staleness=50, accumulate=2)
+    taken: list[int] = []
+    answers = it._answers
+
+    def noted() -> Iterator[Any]:
+        for call, answer in answers():
+            taken.append(call.number)
+            yield call, answer
+
+    it._answers = noted
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, on_step=kill_at({20}, it))
+    assert len(taken) == len(set(taken)) >= 2 * STEPS
+
+
+@slow
+def test_a_node_leaves_and_another_joins(ray_session: Any, engine: Any, tmp_path: Path) -> None:
+    """The work of its worker moves to the one that is left, and a part of it to the node that joins."""
+    _, cluster = ray_session
+    first = cluster.add_node(num_cpus=1, object_store_memory=session.STORE_BYTES)
+    cluster.wait_for_nodes()
+    it = engine(4, staleness=5, snapshot_steps=5)
+    seen: list[tuple[int, int]] = []  # workers, and those that have something to do
+    joined: list[Any] = []
+
+    def on_step(progress: Any) -> None:
+        if progress.step == 10:
+            cluster.remove_node(first, allow_graceful=False)
+        if progress.step == 40:
+            joined.append(cluster.add_node(num_cpus=1, object_store_memory=session.STORE_BYTES))
+        seen.append((len(it.status()), sum(w.units > 0 for w in it.status())))
+        settled = progress.step <= 10 or ((3, 3) in seen if progress.step <= 40 else seen[-1] == (4, 4))
+        time.sleep(0.0 if settled else 1.0)
+
+    try:
+        meta_train(*arguments(), steps=120, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
+    finally:
+        for node in joined:
+            cluster.remove_node(node)
+    assert seen[0] == (4, 4)
+    assert (3, 3) in seen
+    assert seen[-1] == (4, 4)
+    assert [line["step"] for line in lines(tmp_path)] == [*range(1, 121)]
+
+
+@slow
+def test_without_a_worker_the_run_is_saved(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = engine(1)
+
+    def on_step(progress: Any) -> None:
+        if progress.step == 7:
+            it.patience = 1.0
+            monkeypatch.setattr(it, "_summon", lambda count: None)  # as where no machine is left
+            os.kill(it.status()[0].pid, signal.SIGKILL)
+
+    with pytest.raises(Unreachable, match="No worker could be reached for 1 s; the same command goes on"):
+        meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
+    assert len(lines(tmp_path)) == 7
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(1), run_dir=tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [*range(1, STEPS + 1)]
+
+
+DRIVER = """
+import sys, lopt
+sys.path.insert(0, {tests!r})
+import test_cluster as t
+from lopt.engine import RayEngine
+t.meta_train(*t.arguments(), steps=t.STEPS, key=t.KEY, engine=RayEngine(2, address={address!r}, patience=120.0),
+             run_dir={folder!r}, checkpoint_seconds=0.0)
+"""
+
+
+@slow
+def test_a_killed_driver_resumes_bit_for_bit(
+    ray_session: Any, engine: Any, expected: list[np.ndarray], tmp_path: Path
+) -> None:
+    """At three moments; the same call goes on each time."""
+    _, cluster = ray_session
+    code = DRIVER.format(tests=str(Path(__file__).parent), address=cluster.address, folder=str(tmp_path))
+    metrics = tmp_path / METRICS
+    for moment in sorted(random.Random(3).sample(range(2, STEPS - 5), 3)):
+        driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 200
+        while (not metrics.exists() or len(metrics.read_bytes().splitlines()) < moment) and time.monotonic() < until:
+            assert driver.poll() is None, "the driver ended before it could be killed"
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
+    assert len(metrics.read_bytes().splitlines()) < STEPS
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert [line["step"] for line in lines(tmp_path)] == [*range(1, STEPS + 1)]
+    found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(2), run_dir=tmp_path)
+    for x, y in zip(numbers(found), expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@slow
+def test_more_workers_than_the_cluster_has_cpus_are_refused(engine: Any) -> None:
+    with pytest.raises(InputError, match=r"workers is 99; the cluster has \d+ CPUs for them"):
+        engine(99, staleness=1).begin(*arguments()[:2], KEY)
+
+
+@slow
+def test_workers_of_another_version_are_refused(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lopt.engine import cluster as module
+
+    monkeypatch.setattr(module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
+    with pytest.raises(InputError, match=r"lopt is 9\.9 here and .* at the worker on .*; install one"):
+        engine(1).begin(*arguments()[:2], KEY)
+
+
+@slow
+def test_the_units_of_a_bench_run_on_the_cluster(ray_session: Any) -> None:
+    """A job that raises and a worker that dies are outcomes; the rest is done."""
+    del ray_session
+    from lopt.evaluate.bench.cluster import RayWorkers
+    from lopt.evaluate.bench.workers import Job, work
+
+    jobs = [Job(i % 2, i, divmod, (7, i)) for i in range(4)] + [Job(2, "dies", os._exit, (3,))]
+    found = {name: (result, error) for name, result, error in work(jobs, 2, kind=RayWorkers())}
+    assert found.pop("dies") == (None, "the worker died")
+    result, error = found.pop(0)
+    assert result is None
+    assert error.startswith("ZeroDivisionError")
+    assert found == {i: (divmod(7, i), None) for i in (1, 2, 3)}
