@@ -9,7 +9,10 @@ from lopt.names import unknown
 from lopt.reproduce.claims import Claim, ClaimSpec, Paper, Report, measure
 
 # The one place where papers get their names: a module with a `Paper` named `PAPER`.
-PAPERS: dict[str, str] = {"pathologies": "lopt.reproduce.pathologies"}
+PAPERS: dict[str, str] = {
+    "pathologies": "lopt.reproduce.pathologies",
+    "self-training": "lopt.reproduce.self_training",
+}
 
 
 def find_paper(name: str) -> Paper:
