@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from lopt import tasks
+from lopt import tasks, zoo
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator
+from lopt.machine import cores
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, create
 from lopt.population import Report, Rules, best, evolve
 from lopt.population.lineage import LINEAGE
+from lopt.run_directory import METRICS
 from lopt.task import Task
 
 HORIZON = 50  # inner steps
@@ -108,6 +111,7 @@ def run_arm(
     seed: int,
     cycles: int,
     folder: str | Path | None = None,
+    where: Path | None = None,
     members: int | None = None,
     on_cycle: Callable[[Report], None] | None = None,
 ) -> Curves:
@@ -118,11 +122,12 @@ def run_arm(
         seed: draws everything.
         cycles: in all.
         folder: in which the run has a directory of its own; a temporary one if `None`.
+        where: the run directory itself, instead of one in `folder`.
         members: instead of the arm's own number.
         on_cycle: called after each cycle.
 
     Raises:
-        InputError: for an unknown arm.
+        InputError: for an unknown arm, or a population of none.
     """
     if name not in ARMS:
         raise InputError(unknown("arm", name, ARMS))
@@ -130,8 +135,8 @@ def run_arm(
     begin_key, outside_key, key = jax.random.split(jax.random.key(seed), 3)
     outside = None if arm.outside is None else arm.outside(outside_key)
     size = arm.members if members is None else members
-    given = "" if members is None else f"-{members}"
-    where = Path(folder or scratch().name) / f"{name}{given}-{cycles}-{seed}"
+    at_least(1, members=size)
+    where = where or Path(folder or scratch().name) / f"{name}-{cycles}-{seed}"
     return train(fresh(begin_key, size), arm.rules, outside, cycles=cycles, key=key, where=where, on_cycle=on_cycle)
 
 
@@ -178,6 +183,64 @@ def train(
     return Curves(losses, trainers, copies, best(found))
 
 
+def self_train(
+    run_dir: Path,
+    *,
+    members: int = MEMBERS,
+    cycles: int = 300,
+    seed: int = 0,
+    command: str = "",
+    on_cycle: Callable[[Report], None] | None = None,
+) -> Path:
+    """Let a population train itself, and save its best member with a card.
+
+    Args:
+        run_dir: where the run lives; the same call resumes it.
+        members: of the population.
+        cycles: in all.
+        seed: draws everything.
+        command: the command line, for the card.
+        on_cycle: called after each cycle.
+
+    Returns:
+        The path of the weights.
+    """
+    found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle)
+    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    line = ancestry(found.copies, int(np.nanargmin(found.losses[-1])), cycles)
+    card = zoo.Card(
+        description=f"The best of {members} SmallFCs that trained each other, from random weights, on small tasks. Its line, last first: {line}.",
+        tasks=(tasks.TaskName("quadratic", {"dim": 10}).to_json(), tasks.TaskName("clusters_mlp").to_json()),
+        seed=seed,
+        meta_steps=cycles * STEPS,
+        inner_steps=last["inner_steps"],
+        horizon=(HORIZON, HORIZON),
+        seconds=last["seconds"],
+        cores=len(cores()),
+        command=command,
+    )
+    return zoo.save(run_dir / "optimizer.safetensors", found.best, card)
+
+
+def ancestry(copies: Sequence[tuple[int, int, int]], member: int, cycles: int) -> str:
+    """Whom a member descends from, as text.
+
+    Args:
+        copies: cycle, copy and parent of each copy.
+        member: at its last evaluation.
+        cycles: copies of the last one are later than that evaluation.
+
+    Examples:
+        >>> ancestry([(1, 2, 0), (3, 1, 2), (4, 0, 1)], member=1, cycles=4)
+        'member 1, a copy of 2 in cycle 3, a copy of 0 in cycle 1'
+    """
+    text = f"member {member}"
+    for cycle, copy, parent in sorted(copies, reverse=True):
+        if cycle < cycles and copy == member:
+            text, member, cycles = f"{text}, a copy of {parent} in cycle {cycle}", parent, cycle
+    return text
+
+
 def smooth(curve: Float[np.ndarray, " cycles"], width: int) -> Float[np.ndarray, " cycles"]:
     """The mean over the last so many cycles, of fewer at the start: evaluations draw their problems anew."""
     total = np.cumsum(np.concatenate(([0.0], curve)))
@@ -198,4 +261,16 @@ def stacked_adams(rates: Float[np.ndarray, " rates"]) -> Optimizer:
     return jax.vmap(lambda rate: Adam(learning_rate=rate))(jnp.asarray(rates, jnp.float32))
 
 
-__all__ = ["ARMS", "Arm", "Curves", "fresh", "lowest", "run_arm", "smooth", "stacked_adams", "train"]
+__all__ = [
+    "ARMS",
+    "Arm",
+    "Curves",
+    "ancestry",
+    "fresh",
+    "lowest",
+    "run_arm",
+    "self_train",
+    "smooth",
+    "stacked_adams",
+    "train",
+]
