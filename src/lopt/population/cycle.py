@@ -189,9 +189,7 @@ def cycle(
     return done, Selection(losses, trainers, parents, chosen, copied, **mean, inner_steps=steps)
 
 
-def evaluate(
-    rules: Rules, tasks: Sequence[Task], members: Optimizer, key: PRNGKeyArray
-) -> Float[Array, " members"]:
+def evaluate(rules: Rules, tasks: Sequence[Task], members: Optimizer, key: PRNGKeyArray) -> Float[Array, " members"]:
     """The meta-loss of every member on fresh problems, the same for all; infinite where a loss was not finite.
 
     Args:

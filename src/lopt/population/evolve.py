@@ -139,7 +139,7 @@ def evolve(
     trainer = (outside or members)[0]
     if trainer.validation_every and rules.trained_by != "nobody":
         raise InputError(
-            f"A {type(trainer).__name__} with validation_every={trainer.validation_every} wants a validation loss, which a meta-training has not; set it to 0."
+            f"A {type(trainer).__name__} as a trainer wants a validation loss, which a meta-training has not; choose another trainer."
         )
     if coaches is not None and rules.trained_by in ("itself", "best"):
         raise InputError(f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'chosen'.")

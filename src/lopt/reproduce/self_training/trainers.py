@@ -17,7 +17,9 @@ from lopt.population import Rules
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.self_training import arms as shared
 
-RULES = Rules(steps=shared.STEPS, horizon=shared.HORIZON, replaced=0.0)  # no selection: every member is a run of its own
+RULES = Rules(
+    steps=shared.STEPS, horizon=shared.HORIZON, replaced=0.0
+)  # no selection: every member is a run of its own
 
 
 def taught(
@@ -39,9 +41,7 @@ def taught(
     return losses.reshape(cycles, pupils, len(trainers)).transpose(2, 1, 0)
 
 
-def horizon(
-    key: PRNGKeyArray, *, pupils: int = 8, cycles: int = 300, times: int = 8, arms: str | None = None
-) -> Claim:
+def horizon(key: PRNGKeyArray, *, pupils: int = 8, cycles: int = 300, times: int = 8, arms: str | None = None) -> Claim:
     """A fresh optimizer trained by the best self-trained one, for many times the horizon at which that was itself trained.
 
     Args:
