@@ -779,7 +779,8 @@ REPRODUCED: list[PaperRow] = [
     PaperRow(
         "self-training",
         {
-            **dict.fromkeys(("parity", "acceleration"), {"seeds": 2, "cycles": 5}),
+            "parity": {"seeds": 2, "cycles": 5},
+            "acceleration": {"seeds": 2, "cycles": 5},
             "controls": {"names": ("selection",), "seeds": 2, "cycles": 5},
             "horizon": {"pupils": 2, "cycles": 5, "times": 2},
             "held_out": {"seeds": 2, "cycles": 5, "problems": 2},

@@ -430,7 +430,8 @@ class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
     paper: tyro.conf.Positional[str]
-    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; self-training is Metz et al. 2021, optimizers that train themselves."""
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train;
+    self-training is Metz et al. 2021, optimizers that train themselves."""
     quick: bool = False
     """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None

@@ -142,7 +142,9 @@ def evolve(
             f"A {type(trainer).__name__} as a trainer wants a validation loss, which a meta-training has not; choose another trainer."
         )
     if coaches is not None and rules.trained_by in ("itself", "best"):
-        raise InputError(f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'chosen'.")
+        raise InputError(
+            f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'snapshot' or 'nobody'."
+        )
     state = _begin(rules, stacked, estimators, tasks, coaches, key, horizon=cycles * rules.steps)
     run = lineage = None
     if run_dir is not None:
@@ -176,7 +178,7 @@ def evolve(
             if not np.isfinite(found.losses).any():
                 save(state)
                 kept = f"; {run_dir} keeps cycle {step - 1}" if run_dir is not None and step > 1 else ""
-                raise Diverged(f"All {len(members)} members diverged in cycle {step} of {cycles}{kept}.", state.best)
+                raise Diverged(f"All {len(members)} members diverged in cycle {step} of {cycles}{kept}.", best(state))
             state, now, stop = after, time.perf_counter(), interrupted.is_set() and step < cycles
             inner_steps += round(float(found.inner_steps))
             if run is not None and lineage is not None:
@@ -198,8 +200,8 @@ def evolve(
 
 
 def best(state: Population) -> Optimizer:
-    """The best member of the last evaluation."""
-    return state.best
+    """The member with the lowest meta-loss of all evaluations, as it was then."""
+    return state.best.state.optimizer
 
 
 __all__ = ["Diverged", "Report", "best", "evolve", "stack"]

@@ -21,6 +21,7 @@ class Lineage:
 
     A line is `{"cycle", "event": "evaluation", "member", "loss", "trainer"}`, its loss null where the member diverged, or
     `{"cycle", "event": "copy", "member", "from", "trainer", "changed"}`, with the trainer from then on and whether it is another than the parent's.
+    A parent of -1 is the best member so far, as it was then.
 
     Args:
         folder: of the run.
@@ -71,7 +72,7 @@ class Lineage:
             self._line(cycle=step, event="evaluation", member=member, loss=value, trainer=int(trainer))
         for member in np.flatnonzero(selection.copied):
             parent, chosen = int(selection.parents[member]), int(selection.chosen[member])
-            changed = chosen != int(selection.trainers[parent])
+            changed = parent >= 0 and chosen != int(selection.trainers[parent])
             self._line(
                 cycle=step, event="copy", member=int(member), **{"from": parent}, trainer=chosen, changed=changed
             )

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,12 @@ from lopt import tasks, zoo
 from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator
+from lopt.estimators.objectives import WORST
 from lopt.machine import cores
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, create
-from lopt.population import Report, Rules, best, evolve
+from lopt.population import Diverged, Report, Rules, best, evolve
 from lopt.population.lineage import LINEAGE
 from lopt.run_directory import METRICS
 from lopt.task import Task
@@ -47,7 +48,7 @@ class Arm(NamedTuple):
 class Curves(NamedTuple):
     """What a run found."""
 
-    losses: Float[np.ndarray, "cycles members"]  # log meta-loss at every evaluation; NaN where a member diverged
+    losses: Float[np.ndarray, "cycles members"]  # log meta-loss at every evaluation; `WORST` where a member diverged
     trainers: Int[np.ndarray, "cycles members"]
     copies: list[tuple[int, int, int]]  # cycle, copy, parent
     best: Optimizer
@@ -55,7 +56,7 @@ class Curves(NamedTuple):
     @property
     def lowest(self) -> Float[np.ndarray, " cycles"]:
         """The log meta-loss of the best member at every evaluation."""
-        return np.nanmin(self.losses, axis=1)
+        return self.losses.min(axis=1)
 
 
 def fresh(key: PRNGKeyArray, number: int) -> list[Optimizer]:
@@ -161,26 +162,20 @@ def train(
         where: the run directory.
         on_cycle: called after each cycle.
     """
-    found = evolve(
-        members,
-        estimators(),
-        training_tasks(),
-        rules,
-        cycles=cycles,
-        key=key,
-        outside=outside,
-        run_dir=where,
-        on_cycle=on_cycle,
-    )
-    losses = np.full((cycles, len(members)), np.nan)
+    given: dict[str, Any] = {"cycles": cycles, "key": key, "outside": outside, "run_dir": where, "on_cycle": on_cycle}
+    try:
+        found = best(evolve(members, estimators(), training_tasks(), rules, **given))
+    except Diverged as stop:  # a result like any other; what is missing counts as diverged
+        found = stop.best
+    losses = np.full((cycles, len(members)), WORST)
     trainers, copies = np.zeros((cycles, len(members)), int), []
     for line in map(json.loads, (where / LINEAGE).read_text().splitlines()):
         place = line["cycle"] - 1, line["member"]
         if line["event"] == "copy":
             copies.append((line["cycle"], line["member"], line["from"]))
         else:
-            losses[place], trainers[place] = np.nan if line["loss"] is None else line["loss"], line["trainer"]
-    return Curves(losses, trainers, copies, best(found))
+            losses[place], trainers[place] = WORST if line["loss"] is None else line["loss"], line["trainer"]
+    return Curves(losses, trainers, copies, found)
 
 
 def self_train(
@@ -207,7 +202,8 @@ def self_train(
     """
     found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle)
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
-    line = ancestry(found.copies, int(np.nanargmin(found.losses[-1])), cycles)
+    cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
+    line = ancestry(found.copies, int(member), int(cycle) + 1)
     card = zoo.Card(
         description=f"The best of {members} SmallFCs that trained each other, from random weights, on small tasks. Its line, last first: {line}.",
         tasks=(tasks.TaskName("quadratic", {"dim": 10}).to_json(), tasks.TaskName("clusters_mlp").to_json()),
@@ -227,8 +223,8 @@ def ancestry(copies: Sequence[tuple[int, int, int]], member: int, cycles: int) -
 
     Args:
         copies: cycle, copy and parent of each copy.
-        member: at its last evaluation.
-        cycles: copies of the last one are later than that evaluation.
+        member: at its best evaluation.
+        cycles: the cycle of that evaluation; copies in it are later.
 
     Examples:
         >>> ancestry([(1, 2, 0), (3, 1, 2), (4, 0, 1)], member=1, cycles=4)
@@ -237,7 +233,11 @@ def ancestry(copies: Sequence[tuple[int, int, int]], member: int, cycles: int) -
     text = f"member {member}"
     for cycle, copy, parent in sorted(copies, reverse=True):
         if cycle < cycles and copy == member:
-            text, member, cycles = f"{text}, a copy of {parent} in cycle {cycle}", parent, cycle
+            text, member, cycles = (
+                f"{text}, a copy of {parent if parent >= 0 else 'the best so far'} in cycle {cycle}",
+                parent,
+                cycle,
+            )
     return text
 
 

@@ -37,8 +37,7 @@ def taught(
     begin_key, key = jax.random.split(key)
     members = [pupil for pupil in shared.fresh(begin_key, pupils) for _ in trainers]
     found = shared.train(members, RULES, list(trainers), cycles=cycles, key=key, where=where)
-    losses = np.where(np.isfinite(found.losses), found.losses, 10.0)  # what a loss counts that is not finite
-    return losses.reshape(cycles, pupils, len(trainers)).transpose(2, 1, 0)
+    return found.losses.reshape(cycles, pupils, len(trainers)).transpose(2, 1, 0)
 
 
 def horizon(key: PRNGKeyArray, *, pupils: int = 8, cycles: int = 300, times: int = 8, arms: str | None = None) -> Claim:
