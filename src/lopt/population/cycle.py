@@ -31,7 +31,8 @@ class Rules:
     population-based training. The numbers here are a reconstruction.
 
     Args:
-        trained_by: who trains a member: the `snapshot` that it holds of another, `itself`, the `best` of the last evaluation, or `nobody`: then only selection acts.
+        trained_by: who trains a member: the `snapshot` that it holds of another, `itself`, the `best` of the last evaluation, or `nobody`: then only
+            selection acts.
         steps: meta-steps a cycle.
         clip: of the meta-gradient, element by element.
         problems: inner problems of each task in an evaluation, the same for all members.
