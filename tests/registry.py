@@ -754,11 +754,13 @@ class PaperRow(NamedTuple):
         name: its key in `lopt.reproduce.PAPERS`.
         sizes: arguments by claim with which all of it is measured in seconds.
         not_run: claims that are not run at these sizes, for want of weights.
+        slow: whether compiling it takes more than a few seconds.
     """
 
     name: str
     sizes: Mapping[str, Mapping[str, Any]]
     not_run: tuple[str, ...] = ()
+    slow: bool = False
 
 
 REPRODUCED: list[PaperRow] = [
@@ -786,6 +788,7 @@ REPRODUCED: list[PaperRow] = [
             "held_out": {"seeds": 2, "cycles": 5, "problems": 2},
             "released": {"weights": ("demo-1",), "pupils": 2, "cycles": 2},
         },
+        slow=True,
     ),
 ]
 
