@@ -282,7 +282,7 @@ def test_composed_wrappers_vmap() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda t: NoisyGradients(t, -0.1), r"deviation is -0\.1; it must not be negative"),
+        (lambda t: NoisyGradients(t, -0.1), r"deviation is -0\.1; it must be at least 0"),
         (lambda t: SparseGradients(t, 1.5), r"probability is 1\.5; it must lie between 0 and 1"),
         (lambda t: DelayedGradients(t, 0), "steps is 0; it must be at least 1"),
         (

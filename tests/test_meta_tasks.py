@@ -225,7 +225,7 @@ def test_adam_learns_above_chance_with_fewer_bits() -> None:
     [
         ("analytic_continuation", {"noise": 0.0}, r"noise is 0\.0; it must be positive"),
         ("analytic_continuation", {"frequencies": 1}, "frequencies is 1; it must be at least 2"),
-        ("analytic_continuation", {"entropy": -1.0}, r"entropy is -1\.0; it must not be negative"),
+        ("analytic_continuation", {"entropy": -1.0}, r"entropy is -1\.0; it must be at least 0"),
         ("analytic_continuation", {"model": np.ones(3)}, r"model has shape \(3,\); it must be 65 positive numbers"),
         ("quantized_gnn", {"bits": (1, 8)}, r"bits is \[1, 8\]; it must be of whole numbers from 2 to 16"),
         ("quantized_gnn", {"inside": 1.5}, r"inside is 1\.5; it must lie between 0 and 1"),
@@ -243,7 +243,7 @@ def test_rejects_bad_arguments(name: str, fields: dict[str, Any], message: str) 
     [
         (lopt.create("sgd"), {"steps": 0}, "steps is 0; it must be at least 1"),
         (lopt.create("sgd"), {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        (lopt.create("sgd"), {"spread": -1.0}, r"spread is -1\.0; it must not be negative"),
+        (lopt.create("sgd"), {"spread": -1.0}, r"spread is -1\.0; it must be at least 0"),
         (optax.sgd(0.1), {}, "optimizer is a GradientTransformation.*; it must be one of adam, adamw"),
     ],
     ids=["steps", "batch_size", "spread", "optimizer"],

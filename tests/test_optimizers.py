@@ -347,7 +347,8 @@ def loops(row: OptimizerRow, size: int, platforms: Sequence[str]) -> int:
     }
     state = jax.eval_shape(partial(optimizer.init, horizon=STEPS), params)
     program = jax.export.export(jax.jit(partial(optimizer.update, value=LOSS)), platforms=platforms)
-    return program(params, state, params).mlir_module().count("stablehlo.while")
+    with lopt.blocks.tensors.for_all_platforms():
+        return program(params, state, params).mlir_module().count("stablehlo.while")
 
 
 @optimizer_rows_heavy_ones_slow
@@ -855,7 +856,7 @@ def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: py
 
     in_turns = run()
     with monkeypatch.context() as as_elsewhere:
-        as_elsewhere.setattr(jax.lax, "platform_dependent", lambda *given, cpu, default: default(*given))
+        as_elsewhere.setattr(lopt.blocks.tensors, "per_platform", lambda *given, cpu, default: default(*given))
         assert_close(in_turns, run(), rtol=1e-4)
     monkeypatch.setattr(lopt.blocks.tensors, "STACKED", 0)
     assert_close(in_turns, run(), rtol=1e-4)
@@ -1245,13 +1246,13 @@ def test_a_donated_state_leaves_the_meta_parameters_alone(name: str) -> None:
         ("celo", {"momentum_decays": (0.9, 0.99)}, r"momentum_decays is \(0.9, 0.99\); it must hold three"),
         ("celo2", {"hidden": (0,)}, r"hidden is \(0,\); .* each at least 1"),
         ("celo2", {"factored_decays": (0.9, 0.99, -0.1)}, r"factored_decays is .*-0.1\); .* at least 0"),
-        ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must not be negative"),
+        ("celo2", {"orthogonalize_steps": -1}, "orthogonalize_steps is -1; it must be at least 0"),
         ("controlled_muon", {"learning_rate": 0.0}, "learning_rate is 0.0; it must be positive"),
         ("controlled_muon", {"averaging": 1.0}, "averaging is 1.0; it must be at least 0 and below 1"),
         ("controlled_muon", {"hidden": 0}, "hidden is 0; it must be at least 1"),
         ("relative_mlp", {"orthogonal_share": 1.5}, "orthogonal_share is 1.5; it must be between 0 and 1"),
         ("relative_mlp", {"least_size": 0.0}, "least_size is 0.0; it must be positive"),
-        ("relative_mlp", {"untold_power": -0.5}, "untold_power is -0.5; it must not be negative"),
+        ("relative_mlp", {"untold_power": -0.5}, "untold_power is -0.5; it must be at least 0"),
         ("relative_mlp", {"greatest_size": 0.05}, "greatest_size is 0.05; it must be at least least_size, 0.1"),
         ("hierarchical_lstm", {"hidden": ()}, r"hidden is \(\); it must hold at least one width"),
         ("hierarchical_lstm", {"to_mlp": 0}, "to_mlp is 0; it must be at least 1"),

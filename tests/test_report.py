@@ -239,7 +239,7 @@ def test_the_page_in_chromium(tmp_path: Path) -> None:
     def chromium(name: str, *arguments: str, url: str = path.as_uri()) -> subprocess.CompletedProcess[str]:
         profile = f"--user-data-dir={tmp_path / name}"
         command = ["chromium", *quiet, profile, *arguments, url]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
 
     def console(done: subprocess.CompletedProcess[str]) -> list[str]:
         return [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -47,7 +47,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return of
 
 
-ROWS = [(row, name) for row in REPRODUCED for name in find_paper(row.name).claims]
+def in_one_process(row: PaperRow, *values: Any, name: str) -> Any:
+    """A row for `pytest.mark.parametrize`; one run of the paper serves all of its tests."""
+    return pytest.param(row, *values, id=name, marks=pytest.mark.xdist_group(row.name))
+
+
+PAPER_ROWS = [in_one_process(row, name=row.name) for row in REPRODUCED]
+CLAIM_ROWS = [
+    in_one_process(row, name, name=f"{row.name}-{name}") for row in REPRODUCED for name in find_paper(row.name).claims
+]
 
 
 def test_every_paper_has_a_row() -> None:
@@ -64,7 +72,7 @@ def figures_of(thing: Any) -> Iterator[float]:
         yield thing
 
 
-@pytest.mark.parametrize(("row", "name"), ROWS, ids=[f"{row.name}-{name}" for row, name in ROWS])
+@pytest.mark.parametrize(("row", "name"), CLAIM_ROWS)
 def test_every_claim_has_a_criterion_a_figure_and_a_verdict(row: PaperRow, name: str, measured: Any) -> None:
     claims, folder = measured(row.name)
     claim = claims[name]
@@ -85,13 +93,13 @@ def test_every_claim_has_a_criterion_a_figure_and_a_verdict(row: PaperRow, name:
     assert claim.seconds > 0.0
 
 
-@pytest.mark.parametrize(("row", "name"), ROWS, ids=[f"{row.name}-{name}" for row, name in ROWS])
+@pytest.mark.parametrize(("row", "name"), CLAIM_ROWS)
 def test_quick_changes_arguments_that_there_are(row: PaperRow, name: str) -> None:
     spec = find_paper(row.name).claims[name]
     assert set(spec.quick) <= set(inspect.signature(spec.measure).parameters)
 
 
-@pytest.mark.parametrize("row", REPRODUCED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", PAPER_ROWS)
 def test_the_report_says_what_was_found(row: PaperRow, measured: Any) -> None:
     claims, folder = measured(row.name)
     page, results = (folder / "report.html").read_text(), json.loads((folder / "results.json").read_text())

@@ -62,7 +62,7 @@ def test_seeds_are_frozen() -> None:
 
 
 def test_a_seed_must_not_be_negative() -> None:
-    with as_users_run_it(), pytest.raises(InputError, match="seed is -1; it must not be negative"):
+    with as_users_run_it(), pytest.raises(InputError, match="seed is -1; it must be at least 0"):
         lopt.tasks.create("sampled", seed=-1)
 
 

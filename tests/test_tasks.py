@@ -434,7 +434,7 @@ def test_reparametrized_starts_where_the_inner_task_starts() -> None:
         ("fashion_mlp", {"size": 13}, "size is 13; Fashion-MNIST comes in 28, 14, 8 or 7"),
         ("quadratic", {"dim": 0}, "dim is 0; it must be at least 1"),
         ("quadratic", {"low": 1.0, "high": 0.0}, r"low is 1\.0 and high 0\.0; low must not exceed high"),
-        ("quadratic", {"noise": -0.5}, r"noise is -0\.5; it must not be negative"),
+        ("quadratic", {"noise": -0.5}, r"noise is -0\.5; it must be at least 0"),
     ],
 )
 def test_rejects_bad_arguments(name: str, fields: dict[str, Any], message: str) -> None:

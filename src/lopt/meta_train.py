@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.checks import at_least
+from lopt.checks import at_least, shares
 from lopt.engine import Engine, Gradients, Local, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
@@ -235,8 +235,7 @@ def meta_train(
     at_least(1, steps=steps)
     if not estimators:
         raise InputError("estimators is empty; give at least one.")
-    if not 0.0 <= average < 1.0:
-        raise InputError(f"average is {average}; it must be at least 0 and below 1.")
+    shares(average=average)
     engine, tx = engine or Local(), as_outer(outer)
     if run_dir is None:
         run = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -119,12 +120,13 @@ def weighted_sums(inputs: Units, weight: Float[Array, "inputs outputs"]) -> Unit
 @jax.custom_jvp
 def _sums(inputs: list[Array], weight: Array) -> list[Array]:
     """`weighted_sums`, written as sums."""
+    numbers = [
+        x.reshape(()) for x in jax.lax.split(weight.reshape(-1), [1] * weight.size)
+    ]  # quicker to trace than to index
     outputs = []
     for j in range(weight.shape[1]):
-        total = inputs[0] * weight[0, j]
-        for i in range(1, len(inputs)):
-            total = total + inputs[i] * weight[i, j]
-        outputs.append(total)
+        column = numbers[j :: weight.shape[1]]
+        outputs.append(functools.reduce(jnp.add, (x * w for x, w in zip(inputs, column, strict=True))))
     return outputs
 
 

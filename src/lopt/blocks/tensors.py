@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
@@ -18,6 +21,34 @@ STACKED = 8 * CHUNK  # numbers of a tensor, its gradient and its state, up to wh
 Chunks = tuple[Array, ...]
 TreeDef = Any  # jax.tree_util.PyTreeDef, which is no type to a type checker
 Sums = TypeVar("Sums")  # a tree of arrays
+Result = TypeVar("Result")
+
+_ALL_PLATFORMS = contextvars.ContextVar("_ALL_PLATFORMS", default=False)
+
+
+@contextlib.contextmanager
+def for_all_platforms() -> Iterator[None]:
+    """Within it, programs are traced for platforms that this machine lacks too: around `jax.export` for a GPU on a machine with nothing but CPUs."""
+    token = _ALL_PLATFORMS.set(True)
+    try:
+        yield
+    finally:
+        _ALL_PLATFORMS.reset(token)
+
+
+def per_platform(*operands: Any, cpu: Callable[..., Result], default: Callable[..., Result]) -> Result:
+    """`cpu(*operands)` in programs for CPUs, `default(*operands)` in others.
+
+    On a machine with nothing but CPUs the second is not traced, which is half of the tracing of a step; see `for_all_platforms`.
+
+    Args:
+        *operands: trees of arrays.
+        cpu: gives what `default` gives.
+        default: for every other platform.
+    """
+    if _ALL_PLATFORMS.get() or jax.extend.backend.backends().keys() != {"cpu"}:
+        return jax.lax.platform_dependent(*operands, cpu=cpu, default=default)
+    return cpu(*operands)
 
 
 def init_tensors(fn: Callable[[Array], Any], params: PyTree) -> PyTree:
@@ -99,7 +130,7 @@ def map_tensors(
             found |= {i: once(leaves[i]) for i in alike}
         else:
             stacked = jax.tree.map(stack, *(leaves[i] for i in alike))
-            stacked = jax.lax.platform_dependent(stacked, cpu=partial(jax.lax.map, once), default=jax.vmap(once))
+            stacked = per_platform(stacked, cpu=partial(jax.lax.map, once), default=jax.vmap(once))
             found |= {i: jax.tree.map(lambda x, k=k: x[k], stacked) for k, i in enumerate(alike)}
     new_updates = [found[i][0] for i in range(len(leaves))]
     new_states = join_tensors(kind, [found[i][1] for i in range(len(leaves))], treedef)
@@ -155,9 +186,7 @@ def chunked(
     overwrite, read = tuple(overwrite), tuple(read)
     if math.prod((*overwrite, *read)[0].shape) <= chunk:
         return fn(overwrite, read)
-    return jax.lax.platform_dependent(
-        overwrite, read, cpu=partial(_in_chunks, fn, chunk=chunk, staged=staged), default=fn
-    )
+    return per_platform(overwrite, read, cpu=partial(_in_chunks, fn, chunk=chunk, staged=staged), default=fn)
 
 
 def _in_chunks(

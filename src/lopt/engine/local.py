@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.engine.engine import Engine, Gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
@@ -43,8 +44,8 @@ class Local(Engine):
     devices: int | None = None
 
     def __post_init__(self) -> None:
-        if self.devices is not None and self.devices < 1:
-            raise InputError(f"devices is {self.devices}; it must be at least 1.")
+        if self.devices is not None:
+            at_least(1, devices=self.devices)
 
     @property
     def traceable(self) -> bool:

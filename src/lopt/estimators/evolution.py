@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
-from lopt.checks import at_least
+from lopt.checks import at_least, positive
 from lopt.errors import InputError
 from lopt.estimators.estimator import MetaGradient
 from lopt.estimators.particles import (
@@ -74,9 +74,9 @@ class AntitheticES(Particles):
 
     def __check_init__(self) -> None:
         at_least(1, pairs=self.pairs)
-        for name, number in (("std", self.std), ("sign_scale", self.sign_scale)):
-            if number is not None and not number > 0:
-                raise InputError(f"{name} is {number}; it must be positive.")
+        positive(std=self.std)
+        if self.sign_scale is not None:
+            positive(sign_scale=self.sign_scale)
 
     @property
     def groups(self) -> int:

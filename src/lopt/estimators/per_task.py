@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt import checkpoint
-from lopt.errors import InputError
+from lopt.checks import at_least, shares
 from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.optimizer import Optimizer, State
 
@@ -96,10 +96,8 @@ def normalize_by_average_norm(decay: float = 0.98, most: float = 3.0) -> optax.G
 
     Source: lopt's own.
     """
-    if not 0.0 <= decay < 1.0:
-        raise InputError(f"decay is {decay}; it must be at least 0 and below 1.")
-    if not most >= 1.0:
-        raise InputError(f"most is {most}; it must be at least 1.")
+    shares(decay=decay)
+    at_least(1, most=most)
 
     def init(params: Any) -> AverageNormState:
         del params

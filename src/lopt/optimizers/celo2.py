@@ -15,7 +15,7 @@ from lopt.blocks.features import rms_scale
 from lopt.blocks.orthogonal import JORDAN, orthogonalize
 from lopt.blocks.readout import direction_magnitude
 from lopt.blocks.tensors import init_tensors, map_tensors
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.optimizer import Optimizer, Params, Updates
 
 
@@ -92,8 +92,7 @@ class Celo2(Optimizer):
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         key: PRNGKeyArray,
     ):
-        if orthogonalize_steps < 0:
-            raise InputError(f"orthogonalize_steps is {orthogonalize_steps}; it must not be negative.")
+        at_least(0, orthogonalize_steps=orthogonalize_steps)
         first, second, third = orthogonalize_coefficients
         self.hidden, self.learning_rate, self.exp_mult, self.normalize = (
             tuple(hidden),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import GRU, product
 from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors, tile
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.optimizer import Optimizer, Params, Updates
 
 Arrays = tuple[Array, ...]
@@ -64,8 +64,7 @@ class GRUOptimizer(Optimizer):
         output_scale: float = 1.0,
         key: PRNGKeyArray,
     ):
-        if hidden < 1:
-            raise InputError(f"hidden is {hidden}; it must be at least 1.")
+        at_least(1, hidden=hidden)
         self.hidden, self.log_sign = hidden, log_sign
         self.input_scale, self.output_scale = input_scale, output_scale
         self.cell = GRU(2 if log_sign else 1, hidden, key=key)

@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lopt.errors import InputError
+from lopt.checks import positive, shares
 from lopt.optimizers.from_optax import OptaxOptimizer
 
 Scalar = Float[Array, ""]
 
 
 def _log(name: str, value: float | Array) -> Scalar:
-    if not isinstance(value, Array) and not value > 0:
-        raise InputError(f"{name} is {value}; it must be positive.")
+    if not isinstance(value, Array):
+        positive(**{name: value})
     return jnp.log(jnp.asarray(value, jnp.float32))
 
 
 def _log_gap(name: str, decay: float | Array) -> Scalar:
-    if not isinstance(decay, Array) and not 0 <= decay < 1:
-        raise InputError(f"{name} is {decay}; it must be at least 0 and below 1.")
+    if not isinstance(decay, Array):
+        shares(**{name: decay})
     return jnp.log1p(-jnp.asarray(decay, jnp.float32))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lopt.blocks.nets import LSTM, Affine
 from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors
-from lopt.errors import InputError
+from lopt.checks import at_least, positive
 from lopt.optimizer import Optimizer, Params, Updates
 
 Arrays = tuple[Array, ...]
@@ -65,11 +65,8 @@ class LSTMOptimizer(Optimizer):
         output_scale: float = 0.1,
         key: PRNGKeyArray,
     ):
-        for name, number in (("hidden", hidden), ("layers", layers)):
-            if number < 1:
-                raise InputError(f"{name} is {number}; it must be at least 1.")
-        if not p > 0:
-            raise InputError(f"p is {p}; it must be positive.")
+        at_least(1, hidden=hidden, layers=layers)
+        positive(p=p)
         self.hidden, self.layers, self.p, self.output_scale = hidden, layers, p, output_scale
         *keys, last = jax.random.split(key, layers + 1)
         self.cells = tuple(LSTM(2 if i == 0 else hidden, hidden, key=k) for i, k in enumerate(keys))

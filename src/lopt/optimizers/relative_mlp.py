@@ -15,6 +15,7 @@ from lopt.blocks.features import TIME_SCALES, root, time_embedding
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import FRACTIONS, fraction_embedding, require_horizon
 from lopt.blocks.tensors import init_tensors, map_tensors
+from lopt.checks import at_least, positive
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
@@ -137,12 +138,8 @@ class RelativeMLP(Optimizer):
         key: PRNGKeyArray,
     ):
         self.hidden, self.nominal_step, self.step_mult, self.exp_mult = tuple(hidden), nominal_step, step_mult, exp_mult
-        for name, number in (("least_size", least_size), ("decay_time", decay_time), ("bound", bound)):
-            if not number > 0:
-                raise InputError(f"{name} is {number}; it must be positive.")
-        for name, number in (("told_power", told_power), ("untold_power", untold_power), ("told_up_to", told_up_to)):
-            if not number >= 0:
-                raise InputError(f"{name} is {number}; it must not be negative.")
+        positive(least_size=least_size, decay_time=decay_time, bound=bound)
+        at_least(0, told_power=told_power, untold_power=untold_power, told_up_to=told_up_to)
         if relative and not greatest_size >= least_size:
             raise InputError(f"greatest_size is {greatest_size}; it must be at least least_size, {least_size}.")
         if not 0 <= orthogonal_share <= 1:

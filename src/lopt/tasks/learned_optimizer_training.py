@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS, create
@@ -50,11 +51,8 @@ class LearnedOptimizerTraining(Task):
     spread: float = eqx.field(static=True)
 
     def __init__(self, optimizer: Optimizer, task: Task, *, steps: int = 10, batch_size: int = 1, spread: float = 0.1):
-        for name, number in (("steps", steps), ("batch_size", batch_size)):
-            if number < 1:
-                raise InputError(f"{name} is {number}; it must be at least 1.")
-        if not spread >= 0:
-            raise InputError(f"spread is {spread}; it must not be negative.")
+        at_least(1, steps=steps, batch_size=batch_size)
+        at_least(0, spread=spread)
         if type(optimizer) not in OPTIMIZERS.values():
             raise InputError(
                 f"optimizer is a {type(optimizer).__name__}; it must be one of {', '.join(sorted(OPTIMIZERS))}."

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.tasks.data import images as sets
 from lopt.tasks.data import tables, text
 from lopt.tasks.networks.autoencoder import Autoencoder
@@ -158,8 +158,7 @@ def task_recipe(seed: int) -> Recipe:
     Raises:
         InputError: for a negative seed.
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}; it must not be negative.")
+    at_least(0, seed=seed)
     numbers = iter(((np.random.Philox(key=seed).random_raw(40) >> np.uint64(11)) * 2.0**-53).tolist())
 
     def choose(among: Sequence[Any]) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.checks import one_of, sizes
+from lopt.checks import at_least, one_of, sizes
 from lopt.errors import InputError
 from lopt.tasks.data import images as sets
 from lopt.tasks.networks.layers import BATCH, Activation, BatchNorm, Function, Norm, function_of
@@ -137,8 +137,7 @@ class ImageConv(ClassificationTask):
         if not filters or any(len(f) != 3 for f in filters) or (blocks and len(filters) != 1):
             one = "one, for a residual network" if blocks else "at least one"
             raise InputError(f"filters is {filters}; it must be {one}, each of height, width and channels.")
-        if blocks < 0:
-            raise InputError(f"blocks is {blocks}; it must not be negative.")
+        at_least(0, blocks=blocks)
         sizes(batch_size=batch_size, eval_size=eval_size, filters=[n for f in filters for n in f])
         one_of("activation", activation, Activation)
         one_of("norm", norm, Norm)

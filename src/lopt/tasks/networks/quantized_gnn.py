@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -90,22 +91,15 @@ class QuantizedGNN(Task):
         between: float = 0.03,
         noise: float = 2.0,
     ):
-        for name, number, least in (
-            ("nodes", nodes, 4),
-            ("classes", classes, 2),
-            ("features", features, 1),
-            ("hidden", hidden, 1),
-        ):
-            if number < least:
-                raise InputError(f"{name} is {number}; it must be at least {least}.")
+        at_least(4, nodes=nodes)
+        at_least(2, classes=classes)
+        at_least(1, features=features, hidden=hidden)
         if not bits or any(not isinstance(b, int) or not 2 <= b <= 16 for b in bits):
             raise InputError(f"bits is {list(bits)}; it must be of whole numbers from 2 to 16.")
         for name, value in (("inside", inside), ("between", between)):
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; it must lie between 0 and 1.")
-        for name, value in (("bit_cost", bit_cost), ("noise", noise)):
-            if not value >= 0:
-                raise InputError(f"{name} is {value}; it must not be negative.")
+        at_least(0, bit_cost=bit_cost, noise=noise)
         self.nodes, self.classes, self.features, self.hidden = nodes, classes, features, hidden
         self.bits, self.bit_cost = tuple(bits), bit_cost
         self.inside, self.between, self.noise = inside, between, noise

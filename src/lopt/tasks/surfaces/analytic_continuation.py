@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -87,15 +88,12 @@ class AnalyticContinuation(Task):
         entropy: float = 0.0,
         model: Float[Array, " frequencies"] | np.ndarray | None = None,
     ):
-        for name, whole in (("frequencies", frequencies), ("points", points), ("peaks", peaks)):
-            least = 2 if name == "frequencies" else 1
-            if whole < least:
-                raise InputError(f"{name} is {whole}; it must be at least {least}.")
+        at_least(2, frequencies=frequencies)
+        at_least(1, points=points, peaks=peaks)
         for name, number in (("beta", beta), ("cutoff", cutoff), ("noise", noise)):
             if not 0 < number < math.inf:
                 raise InputError(f"{name} is {number}; it must be positive.")
-        if not entropy >= 0:
-            raise InputError(f"entropy is {entropy}; it must not be negative.")
+        at_least(0, entropy=entropy)
         given = np.ones(frequencies) if model is None else np.asarray(model, np.float64)
         if given.shape != (frequencies,) or not (given > 0).all() or not np.isfinite(given).all():
             raise InputError(

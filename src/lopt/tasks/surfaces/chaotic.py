@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.checks import one_of
-from lopt.errors import InputError
+from lopt.checks import at_least, one_of
 from lopt.task import Split, Task
 
 Curve = Literal["log_sine", "polynomial"]
@@ -46,8 +45,7 @@ class ChaoticToy(Task):
 
     def __init__(self, *, curve: Curve = "log_sine", start: float = -4.0, spread: float = 0.0):
         one_of("curve", curve, Curve)
-        if spread < 0:
-            raise InputError(f"spread is {spread}; it must not be negative.")
+        at_least(0, spread=spread)
         self.curve, self.start, self.spread = curve, start, spread
 
     def sample(self, key: PRNGKeyArray) -> tuple[()]:

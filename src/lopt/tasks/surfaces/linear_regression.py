@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lopt.checks import at_least
-from lopt.errors import InputError
 from lopt.task import Split, Task
 from lopt.tasks.surfaces.quadratic import Quadratic, QuadraticProblem
 
@@ -38,8 +37,7 @@ class LinearRegression(Task):
     batch_size: int = eqx.field(static=True)
 
     def __init__(self, *, dim: int = 5, low: float = -3.0, high: float = 0.0, noise: float = 0.0, batch_size: int = 32):
-        if noise < 0:
-            raise InputError(f"noise is {noise}; it must not be negative.")
+        at_least(0, noise=noise)
         at_least(1, batch_size=batch_size)
         self.quadratic = Quadratic(dim=dim, low=low, high=high)
         self.noise, self.batch_size = noise, batch_size

@@ -52,8 +52,7 @@ class Quadratic(Task):
         at_least(1, dim=dim)
         if low > high:
             raise InputError(f"low is {low} and high {high}; low must not exceed high.")
-        if noise < 0:
-            raise InputError(f"noise is {noise}; it must not be negative.")
+        at_least(0, noise=noise)
         self.dim, self.low, self.high, self.noise, self.tilted = dim, low, high, noise, tilted
 
     def sample(self, key: PRNGKeyArray) -> QuadraticProblem:

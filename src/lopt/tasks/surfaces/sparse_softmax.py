@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.errors import InputError
+from lopt.checks import at_least
 from lopt.task import Split, Task
 from lopt.tasks.data.points import batch_of
 
@@ -56,9 +56,7 @@ class SparseSoftmax(Task):
     one_hot: bool = eqx.field(static=True)
 
     def __init__(self, *, features: int = 5, examples: int = 5, batch_size: int = 23, one_hot: bool = False):
-        for name, number in (("features", features), ("examples", examples), ("batch_size", batch_size)):
-            if number < 1:
-                raise InputError(f"{name} is {number}; it must be at least 1.")
+        at_least(1, features=features, examples=examples, batch_size=batch_size)
         self.features, self.examples, self.batch_size, self.one_hot = features, examples, batch_size, one_hot
 
     def sample(self, key: PRNGKeyArray) -> Bags:

@@ -73,8 +73,7 @@ class NoisyGradients(GradientWrapper):
     deviation: float = eqx.field(static=True)
 
     def __init__(self, task: Task, deviation: float):
-        if not deviation >= 0:
-            raise InputError(f"deviation is {deviation}; it must not be negative.")
+        at_least(0, deviation=deviation)
         self.task, self.deviation = task, deviation
 
     def show(self, gradients: Params, memory: Memory, key: PRNGKeyArray) -> tuple[Params, Memory]:
