@@ -132,8 +132,10 @@ def called(trace: Callable[[], Any]) -> set[tuple[str, str]]:
 
     def note(frame: Any, event: str, arg: Any) -> None:
         del arg
+        if event != "call":
+            return
         module = frame.f_globals.get("__name__", "")
-        if event == "call" and module.startswith(("optax", "lopt.optimizers.hand_designed", "lopt.optimizers.from_")):
+        if module.startswith(("optax", "lopt.optimizers.hand_designed", "lopt.optimizers.from_")):
             found.add((module, frame.f_code.co_name))
 
     jax.clear_caches()
