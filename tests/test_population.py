@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -26,8 +27,10 @@ from lopt.optimizers import SGD, Adam
 from lopt.population import Diverged, Population, Report, Rules, begin, best, cycle, evolve
 from lopt.population.evolve import _cycle, stack
 from lopt.population.lineage import LINEAGE
+from lopt.reproduce.claims import picture
+from lopt.reproduce.self_training import PAPER, arms
 from lopt.reproduce.self_training.acceleration import second_minus_first
-from lopt.reproduce.self_training.arms import smooth
+from lopt.reproduce.self_training.arms import Curves, smooth
 from lopt.run_directory import CHECKPOINT, METRICS
 
 TASK = lopt.tasks.Quadratic(dim=2)
@@ -285,3 +288,28 @@ def test_acceleration_is_that_of_a_parabola() -> None:
 
 def test_smoothing_is_a_mean_of_what_there_is() -> None:
     assert smooth(np.asarray([1.0, 3.0, 5.0, 7.0]), 2) == pytest.approx([1.0, 2.0, 4.0, 6.0])
+
+
+def known(name: str, *, seed: int, cycles: int, **_: Any) -> Curves:
+    """Populations whose curves are known: the self-trained one accelerates and ends lowest."""
+    t = np.linspace(0.0, 1.0, cycles)
+    fall = {"self": 2.0 * t**2, "adam": 1.9 * np.sqrt(t)}.get(name, 0.5 * t)
+    losses = np.stack([0.01 * seed - fall, 1.0 - fall], axis=1)
+    return Curves(losses, np.zeros((cycles, 2), int), [(2, 1, 0), (3, 0, -1)], SGD())
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_verdicts_follow_the_curves(monkeypatch: pytest.MonkeyPatch, worse: bool) -> None:
+    """Held for populations that do as the paper says, and not where the self-trained one does as the controls."""
+
+    def found(name: str, **given: Any) -> Curves:
+        return known("sgd" if worse and name == "self" else name, **given)
+
+    monkeypatch.setattr(arms, "run_arm", found)
+    monkeypatch.setattr(importlib.import_module("lopt.reproduce.self_training.parity"), "run_arm", found)
+    for name in ("parity", "acceleration", "controls"):
+        spec = PAPER.claims[name]
+        claim = spec.measure(jax.random.key(0), seeds=3, cycles=40)
+        assert claim.held is not worse, claim.found
+        assert picture(spec.draw(claim)).startswith(b"\x89PNG")
+        assert claim.rows
