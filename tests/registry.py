@@ -754,11 +754,13 @@ class PaperRow(NamedTuple):
         name: its key in `lopt.reproduce.PAPERS`.
         sizes: arguments by claim with which all of it is measured in seconds.
         not_run: claims that are not run at these sizes, for want of weights.
+        slow: whether compiling it takes more than a few seconds.
     """
 
     name: str
     sizes: Mapping[str, Mapping[str, Any]]
     not_run: tuple[str, ...] = ()
+    slow: bool = False
 
 
 REPRODUCED: list[PaperRow] = [
@@ -789,6 +791,18 @@ REPRODUCED: list[PaperRow] = [
             "spectra": {"names": ()},
         },
         not_run=("meta_training", "longer", "zero_shot", "spectra"),
+    ),
+    PaperRow(
+        "self-training",
+        {
+            "parity": {"seeds": 2, "cycles": 5},
+            "acceleration": {"seeds": 2, "cycles": 5},
+            "controls": {"names": ("selection",), "seeds": 2, "cycles": 5},
+            "horizon": {"pupils": 2, "cycles": 5, "times": 2},
+            "held_out": {"seeds": 2, "cycles": 5, "problems": 2},
+            "released": {"weights": ("demo-1",), "pupils": 2, "cycles": 2},
+        },
+        slow=True,
     ),
 ]
 

@@ -201,6 +201,15 @@ def test_an_unknown_member_is_refused(refused: Callable[..., str]) -> None:
     assert "did you mean small_images?" in refused("tasks", "--corpus", "small_image")
 
 
+def test_a_population_of_none_and_an_unknown_outer_optimizer_are_refused(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    message = refused("self-train", "--members", "0", "--run-dir", tmp_path / "none")
+    assert "members is 0; it must be at least 1." in message
+    given = ("--recipe", "smoke", "--run-dir", tmp_path / "run")
+    assert "general-1" in refused("meta-train", *given, "--outer", "general-7")
+
+
 def train_json(run: Run, *args: str | Path) -> dict[str, Any]:
     found = run("train", *args, "--json")
     assert (found.code, found.err) == (0, "")

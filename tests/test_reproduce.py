@@ -49,7 +49,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 def in_one_process(row: PaperRow, *values: Any, name: str) -> Any:
     """A row for `pytest.mark.parametrize`; one run of the paper serves all of its tests."""
-    return pytest.param(row, *values, id=name, marks=pytest.mark.xdist_group(row.name))
+    marks = [pytest.mark.xdist_group(row.name), *([pytest.mark.slow] if row.slow else [])]
+    return pytest.param(row, *values, id=name, marks=marks)
 
 
 PAPER_ROWS = [in_one_process(row, name=row.name) for row in REPRODUCED]

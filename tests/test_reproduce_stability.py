@@ -30,7 +30,10 @@ def test_the_theory_holds_at_another_seed() -> None:
     key = jax.random.key(1)
     assert box(key, draws=30).held
     assert noise(key, radii=(0.9, 1.1), batches=2, repeats=30).held
-    assert control(key, draws=30, errors=(0.1, 0.3, 0.5), steps=20).held
+    found = control(key, draws=30, errors=(0.1, 0.3, 0.5), steps=20).numbers
+    cancelled, controlled = found["unstable"].values()
+    assert max(controlled) == 0.0 < cancelled[-1]
+    assert found["gain"][-1][1] > 0.0  # the lower end of the interval; at 10 % nothing need be gained
 
 
 def test_a_rollout_grows_where_the_radius_exceeds_1() -> None:

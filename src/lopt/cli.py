@@ -95,6 +95,8 @@ class MetaTrain:
     """Meta-steps; the recipe's own by default."""
     init: Path | None = None
     """A saved optimizer to begin with, instead of a random one of the recipe's architecture."""
+    outer: str | None = None
+    """A saved optimizer that applies the meta-gradients, by name or path, instead of the recipe's Adam. The loss it gets is the meta-loss."""
     recipe_fields: Fields = ()
     """Changes to the recipe, as `horizon=[100,1000] pairs=16 learning_rate=0.003`."""
     engine: Literal["local", "ray"] = "local"
@@ -132,11 +134,38 @@ class MetaTrain:
                 seed=self.seed,
                 steps=self.steps,
                 init=self.init,
+                outer=self.outer,
                 command=command,
                 engine=engine,
                 on_step=on_step,
             )
         console.print(f"Optimizer: {weights}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTrain:
+    """Let a population of randomly initialised optimizers train itself. The same command resumes a run that was stopped."""
+
+    members: int = 10
+    """Optimizers of the population."""
+    run_dir: Path = Path("runs/self-train")
+    """Where the run and its lineage live; the best member goes to DIR/optimizer.safetensors."""
+    cycles: int = 300
+    """Of ten meta-steps of each member, an evaluation and copies."""
+    seed: int = 0
+    """Draws everything."""
+
+    def run(self) -> None:
+        """Train, save, print."""
+        from lopt.console import console, self_training_progress
+        from lopt.reproduce.self_training.arms import self_train
+
+        at_least(1, members=self.members, cycles=self.cycles)
+        command = shlex.join(("lopt", *sys.argv[1:]))
+        given: dict[str, Any] = {"members": self.members, "cycles": self.cycles, "seed": self.seed}
+        with self_training_progress() as on_cycle:
+            weights = self_train(self.run_dir, **given, command=command, on_cycle=on_cycle)
+        console.print(f"Optimizer: {weights}\nLineage: {self.run_dir / 'lineage.jsonl'}", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -483,7 +512,8 @@ class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
     paper: tyro.conf.Positional[str]
-    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train."""
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train;
+    self-training is Metz et al. 2021, optimizers that train themselves."""
     quick: bool = False
     """Smaller sizes: a minute or two instead of about five."""
     out: Path | None = None
@@ -491,7 +521,8 @@ class Reproduce:
     seed: int = 0
     """Draws everything."""
     fields: Fields = ()
-    """Arguments of its claims, as `weights=runs/mine/optimizer.safetensors`: a saved optimizer, by name or path, for the claim that needs one."""
+    """Arguments of its claims, as `weights=runs/mine/optimizer.safetensors`: a saved optimizer, by name or path, for the claim that needs one.
+    For self-training, `arms=DIR` keeps the run directories of its arms, so that the same command resumes."""
 
     def run(self) -> None:
         """Measure, write, print."""
@@ -630,6 +661,7 @@ class Tasks:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
+    | Annotated[SelfTrain, tyro.conf.subcommand("self-train")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

@@ -15,6 +15,7 @@ from lopt.evaluate.bench.run import Standing
 from lopt.evaluate.compare import COLUMNS, Comparison, row_text
 from lopt.evaluate.scores.summary import Scores
 from lopt.meta_train import Progress as MetaProgress
+from lopt.population import Report as Cycle
 from lopt.tasks.catalogue import Entry
 
 with needs_extra("cli"):
@@ -70,6 +71,38 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
     for w in workers:
         table.add_row(str(w.number), w.host, str(w.pid), str(w.units), "computes" if w.busy else "waits")
     return table
+
+
+@contextmanager
+def self_training_progress() -> Iterator[Callable[[Cycle], None]]:
+    """A live line a population: log meta-loss of its best and its median member, and who trains whom. Plain lines where there is no terminal."""
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def tell(c: Cycle) -> None:
+            nonlocal last
+            if c.cycle in (1, c.cycles) or time.monotonic() - last > PLAIN_SECONDS:
+                last = time.monotonic()
+                console.print(f"cycle {c.cycle}/{c.cycles}  {_population(c)}")
+
+        yield tell
+        return
+    columns = (
+        TextColumn("self-training"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console) as live:
+        bar = live.add_task("self-training", numbers="compiling")
+        yield lambda c: live.update(bar, total=c.cycles, completed=c.cycle, numbers=_population(c))
+
+
+def _population(c: Cycle) -> str:
+    minutes, seconds = divmod(int(c.seconds_left), 60)
+    trainers = " ".join(f"{t}>{i}" for i, t in enumerate(c.trainers))
+    best, median = c.losses.min(), sorted(c.losses)[len(c.losses) // 2]
+    return f"best {best:.3f}, median {median:.3f}  {trainers}  {c.copies} copies  {minutes}:{seconds:02d} left"
 
 
 def _numbers(p: MetaProgress) -> str:

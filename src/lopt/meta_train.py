@@ -58,9 +58,9 @@ class Progress(NamedTuple):
 class Interrupted(KeyboardInterrupt):
     """A meta-training was stopped by Ctrl-C, after saving its state where it has a run directory."""
 
-    def __init__(self, state: MetaState, steps: int):
+    def __init__(self, state: Any, steps: int, unit: str = "meta-step"):
         self.state, self.steps = state, steps
-        super().__init__(f"Stopped after meta-step {int(state.step)} of {steps}.")
+        super().__init__(f"Stopped after {unit} {int(state.step)} of {steps}.")
 
 
 def as_outer(outer: optax.GradientTransformation | Optimizer) -> Optimizer:
@@ -258,7 +258,7 @@ def meta_train(
     inner_steps = before = 0 if run is None else run.inner_steps_before
     began = saved = time.perf_counter()
     first = int(state.step)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         for step in range(first + 1, steps + 1):
             try:
                 state, metrics = program(estimators, tx, state)
@@ -295,7 +295,7 @@ def _apart(
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into a flag, so that a meta-step is never torn; a second one stops at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -321,6 +321,7 @@ __all__ = [
     "apply",
     "as_outer",
     "gradients",
+    "interruptible",
     "meta_init",
     "meta_step",
     "meta_train",

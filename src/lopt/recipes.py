@@ -395,6 +395,7 @@ def run(
     seed: int,
     steps: int | None = None,
     init: Path | None = None,
+    outer: str | Path | None = None,
     command: str = "",
     engine: Engine | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -407,21 +408,28 @@ def run(
         seed: draws everything.
         steps: meta-steps, the recipe's own if `None`.
         init: a saved optimizer to begin with, of whatever architecture; the recipe's own, at random, if `None`.
+        outer: a saved optimizer that applies the meta-gradients instead of the recipe's Adam, by name or path.
         command: the command line, for the card.
         engine: where meta-gradients are computed; this process if `None`.
         on_step: called after each meta-step.
 
     Returns:
         The path of the weights.
+
+    Raises:
+        InputError: for an outer optimizer that wants a validation loss.
     """
     steps = recipe.steps if steps is None else steps
     init_key, key = jax.random.split(jax.random.key(seed))
-    optimizer, estimators, outer = recipe.build(init_key, steps, init)
-    settings = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
+    optimizer, estimators, applied = recipe.build(init_key, steps, init)
+    settings: dict[str, Any] = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
+    if outer is not None:
+        applied = _learned(outer, recipe.clip, steps)
+        settings = {"outer": str(outer), "clip": recipe.clip}
     state = meta_train(
         optimizer,
         estimators,
-        outer,
+        applied,
         steps=steps,
         key=key,
         run_dir=run_dir,
@@ -445,6 +453,16 @@ def run(
     if init is not None:
         card = _in_all(zoo.read_card(init), card)
     return zoo.save(run_dir / "optimizer.safetensors", state.optimizer, card)
+
+
+def _learned(name: str | Path, clip: float, steps: int) -> optax.GradientTransformation:
+    """A saved optimizer as the outer one, behind the recipe's clipping. Its loss is the meta-loss."""
+    found = zoo.load(name)
+    if found.validation_every:
+        raise InputError(
+            f"{name} wants a validation loss, which a meta-training has not; give a saved optimizer whose validation_every is 0."
+        )
+    return optax.chain(optax.clip(clip), found.to_optax(horizon=steps))
 
 
 def _with(fields: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lopt.reproduce.claims import Claim, ClaimSpec, Paper, Report, measure
 PAPERS: dict[str, str] = {
     "pathologies": "lopt.reproduce.pathologies",
     "stability": "lopt.reproduce.stability",
+    "self-training": "lopt.reproduce.self_training",
 }
 
 

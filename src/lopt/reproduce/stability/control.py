@@ -60,7 +60,7 @@ def control(
     unstable = (radii > 1.0).mean(axis=-1)
     gains = [mean_interval(cancelled - controlled) for cancelled, controlled in losses]
     grows = bool((np.diff(unstable[:, 0]) >= 0.0).all() and unstable[-1, 0] > 0.0)
-    held = bool((unstable[:, 1] == 0.0).all() and grows and all(g.high > 0.0 for g in gains) and gains[-1].low > 0.0)
+    held = bool((unstable[:, 1] == 0.0).all() and grows and all(g.low > 0.0 for g in gains))
     numbers: dict[str, Any] = {
         "errors": list(errors),
         "unstable": dict(zip(WAYS, unstable.T, strict=True)),
@@ -81,8 +81,7 @@ def control(
         "(c) Controlling the nominal step survives errors that cancelling it does not",
         "A black box that has learned to cancel the nominal term leaves part of it behind when it errs; a rule that controls its size does not.",
         f"Under multiplicative errors of {errors[0]:.0%} to {errors[-1]:.0%} no controlled training has a radius above 1, and ever more cancelled ones have. "
-        f"The expected meta-loss of {steps} steps is lower where the step is controlled, by more than the 95 % interval at {errors[-1]:.0%}; "
-        "at no error is it higher by as much.",
+        f"At every error the expected meta-loss of {steps} steps is lower where the step is controlled, by more than the 95 % interval.",
         f"At {errors[-1]:.0%} of error {unstable[-1, 0]:.0%} of the cancelled trainings are unstable and {unstable[-1, 1]:.0%} of the controlled ones; "
         f"the log meta-loss is lower by {gains[0]} at {errors[0]:.0%} and by {gains[-1]} at {errors[-1]:.0%}.",
         held,
