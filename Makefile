@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := .venv-torch
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: demo test test-slow test-torch lint types docs wheel clean
+.PHONY: demo test test-slow test-ray test-torch lint types docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lopt demo
@@ -15,8 +15,11 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m "slow and not optimised" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "slow and not optimised and not ray" -n 2 --dist loadgroup
 	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m optimised -n 2 --dist loadgroup
+
+test-ray: $(VENV)/.dev
+	$(BIN)/pytest -m ray tests/test_cluster.py
 
 test-torch: $(TORCH)/.dev
 	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch.py tests/test_torch_rules.py tests/test_torch_distributed.py

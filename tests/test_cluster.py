@@ -37,7 +37,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # Ray starts its own processes, which are not JAX's
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # those
 ]
-slow = pytest.mark.slow
+
+
+def cluster(test: Any) -> Any:
+    """A test of the Ray session, for `make test-ray`."""
+    return pytest.mark.slow(pytest.mark.ray(test))
 
 
 def mixture(count: int = 3) -> tuple[Estimator, ...]:
@@ -179,7 +183,7 @@ def kill_at(moments: set[int], engine: RayEngine) -> Callable[[Any], None]:
     return on_step
 
 
-@slow
+@cluster
 @pytest.mark.parametrize("workers", [1, 3])
 def test_synchronous_numbers_are_those_of_local(engine: Any, expected: list[np.ndarray], workers: int) -> None:
     found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(workers))
@@ -187,7 +191,7 @@ def test_synchronous_numbers_are_those_of_local(engine: Any, expected: list[np.n
         np.testing.assert_array_equal(x, y)
 
 
-@slow
+@cluster
 def test_a_synchronous_run_resumes_bit_for_bit_on_other_workers(
     engine: Any, expected: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -213,7 +217,7 @@ def test_a_synchronous_run_resumes_bit_for_bit_on_other_workers(
         np.testing.assert_array_equal(x, y)
 
 
-@slow
+@cluster
 @pytest.mark.parametrize("staleness", [None, 5])
 def test_killed_workers_are_replaced(engine: Any, tmp_path: Path, staleness: int | None) -> None:
     """At three moments, some of them while they compute; the run has the same number of meta-steps, each logged once."""
@@ -226,7 +230,7 @@ def test_killed_workers_are_replaced(engine: Any, tmp_path: Path, staleness: int
     assert all(np.isfinite(line["meta_loss"]) for line in found)
 
 
-@slow
+@cluster
 def test_old_estimates_are_dropped_and_counted(engine: Any, tmp_path: Path) -> None:
     """With one estimate a meta-step, two workers are always one apart: nothing is older than the limit."""
     meta_train(
@@ -244,7 +248,7 @@ def test_old_estimates_are_dropped_and_counted(engine: Any, tmp_path: Path) -> N
     assert all(0 < line["utilisation"] <= 1 for line in loose)
 
 
-@slow
+@cluster
 def test_no_answer_is_used_twice(engine: Any) -> None:
     """Every call has a number; the answers of a dead worker's calls are void."""
     it = engine(2, staleness=50, accumulate=2)
@@ -261,7 +265,7 @@ def test_no_answer_is_used_twice(engine: Any) -> None:
     assert len(taken) == len(set(taken)) >= 2 * STEPS
 
 
-@slow
+@cluster
 def test_a_node_leaves_and_another_joins(ray_session: Any, engine: Any, tmp_path: Path) -> None:
     """The work of its worker moves to the one that is left, and a part of it to the node that joins."""
     _, cluster = ray_session
@@ -291,7 +295,7 @@ def test_a_node_leaves_and_another_joins(ray_session: Any, engine: Any, tmp_path
     assert [line["step"] for line in lines(tmp_path)] == [*range(1, 121)]
 
 
-@slow
+@cluster
 def test_without_a_worker_the_run_is_saved(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it = engine(1)
 
@@ -318,7 +322,7 @@ t.meta_train(*t.arguments(), steps=t.STEPS, key=t.KEY, engine=RayEngine(2, addre
 """
 
 
-@slow
+@cluster
 def test_a_killed_driver_resumes_bit_for_bit(
     ray_session: Any, engine: Any, expected: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -342,13 +346,13 @@ def test_a_killed_driver_resumes_bit_for_bit(
         np.testing.assert_array_equal(x, y)
 
 
-@slow
+@cluster
 def test_more_workers_than_the_cluster_has_cpus_are_refused(engine: Any) -> None:
     with pytest.raises(InputError, match=r"workers is 99; the cluster has \d+ CPUs for them"):
         engine(99, staleness=1).begin(*arguments()[:2], KEY)
 
 
-@slow
+@cluster
 def test_workers_of_another_version_are_refused(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from lopt.engine import cluster as module
 
@@ -357,7 +361,7 @@ def test_workers_of_another_version_are_refused(engine: Any, monkeypatch: pytest
         engine(1).begin(*arguments()[:2], KEY)
 
 
-@slow
+@cluster
 def test_the_units_of_a_bench_run_on_the_cluster(ray_session: Any) -> None:
     """A job that raises and a worker that dies are outcomes; the rest is done."""
     del ray_session
