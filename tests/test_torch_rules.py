@@ -67,7 +67,11 @@ def deviations(name: str, network: str, backend: Any, steps: int) -> list[float]
     "network", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv", "transformer"))]
 )
 @pytest.mark.parametrize("name", [*SAVED, *ROWS])
-def test_updates_are_those_of_jax(name: str, network: str, record_property: Any) -> None:
+def test_updates_are_those_of_jax(
+    name: str, network: str, record_property: Any, request: pytest.FixtureRequest
+) -> None:
+    if (name, network) == ("velo", "transformer"):
+        request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: the two backends do not agree there"))
     found = deviations(name, network, "torch", STEPS)
     record_property("worst", max(found))
     assert np.median(found) < TOLERANCE

@@ -296,7 +296,7 @@ class Bench:
     def run(self) -> None:
         """Train, time, print."""
         from lopt.console import bench_progress, console, standings_table
-        from lopt.engine.session import connect
+        from lopt.engine.connection import connect
         from lopt.evaluate.bench.archive import Archive
         from lopt.evaluate.bench.cluster import RayWorkers
         from lopt.evaluate.bench.export import export
@@ -313,8 +313,10 @@ class Bench:
         if self.engine == "local" and self.address is not None:
             raise InputError("address is for --engine ray; the engine is local.")
         kind: Any = Worker
+        processes = self.processes
         if self.engine == "ray":
-            connect(self.address, workers=self.processes or 1)
+            ray = connect(self.address, workers=processes or 1)
+            processes = processes or int(ray.cluster_resources()["CPU"])
             kind = RayWorkers(self.address)
         path = self.archive or Path("runs") / f"bench-{self.suite}.sqlite"
         with Archive(path) as archive:
@@ -323,7 +325,7 @@ class Bench:
                     suite,
                     self.optimizers,
                     archive,
-                    processes=self.processes,
+                    processes=processes,
                     timing=self.timing,
                     on_progress=tell,
                     kind=kind,
@@ -445,7 +447,7 @@ class Analyze:
     optimizer_fields: Fields = ()
     """Arguments of the optimizer, as `learning_rate=0.01`."""
     out: Path | None = None
-    """Where mechanisms.html and the arrays as JSON go; runs/analyze-NAME by default, of the file where the optimizer is one."""
+    """Where mechanisms.html and the arrays as JSON go; runs/analyze-NAME by default, and for a file the name of its folder and its own."""
 
     def run(self) -> None:
         """Ask, print, write."""
@@ -455,7 +457,9 @@ class Analyze:
         from lopt.version import __version__
 
         optimizer = _optimizer(self.optimizer, self.optimizer_fields)
-        folder = self.out or Path("runs") / f"analyze-{Path(self.optimizer).stem}"
+        path = Path(self.optimizer)
+        name = f"{path.parent.name}-{path.stem}".strip("-") if path.suffix == ".safetensors" else self.optimizer
+        folder = self.out or Path("runs") / f"analyze-{name}"
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
         found = mechanisms(
             optimizer,
@@ -512,10 +516,10 @@ class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
     paper: tyro.conf.Positional[str]
-    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train;
+    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; stability is Harrison et al. 2022, why they blow up;
     self-training is Metz et al. 2021, optimizers that train themselves."""
     quick: bool = False
-    """Smaller sizes: a minute or two instead of about five."""
+    """Smaller sizes; how much less time that takes depends on the paper."""
     out: Path | None = None
     """Where report.html, results.json and the figures go; runs/PAPER by default."""
     seed: int = 0

@@ -385,6 +385,8 @@ def recipe(name: str, **changes: Any) -> Recipe:
         pair = isinstance(value, tuple) and isinstance(old, tuple) and [*map(type, value)] == [*map(type, old)]
         if not (number or pair or (type(value) is type(old) and not isinstance(old, tuple))):
             raise InputError(f"{field} is {value!r}; it must be like {old!r}.")
+    if values.get("optimizer", chosen.optimizer) != chosen.optimizer:
+        values.setdefault("optimizer_fields", {})  # the recipe's are those of its own optimizer
     return dataclasses.replace(chosen, **values)
 
 

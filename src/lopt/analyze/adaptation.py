@@ -45,6 +45,8 @@ class Adaptation(Record):
         """In one sentence."""
         if not np.isfinite(self.update).all():
             return "Under some constant gradients the rule diverges."
+        if np.any(self.update) and not np.isfinite(self.exponent):
+            return "Too few gradients are near the usual one to say how the learning rate depends on them; give more points."
         if not np.isfinite(self.exponent):
             return "After so many steps of a constant gradient the rule no longer moves: its steps have died out."
         whole = f"Around the usual gradient, updates over gradients go as the gradient to the power of {round(self.exponent, 2) + 0.0:.2f}"

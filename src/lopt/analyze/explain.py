@@ -133,15 +133,20 @@ def explain(
     rule, task = as_optimizer(optimizer), as_task(loss, params)
     found = record(rule, task, key, steps=steps, elements=elements)
     held = np.arange(steps) // 10 % FOLD == FOLD // 2
-    table, names = [], tuple(PARTS)
+    table, names, few = [], tuple(PARTS), False
     for gradients, updates in zip(found.gradients, found.updates, strict=True):
-        if not updates.size or not np.any(updates):
+        if not updates.size or not np.any(updates[held]):
             continue
         if not (np.isfinite(gradients).all() and np.isfinite(updates).all()):
             table.append([np.nan] * len(PARTS))
             continue
         columns = _columns(gradients)
+        if sum(columns[p].shape[-1] for p in PARTS["all"]) > updates[~held].size:
+            few = True
+            continue
         table.append([_share([columns[p] for p in part], updates, held) for part in PARTS.values()])
+    if not table and few:
+        raise InputError(f"No tensor has numbers enough for a regression over {steps} steps; give more steps.")
     if not table:
         raise InputError(f"{type(rule).__name__} did not move the parameters, so there are no updates to explain.")
     by_tensor = np.asarray(table).T
@@ -197,8 +202,6 @@ def _share(parts: list[np.ndarray], updates: np.ndarray, held: np.ndarray) -> fl
     scale = np.sqrt(np.mean(np.square(seen), axis=0)) + 1e-30
     seen, unseen = seen / scale, unseen / scale
     target, truth = updates[~held].reshape(-1), updates[held].reshape(-1)
-    if width > len(target):
-        return float("nan")
     gram = seen.T @ seen + RIDGE * len(target) * np.eye(width)
     coefficients = np.linalg.solve(gram, seen.T @ target)
     total = float(np.square(truth).sum())

@@ -72,10 +72,11 @@ class Modes(Record):
             return f"The rule is plain gradient descent {how}, with a learning rate of {rate:.3g}: it has no momentum that matters."
         seen = int((self.strengths > SEEN * self.strengths.max()).sum())
         more = f"; {seen} modes matter" if seen > 1 else ""
-        return (
-            f"The strongest mode {how} is a momentum with β = {decay:.3f}, a memory of {1 / max(1 - decay, 1e-9):.3g} steps, "
-            f"and a learning rate of {rate:.3g}{more}."
-        )
+        value = self.eigenvalues[0]
+        swings = value.real < 0.0 or abs(value.imag) > 1e-3 * abs(value)
+        kind = "an oscillation" if swings else "a momentum"
+        memory = f"a memory of {1 / (1 - decay):.3g} steps" if decay < 0.9999 else "a memory that does not fade"
+        return f"The strongest mode {how} is {kind} with β = {decay:.3f}, {memory}, and a learning rate of {rate:.3g}{more}."
 
     def plot(self) -> Any:
         """The modes as learning rate against decay, and the response to one gradient: a matplotlib figure."""

@@ -80,11 +80,12 @@ def record(
         steps: of the training.
         elements: of each tensor, at most.
     """
-    begun = start(Noting(optimizer), task, key, steps)
+    begin_key, steps_key = jax.random.split(key)
+    begun = start(Noting(optimizer), task, begin_key, steps)
     leaves = jax.tree.leaves(begun.params)
     rng = np.random.default_rng(0)
     chosen = [np.sort(rng.choice(p.size, min(elements, p.size), replace=False)) for p in leaves]
-    found = _run(optimizer, task, begun, jax.random.split(key, steps), tuple(jnp.asarray(c) for c in chosen))
+    found = _run(optimizer, task, begun, jax.random.split(steps_key, steps), tuple(jnp.asarray(c) for c in chosen))
     gradients, updates, states, losses = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
     return Recording(gradients, updates, states, losses)
 

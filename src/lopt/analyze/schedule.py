@@ -41,7 +41,7 @@ class Schedule(Record):
     @property
     def rises(self) -> float:
         """The largest rate over the first one."""
-        return float(self.rate[self.peak] / self.rate[0])
+        return float(self.rate[self.peak] / self.rate[0]) if self.rate[0] else float("inf")
 
     @property
     def decays(self) -> float:
@@ -119,7 +119,7 @@ def schedule(
         size = FINE * probe.scale
         gradients = with_first(np.zeros(shape), np.asarray([0.0, size, -size]))
     else:
-        size, gradients = 1.0, np.broadcast_to(probe.noise(1, 1)[0], shape)
+        size, gradients = 1.0, np.broadcast_to(with_first(probe.noise(1, 1)[0], np.asarray([probe.scale])), shape)
     states, rates = probe.rows(3), []
     for _ in range(steps):
         updates, after = probe.moves(states, gradients)

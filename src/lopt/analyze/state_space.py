@@ -86,7 +86,8 @@ def state_space(
 ) -> StateSpace:
     r"""Train, and find the principal components of the states of all parameters at all steps.
 
-    Every number of a state is divided by its root mean square over the training, unless all are of one kind, as those of a recurrent network.
+    Where there are fewer than four numbers, or the largest root mean square over the training is above a hundred times the median one, every number is
+    divided by its own. Else all are of one kind, as those of a recurrent network, and numbers far smaller than the others count for little.
 
     Args:
         optimizer: of lopt or of optax.

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from lopt.checks import at_least, positive
+from lopt.engine.connection import connect, deaths
 from lopt.engine.engine import Engine, Gradients, Unreachable
 from lopt.engine.local import merge
-from lopt.engine.session import connect, deaths
 from lopt.engine.worker import Answer, Worker, pack, unpack, versions
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
@@ -83,7 +83,7 @@ class RayEngine(Engine):
 
     Args:
         workers: processes of one thread; each needs a CPU of the cluster.
-        address: of a cluster, as in `lopt.engine.session.connect`; a new one on this machine if `None`.
+        address: of a cluster, as in `lopt.engine.connection.connect`; a new one on this machine if `None`.
         staleness: $K$, or `None` for synchronous.
         accumulate: $M$; as many as there are estimators if `None`.
         patience: seconds to wait for a worker where there is none.
@@ -118,7 +118,7 @@ class RayEngine(Engine):
         self.workers, self.address, self.staleness, self.accumulate = workers, address, staleness, accumulate
         self.patience, self.snapshot_steps = patience, snapshot_steps
         self.ray: Any = None
-        self.began_session = False
+        self.began_cluster = False
         self._reset()
 
     def _reset(self) -> None:
@@ -158,7 +158,7 @@ class RayEngine(Engine):
                 "split over workers. Give a staleness for an asynchronous one, or fewer workers."
             )
         self.stop()
-        self.began_session = self.began_session or not _is_connected()
+        self.began_cluster = self.began_cluster or not _is_connected()
         self.ray = connect(self.address, workers=self.workers)
         self.replicas = self._replicas(count)
         self.estimators = [self.ray.put(pack(e)) for e in estimators]
@@ -171,7 +171,10 @@ class RayEngine(Engine):
         for hand in self.living:
             for unit in hand.units:
                 promises[unit] = hand.actor.begin.remote(unit, meta_params, pack(self._key(key, unit)))
-        self.snapshot = {unit: self.ray.get(promises[unit]) for unit in units}
+        try:
+            self.snapshot = {unit: self.ray.get(promises[unit]) for unit in units}
+        except deaths(self.ray) as error:
+            raise Unreachable(f"A worker died at its start: {_last_line(error)}") from error
         self.handed = self._states()
         return self.handed
 
@@ -227,7 +230,7 @@ class RayEngine(Engine):
         """End the workers, and the cluster where this engine started it."""
         if self.ray is not None and self.ray.is_initialized():
             self.stop()
-            if self.began_session:
+            if self.began_cluster:
                 self.ray.shutdown()
         self.ray = None
 
@@ -331,7 +334,7 @@ class RayEngine(Engine):
             except deaths(self.ray) as error:
                 self.failed += 1
                 if self.failed > MOST_FAILED_STARTS:
-                    raise Unreachable(f"Workers cannot start: {_first_line(error)}") from error
+                    raise Unreachable(f"Workers cannot start: {_last_line(error)}") from error
                 self._summon(1)
                 continue
             self.failed = 0
@@ -439,6 +442,6 @@ def _is_connected() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

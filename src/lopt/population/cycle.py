@@ -38,9 +38,10 @@ class Rules:
         problems: inner problems of each task in an evaluation, the same for all members.
         horizon: inner steps of an evaluation.
         objective: what makes the meta-loss of an evaluation.
-        replaced: the share of members, the worst, that copy one of as many best; 0 for no selection.
-        fall: a member whose meta-loss is by more than this above the best so far is replaced as well. Copies are made of the best so far where all
-            the best have fallen: a population whose trainers have grown too bold goes back to when they had not.
+        replaced: the share of members, the worst, that copy one of as many best; 0 for no selection. Where it is less than half a member nothing is
+            replaced, and `fall` does nothing.
+        fall: a member whose meta-loss is by more than this above the best so far is replaced as well. A copy whose parent has fallen is made of the best
+            so far: a population whose trainers have grown too bold goes back to when they had not.
         change_trainer: the chance that a copy draws a new trainer: a fresh snapshot of a member.
         perturb: the deviation of the noise on the meta-parameters of a copy.
 
@@ -132,12 +133,12 @@ def begin(
     def one(optimizer: Optimizer, outer: Optimizer, key: PRNGKeyArray) -> MetaState:
         return meta_init(optimizer, estimators, outer, key, steps=horizon)
 
-    own, test = jax.random.split(key)
+    own, test, later = jax.random.split(key, 3)
     states = jax.vmap(one)(members, hired, jax.random.split(own, n))
     losses = evaluate(rules, tasks, members, test)
     all_of_it = Member(states, trainers, members if outside is None else None)
     first = jnp.argmin(losses)
-    return Population(all_of_it, losses, _take(all_of_it, first), losses[first], key, jnp.zeros((), jnp.int32))
+    return Population(all_of_it, losses, _take(all_of_it, first), losses[first], later, jnp.zeros((), jnp.int32))
 
 
 def cycle(

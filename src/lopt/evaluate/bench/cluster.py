@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from lopt.engine.session import connect, deaths
+from lopt.engine.connection import connect, deaths
 from lopt.evaluate.bench.workers import Job, Outcome
 from lopt.machine import one_thread_flags
 
@@ -40,7 +40,7 @@ class RayWorker:
     """As `lopt.evaluate.bench.workers.Worker`, on a CPU of the cluster.
 
     Args:
-        address: as in `lopt.engine.session.connect`.
+        address: as in `lopt.engine.connection.connect`.
     """
 
     def __init__(self, address: str | None = None):
@@ -86,7 +86,7 @@ class RayWorkers:
     """The workers of a cluster, for `lopt.evaluate.bench.workers.work`: calling it starts one.
 
     Args:
-        address: as in `lopt.engine.session.connect`.
+        address: as in `lopt.engine.connection.connect`.
     """
 
     def __init__(self, address: str | None = None):

@@ -115,6 +115,7 @@ def run_arm(
     where: Path | None = None,
     members: int | None = None,
     on_cycle: Callable[[Report], None] | None = None,
+    must_last: bool = False,
 ) -> Curves:
     """Train an arm, or read it where it is done already.
 
@@ -126,9 +127,11 @@ def run_arm(
         where: the run directory itself, instead of one in `folder`.
         members: instead of the arm's own number.
         on_cycle: called after each cycle.
+        must_last: whether a population that diverges is an error.
 
     Raises:
         InputError: for an unknown arm, or a population of none.
+        Diverged: where all members diverge and none may.
     """
     if name not in ARMS:
         raise InputError(unknown("arm", name, ARMS))
@@ -138,7 +141,8 @@ def run_arm(
     size = arm.members if members is None else members
     at_least(1, members=size)
     where = where or Path(folder or scratch().name) / f"{name}-{cycles}-{seed}"
-    return train(fresh(begin_key, size), arm.rules, outside, cycles=cycles, key=key, where=where, on_cycle=on_cycle)
+    given: dict[str, Any] = {"cycles": cycles, "key": key, "where": where, "on_cycle": on_cycle, "must_last": must_last}
+    return train(fresh(begin_key, size), arm.rules, outside, **given)
 
 
 def train(
@@ -150,6 +154,7 @@ def train(
     key: PRNGKeyArray,
     where: Path,
     on_cycle: Callable[[Report], None] | None = None,
+    must_last: bool = False,
 ) -> Curves:
     """A population on the tasks of all arms.
 
@@ -161,11 +166,14 @@ def train(
         key: draws everything.
         where: the run directory.
         on_cycle: called after each cycle.
+        must_last: whether a population that diverges is an error; else what is missing counts as diverged.
     """
     given: dict[str, Any] = {"cycles": cycles, "key": key, "outside": outside, "run_dir": where, "on_cycle": on_cycle}
     try:
         found = best(evolve(members, estimators(), training_tasks(), rules, **given))
-    except Diverged as stop:  # a result like any other; what is missing counts as diverged
+    except Diverged as stop:
+        if must_last:
+            raise
         found = stop.best
     losses = np.full((cycles, len(members)), WORST)
     trainers, copies = np.zeros((cycles, len(members)), int), []
@@ -200,7 +208,7 @@ def self_train(
     Returns:
         The path of the weights.
     """
-    found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle)
+    found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle, must_last=True)
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
     line = ancestry(found.copies, int(member), int(cycle) + 1)

@@ -16,9 +16,22 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from lopt import zoo
 from lopt.checkpoint import write_text
+from lopt.errors import InputError
 from lopt.evaluate.training import train_batch
+from lopt.names import unknown
 from lopt.optimizer import Optimizer
-from lopt.reproduce.stability._arms import HORIZON, PAIRS, STAR_ARMS, TRUNCATION, Trained, home_task, stack, train_arms
+from lopt.reproduce.stability._arms import (
+    ARMS,
+    BLACK_BOX,
+    HORIZON,
+    PAIRS,
+    STAR_ARMS,
+    TRUNCATION,
+    Trained,
+    home_task,
+    stack,
+    train_arms,
+)
 from lopt.task import Task
 from lopt.zoo import Card
 
@@ -92,9 +105,17 @@ def absent(names: Sequence[str], seeds: int, meta_steps: int | None) -> str:
         names: as for `trained_arms`.
         seeds: as for `trained_arms`.
         meta_steps: as for `trained_arms`.
+
+    Raises:
+        InputError: for the name of no arm.
     """
     if not names:
         return "no arms were named (names=...)."
+    for name in names:
+        if name not in ARMS:
+            raise InputError(unknown("arm", name, ARMS))
+    if BLACK_BOX not in names or not set(names) & set(STAR_ARMS):
+        return f"names needs {BLACK_BOX} and one of {', '.join(STAR_ARMS)}."
     missing = [n for n in names for seed in range(seeds) if not (WEIGHTS / f"{n}-{seed}.safetensors").exists()]
     if meta_steps is None and missing:
         return f"no weights are shipped for {', '.join(dict.fromkeys(missing))}; give meta_steps."

@@ -24,7 +24,7 @@ STORE_BYTES = 200 * 2**20  # of shared memory, for meta-parameters and states on
 
 
 def connect(address: str | None = None, *, workers: int = 1) -> Any:
-    """Ray's module, connected: to the session that this process has, to a cluster, or to a new one on this machine.
+    """Ray's module, connected: to the cluster that this process is connected to, to another, or to a new one on this machine.
 
     Args:
         address: of a cluster: `HOST:PORT`, `ray://HOST:PORT`, or `auto` for one that runs on this machine. With `None` there will be a new one.
