@@ -386,9 +386,9 @@ def test_the_check_of_extras_sees_imports_that_are_not_guarded(source: str, foun
 
 def test_all_extras_are_in_all_and_for_developers() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    # PyTorch is a large package that comes in several builds: whoever wants it says so.
-    assert extras["all"] == [f"lopt[{','.join(name for name in USED if name != 'torch')}]"]
-    assert "lopt[all]" in extras["dev"]
+    # PyTorch and Ray are large packages: whoever wants one says so.
+    assert extras["all"] == [f"lopt[{','.join(name for name in USED if name not in ('torch', 'ray'))}]"]
+    assert "lopt[all,ray]" in extras["dev"]
     assert "lopt[all]" in extras["docs"]
     assert not CORE & set().union(*USED.values())
 
@@ -401,6 +401,7 @@ NEEDS: list[tuple[str, str, Callable[[], object]]] = [
     ("report", "plotly", lambda: page._plotly()),
     ("convert", "msgpack", lambda: lopt.convert.read_flax("none")),
     ("torch", "torch", lambda: importlib.reload(importlib.import_module("lopt.torch"))),
+    ("ray", "ray", lopt.engine.connection.connect),
     ("cli", "tyro", lambda: importlib.reload(importlib.import_module("lopt.cli"))),
 ]
 

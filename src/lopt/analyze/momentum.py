@@ -241,7 +241,7 @@ def heavy_ball(least: float, greatest: float) -> tuple[float, float]:
     Examples:
         >>> from lopt.analyze import heavy_ball
         >>> [round(x, 3) for x in heavy_ball(1e-3, 1.0)]
-        [3.758, 0.881]
+        [3.759, 0.881]
 
     Source: Polyak 1964.
     """
