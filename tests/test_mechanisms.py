@@ -195,7 +195,7 @@ def test_a_response_of_two_exponentials_has_two_modes() -> None:
 def test_the_best_heavy_ball() -> None:
     assert heavy_ball(1e-3, 1.0) == pytest.approx((3.758, 0.881), abs=1e-3)
     assert heavy_ball(2.0, 2.0) == pytest.approx((0.5, 0.0))
-    with pytest.raises(InputError, match="least is 2.0 and greatest 1.0; both must be positive"):
+    with pytest.raises(InputError, match=r"least is 2\.0 and greatest 1\.0; both must be positive"):
         heavy_ball(2.0, 1.0)
 
 

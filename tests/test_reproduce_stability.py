@@ -12,6 +12,7 @@ import pytest
 
 import lopt
 from lopt.analyze import LinearTraining
+from lopt.errors import InputError
 from lopt.reproduce import find_paper
 from lopt.reproduce.claims import picture
 from lopt.reproduce.stability import _runs, box, control, noise
@@ -91,11 +92,15 @@ def test_a_meta_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: p
 
 def test_written_arms_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runs, "WEIGHTS", tmp_path)
-    assert "no weights are shipped for both; give meta_steps" in _runs.absent(("both",), 2, None)
+    names = (BLACK_BOX, "both")
+    assert f"no weights are shipped for {BLACK_BOX}, both; give meta_steps" in _runs.absent(names, 2, None)
+    assert "names needs black-box and one of both" in _runs.absent(("both",), 2, None)
+    with pytest.raises(InputError, match="bothh"):
+        _runs.absent((BLACK_BOX, "bothh"), 2, None)
     rules = tuple(lopt.create("star", key=jax.random.key(seed)) for seed in range(2))
     curves = np.linspace(2.0, 1.0, 40) + np.arange(2)[:, None]
-    _runs.write_arms({"both": Trained(rules, curves, 40)}, tmp_path, parts=4)
-    assert not _runs.absent(("both",), 2, None)
+    _runs.write_arms({name: Trained(rules, curves, 40) for name in names}, tmp_path, parts=4)
+    assert not _runs.absent(names, 2, None)
     _runs.trained_arms.cache_clear()
     found = _runs.trained_arms(("both",), 2, None)["both"]
     _runs.trained_arms.cache_clear()
