@@ -29,6 +29,14 @@ hypothesis.settings.register_profile("lopt", deadline=None, derandomize=True, da
 hypothesis.settings.load_profile("lopt")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Groups are what keeps a program from being compiled in both processes; pytest-xdist drops them silently where it does not know pytest."""
+    if hasattr(config, "workerinput") and config.getvalue("loadgroup"):
+        grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+        assert all("@" in item.nodeid for item in grouped), "pytest-xdist does not group tests with this pytest"
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next, and a few thousand of them fill gigabytes."""
