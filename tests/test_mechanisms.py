@@ -71,6 +71,31 @@ def test_the_memory_of_adam_is_measured_in_noise() -> None:
     assert found.dominant[1] == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_mode_beside_a_greater_step_along_the_gradient_is_told() -> None:
+    """Nesterov with a small decay steps mostly along the gradient, and yet has a momentum."""
+    found = momentum(optax.sgd(0.1, momentum=0.3, nesterov=True), TASK, key=KEY)
+    assert found.dominant == pytest.approx((0.1, 0.0))
+    assert "a momentum with β = 0.300" in found.sentence
+    assert "learning rate of 0.1." in found.sentence
+    assert "no momentum that matters" in momentum(optax.sgd(0.1), TASK, key=KEY).sentence
+
+
+QUIET = {
+    "momentum": (Momentum(learning_rate=0.1), True),
+    "clipped": (optax.chain(optax.clip(0.02), optax.sgd(0.1)), True),
+    "gru": (GRUOptimizer(hidden=4, key=KEY), True),
+    "adam": (Adam(learning_rate=0.01), False),
+    "star": (lopt.create("star", key=KEY), False),
+    "small_fc": (lopt.create("small_fc", key=KEY), False),
+    "demo-1": (lopt.load("demo-1"), False),
+}
+
+
+@pytest.mark.parametrize(("rule", "quiet"), QUIET.values(), ids=QUIET)
+def test_whether_a_rule_divides_by_its_gradients(rule: Any, quiet: bool) -> None:
+    assert probe_of(rule, TASK, key=KEY).quiet == quiet
+
+
 def test_rmsprop_has_no_momentum() -> None:
     assert momentum(RMSProp(learning_rate=0.01, decay=0.99), TASK, key=KEY).dominant[1] == 0.0
 

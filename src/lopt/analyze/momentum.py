@@ -68,15 +68,21 @@ class Modes(Record):
             return "The response to a gradient is not finite: the rule diverges while it is probed."
         rate, decay = self.dominant
         how = "at its fixed point" if self.from_fixed_point else "as measured after noise"
-        if not decay:
+        greatest = max(abs(self.direct), self.strengths.max(initial=0.0))
+        seen = int((self.strengths > SEEN * greatest).sum())
+        if not seen:
             return f"The rule is plain gradient descent {how}, with a learning rate of {rate:.3g}: it has no momentum that matters."
-        seen = int((self.strengths > SEEN * self.strengths.max()).sum())
         more = f"; {seen} modes matter" if seen > 1 else ""
-        value = self.eigenvalues[0]
-        swings = value.real < 0.0 or abs(value.imag) > 1e-3 * abs(value)
-        kind = "an oscillation" if swings else "a momentum"
+        strongest = f"The strongest mode {how} is {self._first_mode}{more}."
+        return strongest if decay else f"{strongest} A step along the gradient of the moment is larger, with a learning rate of {rate:.3g}."
+
+    @property
+    def _first_mode(self) -> str:
+        """In words."""
+        value, decay = self.eigenvalues[0], abs(self.eigenvalues[0])
+        kind = "an oscillation" if value.real < 0.0 or abs(value.imag) > 1e-3 * decay else "a momentum"
         memory = f"a memory of {1 / (1 - decay):.3g} steps" if decay < 0.9999 else "a memory that does not fade"
-        return f"The strongest mode {how} is {kind} with β = {decay:.3f}, {memory}, and a learning rate of {rate:.3g}{more}."
+        return f"{kind} with β = {decay:.3f}, {memory}, and a learning rate of {self.rates[0].real:.3g}"
 
     def plot(self) -> Any:
         """The modes as learning rate against decay, and the response to one gradient: a matplotlib figure."""

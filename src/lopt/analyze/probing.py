@@ -190,11 +190,15 @@ def _is_alone(probe: Probe) -> bool:
 
 
 def _is_quiet(probe: Probe) -> bool:
-    r"""Whether the update function after three steps without gradient is no step: its slope over $10^{-4} \sigma$ is not 1,000 times that over $\sigma$."""
+    r"""Whether updates go to zero with the gradient after three steps without any: the slope over $10^{-4} \sigma$ is not 10 times that over $10^{-2} \sigma$.
+
+    A rule that divides by its gradients takes steps of one size for both, so its slopes differ by a factor near 100. Both are far below $\sigma$,
+    where the clipping of a rule that does not divide seldom begins.
+    """
     zero = np.zeros((1, *probe.param.shape))
-    sizes = probe.scale * np.asarray([1e-4, 1.0])
+    sizes = probe.scale * np.asarray([1e-4, 1e-2])
     rates = np.abs(probe.odd_updates(row_of(probe.settled(zero, 3), 0), zero, sizes) / sizes)
-    return bool(np.isfinite(rates).all() and rates[0] < 1e3 * max(rates[1], 1e-30))
+    return bool(np.isfinite(rates).all() and rates[0] < 10.0 * max(rates[1], 1e-30))
 
 
 __all__ = ["Probe", "difference", "first_of", "move", "moving", "probe_of", "row_of", "with_first"]
