@@ -80,6 +80,14 @@ def test_a_mode_beside_a_greater_step_along_the_gradient_is_told() -> None:
     assert "no momentum that matters" in momentum(optax.sgd(0.1), TASK, key=KEY).sentence
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_a_rule_that_looks_at_other_elements_is_not_put_to_one(seed: int) -> None:
+    task = lopt.tasks.create("digits_mlp", widths=(32,))
+    probe = probe_of(lopt.load("demo-1"), task, key=jax.random.key(seed))
+    assert not probe.alone
+    assert not probe.quiet
+
+
 QUIET = {
     "momentum": (Momentum(learning_rate=0.1), True),
     "clipped": (optax.chain(optax.clip(0.02), optax.sgd(0.1)), True),
