@@ -24,16 +24,12 @@ from lopt.analyze.stability import (
 )
 from lopt.analyze.state_space import StateSpace, state_space
 
-# The one place where analyses get their names. Each takes an optimizer, a task and `key=`, and returns a frozen dataclass.
+# The one place where analyses get their names, those of mechanisms by the table of their page. Each takes an optimizer, a task and `key=`, and
+# returns a frozen dataclass.
 ANALYSES: dict[str, Callable[..., Any]] = {
-    "adaptation": adaptation,
+    **{name: analysis for name, (analysis, _) in MECHANISMS.items()},
     "dynamics": dynamics,
-    "explain": explain,
-    "momentum": momentum,
-    "response": response,
-    "schedule": schedule,
     "stability": certify,
-    "state_space": state_space,
 }
 
 __all__ = [

@@ -74,7 +74,11 @@ class Modes(Record):
             return f"The rule is plain gradient descent {how}, with a learning rate of {rate:.3g}: it has no momentum that matters."
         more = f"; {seen} modes matter" if seen > 1 else ""
         strongest = f"The strongest mode {how} is {self._first_mode}{more}."
-        return strongest if decay else f"{strongest} A step along the gradient of the moment is larger, with a learning rate of {rate:.3g}."
+        return (
+            strongest
+            if decay
+            else f"{strongest} A step along the gradient of the moment is larger, with a learning rate of {rate:.3g}."
+        )
 
     @property
     def _first_mode(self) -> str:
