@@ -67,6 +67,7 @@ class Adaptation(Record):
         left.plot(self.gradients / self.scale, self.update, ".-", color="#0072b2", ms=3, lw=1)
         left.set(xlabel="gradient / usual size", ylabel="update", title="update under a constant gradient")
         left.set_xscale("symlog", linthresh=float(np.abs(self.gradients).min() / self.scale))
+        left.xaxis.get_major_locator().set_params(numticks=6)  # more overlap
         up = self.gradients > 0
         right.loglog(
             self.gradients[up], np.abs(self.update[up] / self.gradients[up]), color="#0072b2", label="update / gradient"
