@@ -23,11 +23,11 @@ import lopt
 from lopt import checkpoint
 from lopt.errors import InputError
 from lopt.estimators import PES
+from lopt.evaluate.report.page import png_of
 from lopt.optimizers import SGD, Adam
 from lopt.population import Diverged, Population, Report, Rules, begin, best, cycle, evolve
 from lopt.population.evolve import _cycle, stack
 from lopt.population.lineage import LINEAGE
-from lopt.reproduce.claims import picture
 from lopt.reproduce.self_training import PAPER, arms
 from lopt.reproduce.self_training.acceleration import second_minus_first
 from lopt.reproduce.self_training.arms import Curves, smooth
@@ -313,5 +313,5 @@ def test_verdicts_follow_the_curves(monkeypatch: pytest.MonkeyPatch, worse: bool
         spec = PAPER.claims[name]
         claim = spec.measure(jax.random.key(0), seeds=3, cycles=40)
         assert claim.held is not worse, claim.found
-        assert picture(spec.draw(claim)).startswith(b"\x89PNG")
+        assert png_of(spec.draw(claim)).startswith(b"\x89PNG")
         assert claim.rows

@@ -22,9 +22,10 @@ import pytest
 import lopt
 from lopt.analyze import dynamics
 from lopt.errors import InputError
+from lopt.evaluate.report.page import png_of
 from lopt.optimizers import Momentum
 from lopt.reproduce import PAPERS, find_paper, measure
-from lopt.reproduce.claims import VERDICTS, Claim, ClaimSpec, Paper, claims_page, picture, plain
+from lopt.reproduce.claims import VERDICTS, Claim, ClaimSpec, Paper, claims_page, plain
 from lopt.reproduce.pathologies import PAPER
 from lopt.reproduce.pathologies.influence import FirstCoordinate, Recurrence, exact_minimum
 from lopt.reproduce.pathologies.landscape import roughness, smoothed
@@ -305,4 +306,4 @@ def test_the_headline_compares_saved_weights(tmp_path: Path) -> None:
     assert claim.numbers["learning_rates"]["Adam, tuned"] == 1e-2
     assert claim.numbers["learning_rates_for_validation_loss"]["Adam, tuned"] in (1e-6, 1e-2)
     assert set(claim.numbers["optimizers"]) == {"meta-trained", "Adam, tuned", "RMSProp, tuned", "momentum, tuned"}
-    assert picture(PAPER.claims["headline"].draw(claim)).startswith(b"\x89PNG")
+    assert png_of(PAPER.claims["headline"].draw(claim)).startswith(b"\x89PNG")

@@ -13,8 +13,8 @@ import pytest
 import lopt
 from lopt.analyze import LinearTraining
 from lopt.errors import InputError
+from lopt.evaluate.report.page import png_of
 from lopt.reproduce import find_paper
-from lopt.reproduce.claims import picture
 from lopt.reproduce.stability import _runs, box, control, noise
 from lopt.reproduce.stability._arms import ARMS, BLACK_BOX, STAR_ARMS, Trained, train_arms
 from lopt.reproduce.stability.box import rollout
@@ -145,4 +145,4 @@ def test_claims_on_arms_run_and_are_drawn(name: str, sizes: dict[str, Any], monk
     assert claim.held in (True, False)
     assert claim.numbers["star"] == "decay-1.0"
     assert claim.rows
-    assert picture(spec.draw(claim)).startswith(b"\x89PNG")
+    assert png_of(spec.draw(claim)).startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""What the records of mechanisms have in common: their JSON and the frame of their figures."""
+"""What the records of mechanisms have in common: their JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import math
 from typing import Any
 
 import numpy as np
-
-from lopt.errors import needs_extra
 
 
 class Record:
@@ -24,18 +22,6 @@ class Record:
         """All of it as JSON, with the sentence; what is not finite is null, and a complex number is a pair."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
         return json.dumps(_plain({"sentence": self.sentence, **fields}), indent=2) + "\n"
-
-
-def axes_of(columns: int = 1, width: float = 9.2, height: float = 3.6) -> tuple[Any, Any]:
-    """A matplotlib figure and its axes, one or a row of them."""
-    with needs_extra("plot"):
-        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
-
-    fig = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = fig.subplots(1, columns)
-    for each in np.atleast_1d(axes):
-        each.spines[["top", "right"]].set_visible(False)
-    return fig, axes
 
 
 def _plain(thing: Any) -> Any:

@@ -9,10 +9,11 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.probing import difference, first_of, probe_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
+from lopt.evaluate.report.page import panels
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 
@@ -63,7 +64,7 @@ class Adaptation(Record):
 
     def plot(self) -> Any:
         """The S-curve, and the learning rate against the size of the gradient: a matplotlib figure."""
-        fig, (left, right) = axes_of(2, width=4.6)
+        fig, ((left, right),) = panels(2, width=4.6)
         left.plot(self.gradients / self.scale, self.update, ".-", color="#0072b2", ms=3, lw=1)
         left.set(xlabel="gradient / usual size", ylabel="update", title="update under a constant gradient")
         left.set_xscale("symlog", linthresh=float(np.abs(self.gradients).min() / self.scale))

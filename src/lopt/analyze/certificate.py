@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lopt.errors import needs_extra
+from lopt.checkpoint import write_bytes, write_text
+from lopt.evaluate.report.page import panels, png_of
 
 DIVERGED = 2.0  # a loss above so many times that at the start
 
@@ -127,11 +128,7 @@ class Certificate:
 
     def plot(self) -> Any:
         """Sharpness and critical sharpness, overshoot and spectral radius, exponent: a matplotlib figure."""
-        with needs_extra("plot"):
-            from matplotlib.figure import Figure
-
-        fig = Figure(figsize=(11, 3.4), layout="constrained")
-        axes = fig.subplots(1, 3)
+        fig, (axes,) = panels(3, width=3.7, height=3.4)
         axes[0].plot(self.steps, self.sharpness, "o-", color="#0072b2", label="sharpness")
         axes[0].plot(self.steps, self.critical_sharpness, "s--", color="#d55e00", label="critical sharpness")
         axes[0].set(title="curvature of the loss", yscale="log")
@@ -147,22 +144,15 @@ class Certificate:
         for a in axes:
             a.set_xlabel("step")
             a.legend(frameon=False)
-            a.spines[["top", "right"]].set_visible(False)
         return fig
 
 
 def write_certificate(certificate: Certificate, folder: Path) -> list[Path]:
     """`certificate.json` and `certificate.png` in a folder, by write-then-rename."""
-    import io
-
-    from lopt.checkpoint import write_bytes, write_text
-
     folder.mkdir(parents=True, exist_ok=True)
     text, image = folder / "certificate.json", folder / "certificate.png"
     write_text(text, certificate.to_json())
-    out = io.BytesIO()
-    certificate.plot().savefig(out, format="png", dpi=130)
-    write_bytes(image, out.getvalue())
+    write_bytes(image, png_of(certificate.plot()))
     return [text, image]
 
 

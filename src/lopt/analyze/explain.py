@@ -9,11 +9,12 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.problem import Loss, as_task
 from lopt.analyze.recording import record
 from lopt.checks import at_least
 from lopt.errors import InputError
+from lopt.evaluate.report.page import panels
 from lopt.evaluate.training import as_optimizer
 from lopt.optimizer import Optimizer
 from lopt.task import Task
@@ -75,7 +76,7 @@ class Explained(Record):
 
     def plot(self) -> Any:
         """The shares: a matplotlib figure."""
-        fig, axes = axes_of(height=3.0)
+        fig, ((axes,),) = panels(width=9.2, height=3.0)
         shown = np.clip(self.shares, 0.0, 1.0)
         axes.barh(range(len(self.parts)), shown, color="#0072b2")
         axes.set_yticks(range(len(self.parts)), labels=self.parts)

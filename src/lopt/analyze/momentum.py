@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.probing import NOISE_STEPS, Probe, difference, move, moving, probe_of, row_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
 from lopt.errors import InputError
+from lopt.evaluate.report.page import panels
 from lopt.optimizer import Optimizer, State
 from lopt.task import Task
 
@@ -90,7 +91,7 @@ class Modes(Record):
 
     def plot(self) -> Any:
         """The modes as learning rate against decay, and the response to one gradient: a matplotlib figure."""
-        fig, (left, right) = axes_of(2, width=4.6)
+        fig, ((left, right),) = panels(2, width=4.6)
         size = 8 + 60 * self.strengths / max(self.strengths.max(initial=0.0), 1e-30)
         left.scatter(np.abs(self.rates), np.abs(self.eigenvalues), s=size, color="#0072b2", alpha=0.7)
         left.axhline(1.0, color="0.8", lw=1)

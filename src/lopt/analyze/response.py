@@ -9,10 +9,11 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.probing import NOISE_STEPS, probe_of, row_of
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
+from lopt.evaluate.report.page import panels
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 
@@ -57,7 +58,7 @@ class Response(Record):
 
     def plot(self) -> Any:
         """The update against the gradient, on logarithmic axes: a matplotlib figure."""
-        fig, axes = axes_of()
+        fig, ((axes,),) = panels(width=9.2)
         axes.loglog(self.gradients, np.abs(self.update), color="#0072b2", label="update")
         axes.loglog(
             self.gradients, np.abs(self.gain) * self.gradients, color="0.5", ls=":", lw=1, label="gain × gradient"

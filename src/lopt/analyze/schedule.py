@@ -11,10 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.probing import FINE, difference, first_of, probe_of, with_first
 from lopt.analyze.problem import Loss
 from lopt.checks import at_least
+from lopt.evaluate.report.page import panels
 from lopt.optimizer import Optimizer
 from lopt.task import Task
 
@@ -64,7 +65,7 @@ class Schedule(Record):
 
     def plot(self) -> Any:
         """The rate against the step: a matplotlib figure."""
-        fig, axes = axes_of()
+        fig, ((axes,),) = panels(width=9.2)
         axes.plot(self.rate, color="#0072b2")
         axes.plot([self.peak], [self.rate[self.peak]], "o", color="#d55e00", ms=4)
         axes.set(xlabel="step", ylabel="effective learning rate" if self.by_slope else "size of the update")

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from lopt.analyze._record import Record, axes_of
+from lopt.analyze._record import Record
 from lopt.analyze.probing import moving, probe_of, row_of
 from lopt.analyze.problem import Loss, as_task
 from lopt.analyze.recording import record
 from lopt.checks import at_least
 from lopt.errors import InputError
+from lopt.evaluate.report.page import panels
 from lopt.evaluate.training import as_optimizer
 from lopt.optimizer import Optimizer
 from lopt.task import Task
@@ -60,7 +61,7 @@ class StateSpace(Record):
 
     def plot(self) -> Any:
         """Trajectories in the plane of the first two components, and the variance that components hold: a matplotlib figure."""
-        fig, (left, right) = axes_of(2, width=4.6)
+        fig, ((left, right),) = panels(2, width=4.6)
         for path in self.paths:
             left.plot(path[:, 0], path[:, 1], lw=0.7, alpha=0.6, color="#0072b2")
         left.plot(self.paths[:, -1, 0], self.paths[:, -1, 1], ".", color="#d55e00", ms=5, label="at the end")

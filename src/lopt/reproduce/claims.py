@@ -106,17 +106,10 @@ def measure(
         claim = spec.measure(jax.random.fold_in(jax.random.key(seed), i), **{**chosen, **own})
         claims.append(claim._replace(seconds=0.0 if claim.held is None else time.perf_counter() - began))
         if claim.held is not None:
-            drawn[name] = picture(spec.draw(claim))
+            drawn[name] = png_of(spec.draw(claim))
         tell(claim.found)
     settings = {"command": command, "seed": seed, "quick": quick, "devices": jax.device_count()}
     return write_report(folder, paper, claims, drawn, settings=settings)
-
-
-def picture(figure: Any) -> bytes:
-    """A figure of matplotlib as a PNG, without the frame's upper and right sides."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return png_of(figure)
 
 
 def write_report(

@@ -9,20 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lopt.errors import needs_extra
 from lopt.evaluate.compare import COLUMNS, Comparison, row_text
-from lopt.evaluate.report.page import COLORS, document, image, png_of, table
+from lopt.evaluate.report.page import COLORS, document, image, panels, png_of, table
 
 
 def figure(comparisons: Sequence[Comparison]) -> bytes:
     """Training (solid) and test loss (dashed) of every comparison, mean over seeds and range, as a PNG."""
-    with needs_extra("plot"):
-        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
-
     columns = min(3, len(comparisons))
     rows = -(-len(comparisons) // columns)
-    fig = Figure(figsize=(4.6 * columns, 3.5 * rows), layout="constrained")
-    grid = fig.subplots(rows, columns, squeeze=False)
+    fig, grid = panels(columns, rows, width=4.6, height=3.5)
     for axes, found in zip(grid.flat, comparisons, strict=False):
         _panel(axes, found)
     for axes in grid.flat[len(comparisons) :]:
@@ -41,7 +36,6 @@ def _panel(axes: Any, found: Comparison) -> None:
                 axes.fill_between(record.steps, finite.min(axis=0), finite.max(axis=0), color=color, alpha=0.15, lw=0)
     axes.axhline(found.target, color="0.5", lw=0.8, ls=":")
     axes.set(title=found.task, xlabel="step", ylabel="loss", yscale="log")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def comparison_page(title: str, comparisons: Sequence[Comparison], notes: Sequence[str], png: bytes) -> str:

@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lopt.errors import needs_extra
+
 COLORS = (
     "#0072b2",
     "#d55e00",
@@ -89,6 +91,25 @@ def image(png: bytes, alt: str) -> str:
         alt: what it shows, plain text.
     """
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def panels(columns: int = 1, rows: int = 1, *, width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
+    """A figure of matplotlib and its axes, rows by columns, without the upper and right sides of their frames.
+
+    Args:
+        columns: of axes.
+        rows: of axes.
+        width: of one of them, inches.
+        height: of one of them, inches.
+    """
+    with needs_extra("plot"):
+        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid
 
 
 def png_of(figure: Any) -> bytes:

@@ -8,19 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lopt.errors import needs_extra
-from lopt.evaluate.report.page import COLORS
+from lopt.evaluate.report.page import COLORS, panels
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.pathologies.landscape import GAPS, LINE, RATES
 from lopt.reproduce.pathologies.variance import PARTS
-
-
-def _grid(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Any, Any]:
-    with needs_extra("plot"):
-        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
-
-    fig = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return fig, fig.subplots(rows, columns, squeeze=False)
 
 
 def _whole(axes: Any, lengths: list[int]) -> None:
@@ -33,7 +24,7 @@ def _whole(axes: Any, lengths: list[int]) -> None:
 def landscape(claim: Claim) -> Any:
     """Draw it."""
     unrolls = claim.numbers["unrolls"]
-    fig, grid = _grid(3, len(unrolls), width=3.0, height=2.7)
+    fig, grid = panels(len(unrolls), 3, width=3.0, height=2.7)
     extent = (*(math.log10(r) for r in RATES), *(math.log10(g) for g in GAPS))
     for i, unroll in enumerate(unrolls):
         raw = claim.arrays["picture"][i]
@@ -57,7 +48,7 @@ def landscape(claim: Claim) -> Any:
 
 def explosion(claim: Claim) -> Any:
     """Draw it."""
-    fig, grid = _grid(1, 1, width=6.4, height=4.0)
+    fig, grid = panels(width=6.4, height=4.0)
     axes, lengths = grid[0, 0], np.asarray(claim.numbers["lengths"])
     for color, name in zip(COLORS, ("stable", "unstable"), strict=False):
         found = claim.numbers[name]
@@ -79,7 +70,7 @@ def explosion(claim: Claim) -> Any:
 
 def truncation(claim: Claim) -> Any:
     """Draw it."""
-    fig, grid = _grid(1, 2, width=4.8, height=3.8)
+    fig, grid = panels(2, width=4.8, height=3.8)
     numbers = claim.numbers
     lengths, left, right = numbers["truncations"], grid[0, 0], grid[0, 1]
     means, halves = np.array([numbers["interval"][k] for k in lengths]).T
@@ -104,7 +95,7 @@ def truncation(claim: Claim) -> Any:
 
 def variance(claim: Claim) -> Any:
     """Draw it."""
-    fig, grid = _grid(1, 2, width=4.8, height=3.8)
+    fig, grid = panels(2, width=4.8, height=3.8)
     (left, right), lengths = grid[0], claim.numbers["lengths"]
     pairs = list(claim.numbers["by_pairs"])
     last = claim.numbers["by_pairs"][pairs[-1]]
@@ -135,7 +126,7 @@ def variance(claim: Claim) -> Any:
 
 def influence(claim: Claim) -> Any:
     """Draw it."""
-    fig, grid = _grid(1, 2, width=4.8, height=3.8)
+    fig, grid = panels(2, width=4.8, height=3.8)
     (left, right), curves = grid[0], dict(claim.arrays)
     effects = curves.pop("effects")
     left.plot(effects, color=COLORS[0])
@@ -154,7 +145,7 @@ def influence(claim: Claim) -> Any:
 
 def headline(claim: Claim) -> Any:
     """Draw it."""
-    fig, grid = _grid(1, 2, width=4.8, height=3.8)
+    fig, grid = panels(2, width=4.8, height=3.8)
     for axes, split in zip(grid[0], ("train_loss", "test_loss"), strict=True):
         for color, (label, found) in zip(itertools.cycle(COLORS), claim.numbers["optimizers"].items(), strict=False):
             curve = np.asarray(found[split])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,8 +17,3 @@ def momentum(log_rate: Float[Array, ""], log_gap: Float[Array, ""]) -> Momentum:
 def at(learning_rate: float, gap: float) -> Momentum:
     r"""`Momentum` at a learning rate and $1 - \beta$."""
     return momentum(jnp.log(jnp.float32(learning_rate)), jnp.log(jnp.float32(gap)))
-
-
-def stacked(*optimizers: Momentum) -> Momentum:
-    """One whose leaves have a leading axis."""
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *optimizers)

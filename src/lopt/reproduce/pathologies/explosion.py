@@ -13,8 +13,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lopt.analyze import dynamics
 from lopt.estimators import Backprop, LogUniform
+from lopt.population.evolve import stack
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.pathologies._toy import at, stacked
+from lopt.reproduce.pathologies._toy import at
 from lopt.tasks import ChaoticToy
 
 SETTINGS = {"stable": (10.0**-1.5, 10.0**-0.5), "unstable": (1.0, 10.0**-0.5)}  # learning rate, one minus the decay
@@ -48,7 +49,7 @@ def explosion(
     """
     task, longest = ChaoticToy(spread=spread), max(lengths)
     estimator = Backprop(task, truncation=None, horizon=LogUniform(1, longest), objective="mean", particles=starts)
-    optimizers = stacked(*(at(*setting) for setting in SETTINGS.values()))
+    optimizers = stack([at(*setting) for setting in SETTINGS.values()])
     keys = jax.random.split(key, starts)
 
     @jax.jit

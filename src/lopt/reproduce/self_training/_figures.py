@@ -7,19 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lopt.errors import needs_extra
-from lopt.evaluate.report.page import COLORS
+from lopt.evaluate.report.page import COLORS, panels
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.self_training.arms import ARMS, STEPS
-
-
-def _grid(columns: int, width: float = 5.0, height: float = 3.8) -> tuple[Any, Any]:
-    with needs_extra("plot"):
-        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
-
-    fig = Figure(figsize=(width * columns, height), layout="constrained")
-    return fig, fig.subplots(1, columns, squeeze=False)[0]
 
 
 def _curves(axes: Any, curves: Mapping[str, np.ndarray]) -> None:
@@ -35,7 +26,7 @@ def _curves(axes: Any, curves: Mapping[str, np.ndarray]) -> None:
 
 def parity(claim: Claim) -> Any:
     """Draw both arms, the lineage tree, and who trains whom over time."""
-    fig, (left, middle, right) = _grid(3)
+    fig, ((left, middle, right),) = panels(3, height=3.8)
     _curves(left, {name: claim.arrays[name] for name in ("self", "adam")})
     trainers, copies = claim.arrays["trainers"], claim.arrays["copies"]
     cycles, members = trainers.shape
@@ -54,7 +45,7 @@ def parity(claim: Claim) -> Any:
 
 def acceleration(claim: Claim) -> Any:
     """Draw the falls of each quarter."""
-    fig, (left, right) = _grid(2)
+    fig, ((left, right),) = panels(2, height=3.8)
     _curves(left, claim.arrays)
     for place, (name, values) in enumerate(claim.numbers["second_minus_first"].items()):
         right.plot([place] * len(values), values, "o", color=COLORS[place], label=ARMS[name].label)
@@ -66,14 +57,14 @@ def acceleration(claim: Claim) -> Any:
 
 def controls(claim: Claim) -> Any:
     """Draw all arms."""
-    fig, (axes,) = _grid(1, 7.0, 4.4)
+    fig, ((axes,),) = panels(width=7.0, height=4.4)
     _curves(axes, claim.arrays)
     return fig
 
 
 def horizon(claim: Claim) -> Any:
     """Draw the pupils."""
-    fig, (axes,) = _grid(1, 6.0)
+    fig, ((axes,),) = panels(width=6.0, height=3.8)
     _curves(axes, {"trained by the self-trained optimizer": claim.arrays["pupils"]})
     axes.axvline(claim.numbers["horizon"], color="0.4", ls=":", lw=1)
     axes.set(ylabel="log meta-loss", title="dotted: the horizon of the trainer's own training")
@@ -82,7 +73,7 @@ def horizon(claim: Claim) -> Any:
 
 def held_out(claim: Claim) -> Any:
     """Draw both on every task."""
-    fig, (axes,) = _grid(1, 7.0)
+    fig, ((axes,),) = panels(width=7.0, height=3.8)
     for place, (name, values) in enumerate(claim.numbers["self"].items()):
         first = place == 0
         axes.plot(values, [place] * len(values), "o", color=COLORS[0], label="self-trained, a seed" if first else None)
@@ -94,7 +85,7 @@ def held_out(claim: Claim) -> Any:
 
 def released(claim: Claim) -> Any:
     """Draw the pupils of each outer optimizer."""
-    fig, (axes,) = _grid(1, 6.0)
+    fig, ((axes,),) = panels(width=6.0, height=3.8)
     _curves(axes, {name: curve[None] for name, curve in claim.arrays.items()})
     axes.axhline(claim.numbers["target"], color="0.4", ls=":", lw=1)
     axes.set(ylabel="log meta-loss, mean over pupils", title="dotted: where the best Adam ends")

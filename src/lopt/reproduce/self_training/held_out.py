@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 from lopt import tasks
 from lopt.population import Rules
 from lopt.population.cycle import evaluate
+from lopt.population.evolve import stack
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.self_training.arms import HORIZON, run_arm, stacked_adams
 from lopt.task import Task
@@ -43,7 +44,7 @@ def held_out(
     """
     rules = dataclasses.replace(Rules(), problems=problems, horizon=HORIZON)
     chosen = [run_arm("self", seed=seed, cycles=cycles, folder=arms).best for seed in range(seeds)]
-    learned = jax.tree.map(lambda *xs: jax.numpy.stack(xs), *chosen)
+    learned = stack(chosen)
     judge = jax.jit(evaluate, static_argnums=0)
     own, adam, rates = {}, {}, {}
     for name, task in held_out_tasks().items():

@@ -132,11 +132,6 @@ def at(stacked: Any, index: int) -> Any:
     return jax.tree.map(lambda x: x[index], stacked)
 
 
-def stack(trees: Sequence[Any]) -> Any:
-    """Several trees along a leading axis."""
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
-
-
 @lru_cache(maxsize=8)  # compiled programs are tied to it
 def _outer(learning_rate: float, meta_steps: int) -> Optimizer:
     """AdamW, whose decay is a number of its state, so that arms may differ in it."""

@@ -7,18 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lopt.errors import needs_extra
-from lopt.evaluate.report.page import COLORS
+from lopt.evaluate.report.page import COLORS, panels
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability.control import WAYS
-
-
-def _panels(count: int, width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
-    with needs_extra("plot"):
-        from matplotlib.figure import Figure  # not pyplot: the caller's backend stays as it is
-
-    fig = Figure(figsize=(width * count, height), layout="constrained")
-    return fig, fig.subplots(1, count, squeeze=False)[0]
 
 
 def _colors() -> Any:
@@ -27,7 +18,7 @@ def _colors() -> Any:
 
 def box(claim: Claim) -> Any:
     """Draw it."""
-    fig, (left, right) = _panels(2)
+    fig, ((left, right),) = panels(2)
     radius, growth = claim.arrays["radius"], claim.arrays["growth"]
     parts = np.split(np.arange(len(radius)), 3)
     for color, kind, part in zip(_colors(), claim.numbers["by_kind"], parts, strict=False):
@@ -51,7 +42,7 @@ def box(claim: Claim) -> Any:
 
 def noise(claim: Claim) -> Any:
     """Draw it."""
-    fig, (axes,) = _panels(1, width=6.4)
+    fig, ((axes,),) = panels(width=6.4)
     lengths = np.asarray(claim.numbers["lengths"], float)
     for color, found in zip(_colors(), claim.numbers["by_radius"].values(), strict=False):
         deviation = found["deviation"]
@@ -66,7 +57,7 @@ def noise(claim: Claim) -> Any:
 
 def control(claim: Claim) -> Any:
     """Draw it."""
-    fig, (left, right) = _panels(2)
+    fig, ((left, right),) = panels(2)
     errors = 100 * np.asarray(claim.numbers["errors"])
     for color, way in zip(COLORS, WAYS, strict=False):
         left.plot(errors, 100 * np.asarray(claim.numbers["unstable"][way]), "o-", color=color, label=way)
@@ -79,7 +70,7 @@ def control(claim: Claim) -> Any:
 
 def meta_training(claim: Claim) -> Any:
     """Draw it."""
-    fig, (left, right) = _panels(2)
+    fig, ((left, right),) = panels(2)
     numbers = claim.numbers
     for color, (name, curves) in zip(_colors(), numbers["curves"].items(), strict=False):
         at = np.linspace(0, numbers["meta_steps"], curves.shape[1])
@@ -97,7 +88,7 @@ def meta_training(claim: Claim) -> Any:
 
 def longer(claim: Claim) -> Any:
     """Draw it."""
-    fig, (axes,) = _panels(1, width=6.4)
+    fig, ((axes,),) = panels(width=6.4)
     for color, (name, curve) in zip(_colors(), claim.numbers["curves"].items(), strict=False):
         at = (np.arange(len(curve)) + 0.5) * claim.numbers["steps"] / len(curve)
         axes.plot(at, np.minimum(curve, 1e3), color=color, label=name, lw=1)
@@ -108,7 +99,7 @@ def longer(claim: Claim) -> Any:
 
 def zero_shot(claim: Claim) -> Any:
     """Draw it."""
-    fig, (axes,) = _panels(1, width=7.0)
+    fig, ((axes,),) = panels(width=7.0)
     networks, star = claim.numbers["networks"], claim.numbers["star"]
     for color, name in zip(COLORS, (star, "black-box"), strict=False):
         for i, found in enumerate(networks.values()):
@@ -124,14 +115,14 @@ def zero_shot(claim: Claim) -> Any:
 
 def spectra(claim: Claim) -> Any:
     """Draw it."""
-    fig, panels = _panels(3, width=4.0)
+    fig, (row,) = panels(3, width=4.0)
     for color, (name, curves) in zip(_colors(), claim.numbers["curves"].items(), strict=False):
-        for axes, field in zip(panels, ("spectral_radius", "overshoot", "exponent"), strict=True):
+        for axes, field in zip(row, ("spectral_radius", "overshoot", "exponent"), strict=True):
             axes.plot(claim.numbers["steps"], np.median(curves[field], axis=0), "o-", ms=4, color=color, label=name)
             axes.set(xlabel="step", title=field.replace("_", " "))
-    for axes, line in zip(panels, (1.0, 1.0, 0.0), strict=True):
+    for axes, line in zip(row, (1.0, 1.0, 0.0), strict=True):
         axes.axhline(line, color="0.4", lw=0.8, ls=":")
-    panels[0].set_yscale("log")
-    panels[1].set_yscale("symlog", linthresh=1.0)
-    panels[0].legend(frameon=False, fontsize=8)
+    row[0].set_yscale("log")
+    row[1].set_yscale("symlog", linthresh=1.0)
+    row[0].legend(frameon=False, fontsize=8)
     return fig

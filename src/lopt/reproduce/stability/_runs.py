@@ -20,6 +20,7 @@ from lopt.errors import InputError
 from lopt.evaluate.training import train_batch
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
+from lopt.population.evolve import stack
 from lopt.reproduce.stability._arms import (
     ARMS,
     BLACK_BOX,
@@ -29,7 +30,6 @@ from lopt.reproduce.stability._arms import (
     TRUNCATION,
     Trained,
     home_task,
-    stack,
     train_arms,
 )
 from lopt.task import Task

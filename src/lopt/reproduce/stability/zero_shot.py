@@ -12,9 +12,10 @@ from jaxtyping import PRNGKeyArray
 from lopt.evaluate.grid import tune
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.evaluate.training import train_batch
+from lopt.population.evolve import stack
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability._arms import ARMS, BLACK_BOX
-from lopt.reproduce.stability._runs import absent, best_star, diverged, level, stack, trained_arms
+from lopt.reproduce.stability._runs import absent, best_star, diverged, level, trained_arms
 from lopt.tasks import TaskName, create
 
 NETWORKS: dict[str, TaskName] = {
