@@ -804,6 +804,17 @@ REPRODUCED: list[PaperRow] = [
         },
         slow=True,
     ),
+    PaperRow(
+        "mechanisms",
+        {
+            "beats": {"names": ("linear",), "seeds": 3, "trials": 2, "tuning": 2},
+            "converges": {"names": ("linear",), "steps": 20},
+            "rises": {"names": ("linear",)},
+            "adapts": {"names": ("linear",)},
+            "ours": {"optimizers": ("demo-1",), "width": 8},
+        },
+        slow=True,
+    ),
 ]
 
 

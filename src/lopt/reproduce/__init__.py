@@ -13,6 +13,7 @@ PAPERS: dict[str, str] = {
     "pathologies": "lopt.reproduce.pathologies",
     "stability": "lopt.reproduce.stability",
     "self-training": "lopt.reproduce.self_training",
+    "mechanisms": "lopt.reproduce.mechanisms",
 }
 
 
