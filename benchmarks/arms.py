@@ -19,6 +19,7 @@ def main(
     arms: tuple[str, ...] = tuple(ARMS),
     meta_steps: int = 700,
     seeds: int = 3,
+    learning_rate: float = 1e-2,
     out: Path = Path("runs/arms"),
 ) -> None:
     """Meta-train, write, print where each arm ended.
@@ -28,6 +29,7 @@ def main(
         arms: of `lopt.reproduce.stability._arms.ARMS`.
         meta_steps: of every meta-training.
         seeds: of every arm.
+        learning_rate: of the outer optimizer, at the start.
         out: where the weights, their cards and `meta_loss.csv` go.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +40,17 @@ def main(
             print(f"{names}: {step} of {meta_steps}, meta-loss {meta_loss:.3f}, {time.perf_counter() - began:.0f} s")
 
     keys = jax.random.split(jax.random.key(0), seeds)
-    found = train_arms(arms, home_task()[1], keys, meta_steps=meta_steps, folder=folder, on_step=note)
-    command = f"python benchmarks/arms.py --folder runs/arms-state --meta-steps {meta_steps} --seeds {seeds}"
+    found = train_arms(
+        arms,
+        home_task()[1],
+        keys,
+        meta_steps=meta_steps,
+        learning_rate=learning_rate,
+        folder=folder,
+        on_step=note,
+    )
+    given = f"--meta-steps {meta_steps} --seeds {seeds} --learning-rate {learning_rate:g}"
+    command = f"python benchmarks/arms.py --folder runs/arms-state {given}"
     write_arms(found, out, command=command)
     header("arm", "meta-loss of the last tenth, by seed")
     for name, trained in found.items():

@@ -35,10 +35,10 @@ OPTIMIZERS = {
     "adam": lambda: lopt.create("adam", learning_rate=0.03),
     "rmsprop": lambda: lopt.create("rmsprop", learning_rate=0.01),
     "general-1": lambda: lopt.load("general-1"),
+    "star-1": lambda: lopt.load("star-1"),
     "conv-net-1": lambda: lopt.load("conv-net-1"),
     "demo-1": lambda: lopt.load("demo-1"),
 }
-LEARNED = ("general-1", "conv-net-1", "demo-1")
 FACTORS = 2.0 ** np.arange(-3.0, 7.01, 0.25)
 
 
@@ -53,7 +53,7 @@ def main(
     """Predict, observe, print the table.
 
     Args:
-        tasks: of those above; optimizers that are learned leave out the third.
+        tasks: of those above.
         optimizers: of those above.
         warm_up: steps before the point that is looked at.
         steps: of the trainings that go on from there.
@@ -64,8 +64,6 @@ def main(
     header("optimizer", "task", "loss", "overshoot", "exponent", "predicted", "leaves", "loses", "predicted / leaves")
     for task_name in tasks:
         for name in optimizers:
-            if name in LEARNED and task_name == "digits_mlp, batches of 1,024":
-                continue
             began = time.perf_counter()
             row = {"optimizer": name, "task": task_name, **look(name, task_name, warm_up, steps, seed)}
             row["seconds"] = round(time.perf_counter() - began, 1)

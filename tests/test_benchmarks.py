@@ -186,3 +186,29 @@ def test_what_has_diverged(
     diverged = importlib.import_module("long").diverged
     fine = np.array([[2.0, 1.0, 0.5], train_loss]), np.array([[1.0] * len(minibatch_loss), minibatch_loss])
     assert diverged(*fine).tolist() == [False, bad]
+
+
+@pytest.mark.slow
+def test_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two arms that differ in their decay alone, one meta-step; the second call finds them done and writes the same."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    arms = importlib.import_module("arms")
+    weights = [tmp_path / name for name in ("first", "second")]
+    for out in weights:
+        arms.main(tmp_path / "state", ("both", "decay-1.0"), meta_steps=1, seeds=1, learning_rate=0.5, out=out)
+        monkeypatch.setattr("lopt.reproduce.stability._arms._meta_step", None)  # whoever calls it again fails
+    first, second = ({path.name: path.read_bytes() for path in out.iterdir()} for out in weights)
+    assert first == second
+    names = {f"{arm}-0.{ending}" for arm in ("both", "decay-1.0") for ending in ("json", "safetensors")}
+    assert first.keys() == names | {"meta_loss.csv"}
+    assert lopt.zoo.read_card(weights[0] / "both-0.safetensors").command.endswith(
+        "--meta-steps 1 --seeds 1 --learning-rate 0.5"
+    )
+    init_key = jax.random.split(jax.random.split(jax.random.key(0), 1)[0])[0]
+    start = lopt.create("star", key=init_key)
+    plain, decayed = (lopt.load(weights[0] / f"{arm}-0.safetensors") for arm in ("both", "decay-1.0"))
+    for w, x, y in zip(*map(jax.tree.leaves, (start, plain, decayed)), strict=True):
+        np.testing.assert_allclose(x - y, 0.5 * w, atol=1e-6)  # learning rate times decay times the weights
+    table = capsys.readouterr().out
+    assert "| both |" in table
+    assert "| decay-1.0 |" in table
