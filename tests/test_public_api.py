@@ -397,7 +397,7 @@ NEEDS: list[tuple[str, str, Callable[[], object]]] = [
     ("data", "sklearn", lambda: images.digits.__wrapped__()),
     ("data", "sklearn", tables.wine),
     ("data", "sklearn", lambda: points.moons.__wrapped__(0.1)),
-    ("plot", "matplotlib", lambda: report.figure([])),
+    ("plot", "matplotlib", lambda: report.page.panels()),
     ("report", "plotly", lambda: page._plotly()),
     ("convert", "msgpack", lambda: lopt.convert.read_flax("none")),
     ("torch", "torch", lambda: importlib.reload(importlib.import_module("lopt.torch"))),
