@@ -14,6 +14,14 @@ import lopt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STEPS = {"use_in_optax": 20, "use_in_torch": 20, "meta_train": 3, "add_an_optimizer": 3, "add_a_task": 20}
+# What they need beside PyTorch, and warn about among themselves.
+TRAINERS = {
+    "fine_tune_in_torch": "torch",
+    "use_in_accelerate": "accelerate",
+    "use_in_hugging_face": "transformers",
+    "use_in_lightning": "lightning",
+}
+STEPS |= dict.fromkeys(TRAINERS, 20)
 ADDING = ("add_an_optimizer", "add_a_task")
 
 
@@ -23,10 +31,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("xla")
 
 
-def run(name: str, *args: str, cwd: Path, cache: Path) -> str:
-    """The output of an example; its warnings are errors."""
+def run(name: str, *args: str, cwd: Path, cache: Path, warnings: str = "error") -> str:
+    """The output of an example; its warnings are errors if not said otherwise."""
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *args]
+    command = [sys.executable, "-W", warnings, str(EXAMPLES / f"{name}.py"), *args]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -51,6 +59,16 @@ def test_torch_example_runs(tmp_path: Path, cache: Path) -> None:
     output = run("use_in_torch", "--steps", str(STEPS["use_in_torch"]), cwd=tmp_path, cache=cache)
     before, *_, after = (float(loss) for loss in re.findall(r"loss (\d+\.\d+)", output))
     assert after < 0.7 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainer_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip(TRAINERS[name])
+    output = run(name, "--steps", str(STEPS[name]), cwd=tmp_path, cache=cache, warnings="default")
+    before, *_, after = (float(loss) for loss in re.findall(r"loss[a-z ]*\d* ?[a-z]* (\d+\.\d+)", output))
+    assert after < 0.8 * before
 
 
 @pytest.mark.slow

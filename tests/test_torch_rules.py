@@ -72,8 +72,6 @@ def test_updates_are_those_of_jax(
 ) -> None:
     if (name, network) == ("velo", "transformer"):
         request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: the two backends do not agree there"))
-    if name == "controlled_muon":
-        request.applymarker(pytest.mark.xfail(reason="docs/pytorch.md: it is not supported"))
     found = deviations(name, network, "torch", STEPS)
     record_property("worst", max(found))
     assert np.median(found) < TOLERANCE

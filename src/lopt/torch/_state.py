@@ -55,8 +55,8 @@ def adopt(states: States, layout: Layout, params: Sequence[Tensor], leaves: Sequ
     for leaf, value in zip(layout.leaves, leaves, strict=True):
         if leaf.tensor is not None:
             states[params[leaf.tensor]][leaf.name] = value.clone(memory_format=torch.contiguous_format)
-        elif leaf.rows:
-            for p, row in zip(rows, value.clone(), strict=True):
+        elif leaf.axis is not None:
+            for p, row in zip(rows, value.clone().unbind(leaf.axis), strict=True):
                 states[p][leaf.name] = row
         else:
             shared = elder[leaf.name] if elder is not None else value.clone()
@@ -80,9 +80,9 @@ def gather(states: States, layout: Layout, params: Sequence[Tensor]) -> list[Ten
         for leaf in layout.leaves:
             if leaf.tensor is not None:
                 found.append(states[params[leaf.tensor]][leaf.name])
-            elif leaf.rows:
-                pool = torch.stack([states[p][leaf.name] for p in rows]) if rows else torch.zeros(leaf.shape)
-                for p, row in zip(rows, pool, strict=True):
+            elif leaf.axis is not None:
+                pool = torch.stack([states[p][leaf.name] for p in rows], leaf.axis) if rows else torch.zeros(leaf.shape)
+                for p, row in zip(rows, pool.unbind(leaf.axis), strict=True):
                     states[p][leaf.name] = row
                 found.append(pool)
             else:
@@ -114,8 +114,8 @@ def scatter(states: States, layout: Layout, params: Sequence[Tensor], leaves: Se
     for leaf, value in zip(layout.leaves, leaves, strict=True):
         if leaf.tensor is not None:
             states[params[leaf.tensor]][leaf.name] = value
-        elif leaf.rows:
-            for p, row in zip(rows, value, strict=True):
+        elif leaf.axis is not None:
+            for p, row in zip(rows, value.unbind(leaf.axis), strict=True):
                 states[p][leaf.name] = row
         else:
             for state in states.values():

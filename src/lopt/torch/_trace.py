@@ -13,7 +13,7 @@ from jax.tree_util import DictKey, keystr
 
 from lopt.blocks.nets import all_products
 from lopt.blocks.tensors import for_all_platforms
-from lopt.errors import needs_extra
+from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch._program import Program, convert
 
@@ -30,13 +30,13 @@ class Leaf(NamedTuple):
     Attributes:
         name: its path, without the tensor.
         tensor: the number of the tensor it belongs to; `None` for what belongs to all.
-        rows: whether it has a row along its first axis for every tensor that is not empty.
+        axis: along which it has one entry for every tensor that is not empty; `None` for what has no such axis.
         shape: of the leaf.
     """
 
     name: str
     tensor: int | None
-    rows: bool
+    axis: int | None
     shape: Shape
 
 
@@ -84,9 +84,22 @@ def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Lay
     for path, leaf in own:
         tensor = next((numbers[k.key] for k in path if isinstance(k, DictKey) and k.key in numbers), None)
         rest = [k for k in path if not (isinstance(k, DictKey) and k.key in numbers)]
-        rows = tensor is None and more[keystr(path)] != leaf.shape
-        found.append(Leaf(keystr(tuple(rest), simple=True, separator="."), tensor, rows, leaf.shape))
+        name = keystr(tuple(rest), simple=True, separator=".")
+        axis = None if tensor is not None else _axis(name, leaf.shape, more[keystr(path)])
+        found.append(Leaf(name, tensor, axis, leaf.shape))
     return Layout(tuple(found), treedef)
+
+
+def _axis(name: str, shape: Shape, more: Shape) -> int | None:
+    """The axis along which an array has one entry more for one tensor more."""
+    differing = [i for i, (a, b) in enumerate(zip(shape, more, strict=False)) if a != b]
+    if shape == more:
+        return None
+    if len(shape) == len(more) and len(differing) == 1 and more[differing[0]] == shape[differing[0]] + 1:
+        return differing[0]
+    raise InputError(
+        f"The state's {name} has shape {shape}, and {more} for one tensor more; lopt.torch takes one entry more along one axis."
+    )
 
 
 def start(rule: Optimizer, params: Sequence[Tensor], horizon: int | None) -> list[Tensor]:
