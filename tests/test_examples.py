@@ -66,7 +66,14 @@ def test_torch_example_runs(tmp_path: Path, cache: Path) -> None:
 def test_trainer_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip(TRAINERS[name])
-    output = run(name, "--steps", str(STEPS[name]), cwd=tmp_path, cache=cache, warnings="default")
+    output = run(
+        name,
+        "--steps",
+        str(STEPS[name]),
+        cwd=tmp_path,
+        cache=cache,
+        warnings="error" if TRAINERS[name] == "torch" else "default",
+    )
     before, *_, after = (float(loss) for loss in re.findall(r"loss[a-z ]*\d* ?[a-z]* (\d+\.\d+)", output))
     assert after < 0.8 * before
 
