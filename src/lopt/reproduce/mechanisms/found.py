@@ -45,7 +45,7 @@ def converges(
                 "numbers of a state": str(len(space.shares)),
                 "dimensions": str(space.dimensions),
                 "fixed points": str(modes.fixed_points),
-                "steps to its successor": f"{modes.distance:.2g}",
+                "distance to its successor": f"{modes.distance:.2g}",
             }
         )
     return Claim(
