@@ -26,8 +26,8 @@ function drawPicture(canvas, runs) {
   const [pen, size] = prepared(canvas);
   pen.drawImage(background(size), 0, 0, size, size);
   for (const minimum of land().minima) star(pen, ...onto(land(), size)(minimum), 8);
-  for (const run of runs) drawPath(pen, land(), run, state.start, times, state.step, size, run.optimizer);
   drawStarts(pen, land(), state.start, size);
+  for (const run of runs) drawPath(pen, land(), run, state.start, times, state.step, size, run.optimizer);
 }
 
 // A canvas for all paths, or one for each.
@@ -71,9 +71,10 @@ function fill() {
   for (const run of land().runs) {
     const row = byId("rows").children[run.optimizer];
     const height = run.heights[state.start * times + state.step];
-    const texts = [Number.isFinite(height) ? number(Math.max(0, height)) : "–", run.setting, status(run)];
-    texts.forEach((text, i) => (row.children[i + 1].textContent = text));
-    row.children[3].className = texts[2].startsWith("diverged") ? "lost" : "";
+    const remark = status(run);
+    row.children[1].textContent = Number.isFinite(height) ? number(Math.max(0, height)) : "–";
+    row.children[2].textContent = [remark, run.setting].filter(Boolean).join("; ");
+    row.children[2].className = remark.startsWith("diverged") ? "lost" : "";
   }
   byId("now").textContent = `step ${state.step} of ${data.steps}`;
   byId("step").value = state.step;
@@ -127,6 +128,7 @@ function chooseStart(start) {
 function chooseLandscape(index) {
   state.landscape = index;
   state.start = 0;
+  byId("landscape").value = index;
   const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
   byId("start").replaceChildren(...land().starts.map(([x, y], i) => option(`${i + 1}: (${x}, ${y})`, i)));
   byId("about").textContent = land().about;
@@ -138,7 +140,7 @@ function chooseLandscape(index) {
 data.optimizers.forEach((name, o) => {
   const row = byId("rows").insertRow();
   const heading = row.appendChild(document.createElement("th"));
-  for (let i = 0; i < 3; i++) row.insertCell();
+  for (let i = 0; i < 2; i++) row.insertCell();
   const button = heading.appendChild(document.createElement("button"));
   button.className = "key";
   button.setAttribute("aria-pressed", "true");

@@ -159,7 +159,7 @@ BODY = """<div class="controls">
 <figure><canvas id="curves" role="img"></canvas>
 <figcaption>Height above the least value, on a logarithmic scale, against the step. A cross ends a path that diverged.</figcaption></figure>
 </div>
-<div class="scroll" tabindex="0"><table class="plain"><thead><tr><th>optimizer</th><th>height at this step</th><th>setting</th><th></th></tr></thead>
+<div class="scroll" tabindex="0"><table class="plain"><thead><tr><th>optimizer</th><th>height at this step</th><th>remarks</th></tr></thead>
 <tbody id="rows"></tbody></table></div>
 <p class="small-print">A name hides and shows its path. A ring in the picture is a start; click it to choose it.
 Keys: space plays and pauses, the arrows left and right step.

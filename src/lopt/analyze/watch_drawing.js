@@ -126,14 +126,14 @@ function drawStarts(pen, land, chosen, size) {
   land.starts.forEach((start, i) => {
     const [x, y] = onto(land, size)(start).map((v) => Math.max(10, Math.min(size - 10, v)));
     pen.beginPath();
-    pen.arc(x, y, i === chosen ? 9 : 8, 0, 2 * Math.PI);
+    pen.arc(x, y, size < 260 ? 5 : i === chosen ? 9 : 8, 0, 2 * Math.PI);
     pen.fillStyle = css("page");
     pen.fill();
     pen.strokeStyle = css(i === chosen ? "text" : "muted");
     pen.lineWidth = i === chosen ? 2.2 : 1;
     pen.stroke();
     pen.fillStyle = css(i === chosen ? "text" : "muted");
-    pen.fillText(String(i + 1), x, y + 0.5);
+    if (size >= 260) pen.fillText(String(i + 1), x, y + 0.5);
   });
 }
 
