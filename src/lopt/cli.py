@@ -501,11 +501,12 @@ class Watch:
         from lopt.evaluate.contenders import contender, is_random
         from lopt.version import __version__
 
-        prepare(self.out)  # what cannot be written should not be computed first
+        at_least(1, steps=self.steps)
         scenes = scenes_of(self.landscapes or tuple(LANDSCAPES), _parse(self.starts))
         for text in self.optimizers:
             if is_random(name := contender(text).name):
                 print(RANDOM.format(name), file=sys.stderr)
+        prepare(self.out)  # what cannot be written should not be computed first
         found = descend(
             self.optimizers, scenes, steps=self.steps, key=default_key(self.seed), on_progress=lambda n: _say(f"{n} ...")
         )

@@ -134,7 +134,7 @@ def descend(
     optimizers: Sequence[str] | Mapping[str, Optimizer | optax.GradientTransformation],
     landscapes: Sequence[str] | Mapping[str, Scene] = tuple(LANDSCAPES),
     *,
-    starts: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    starts: Mapping[str, Any] | None = None,
     steps: int = 200,
     key: PRNGKeyArray,
     on_progress: Callable[[str], None] | None = None,
@@ -197,7 +197,7 @@ def descend(
 
 
 def scenes_of(
-    landscapes: Sequence[str] | Mapping[str, Scene], starts: Mapping[str, Sequence[Sequence[float]]] | None = None
+    landscapes: Sequence[str] | Mapping[str, Scene], starts: Mapping[str, Any] | None = None
 ) -> dict[str, Scene]:
     """The scenes of some names, with starts of one's own. Arguments and errors as for `descend`."""
     for name in () if isinstance(landscapes, Mapping) else landscapes:
