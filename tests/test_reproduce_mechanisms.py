@@ -30,6 +30,15 @@ def test_what_ships_is_what_the_settings_say(name: str) -> None:
     assert lopt.tasks.create(task["name"], **task["fields"]) is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_ships_descends_on_its_task(name: str) -> None:
+    rule, task = trained(name), SETTINGS[name].create()
+    inner = lopt.start(rule, task, KEY, horizon=STEPS)
+    losses = np.asarray(lopt.unroll(rule, task, inner, jax.random.key(1), 100)[1])
+    assert losses[-10:].mean() < 0.5 * losses[0]
+
+
 def test_the_curvatures_are_those_of_the_task() -> None:
     fields = SETTINGS["linear"].fields
     assert (10.0 ** fields["low"], 10.0 ** fields["high"]) == CURVATURES
