@@ -159,7 +159,9 @@ def written(folder: Path) -> Path:
     scenes = scenes_of(["booth", "branin"], {"booth": [[-8, 2], [6, -8]]})
     rules = {"plain <b>descent</b>": SGD(learning_rate=0.05), "wild": SGD(learning_rate=2.0)}
     found = descend(rules, scenes, steps=12, key=KEY)
-    return write_watch(folder / "below" / "watch.html", "Two <i>rules</i>", found, scenes, {"command": "none & nothing"})
+    return write_watch(
+        folder / "below" / "watch.html", "Two <i>rules</i>", found, scenes, {"command": "none & nothing"}
+    )
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:

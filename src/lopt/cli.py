@@ -508,7 +508,11 @@ class Watch:
                 print(RANDOM.format(name), file=sys.stderr)
         prepare(self.out)  # what cannot be written should not be computed first
         found = descend(
-            self.optimizers, scenes, steps=self.steps, key=default_key(self.seed), on_progress=lambda n: _say(f"{n} ...")
+            self.optimizers,
+            scenes,
+            steps=self.steps,
+            key=default_key(self.seed),
+            on_progress=lambda n: _say(f"{n} ..."),
         )
         command = shlex.join(("lopt", *sys.argv[1:]))
         facts = {"command": command, "steps": self.steps, "seed": self.seed, "lopt": __version__}
