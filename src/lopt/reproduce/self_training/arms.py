@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,7 +211,7 @@ def self_train(
     found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle, must_last=True)
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
-    line = ancestry(found.copies, int(member), int(cycle) + 1)
+    line = ancestry(found, int(member), int(cycle) + 1)
     card = zoo.Card(
         description=f"The best of {members} SmallFCs that trained each other, from random weights, on small tasks. Its line, last first: {line}.",
         tasks=(tasks.TaskName("quadratic", {"dim": 10}).to_json(), tasks.TaskName("clusters_mlp").to_json()),
@@ -226,27 +226,36 @@ def self_train(
     return zoo.save(run_dir / "optimizer.safetensors", found.best, card)
 
 
-def ancestry(copies: Sequence[tuple[int, int, int]], member: int, cycles: int) -> str:
-    """Whom a member descends from, as text.
+def ancestry(found: Curves, member: int, cycle: int) -> str:
+    """Whom a member descends from and who trained each, back to a random one, as text.
 
     Args:
-        copies: cycle, copy and parent of each copy.
-        member: at its best evaluation.
-        cycles: the cycle of that evaluation; copies in it are later.
+        found: what the run found.
+        member: whose line it is.
+        cycle: of the evaluation at which it is looked at, from 1; copies of that cycle are later.
 
     Examples:
-        >>> ancestry([(1, 2, 0), (3, 1, 2), (4, 0, 1)], member=1, cycles=4)
-        'member 1, a copy of 2 in cycle 3, a copy of 0 in cycle 1'
+        >>> import numpy as np
+        >>> from lopt.reproduce.self_training.arms import Curves
+        >>> trainers = np.asarray([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 0]])
+        >>> found = Curves(np.zeros((4, 3)), trainers, [(1, 1, 0), (3, 2, 1)], None)
+        >>> ancestry(found, member=2, cycle=4)
+        'member 2 from cycle 4, trained by 0; member 1 from cycle 2, trained by 1; member 0 from cycle 1, trained by 0'
     """
-    text = f"member {member}"
-    for cycle, copy, parent in sorted(copies, reverse=True):
-        if cycle < cycles and copy == member:
-            text, member, cycles = (
-                f"{text}, a copy of {parent if parent >= 0 else 'the best so far'} in cycle {cycle}",
-                parent,
-                cycle,
-            )
-    return text
+    parents = {(when, copy): parent for when, copy, parent in found.copies}
+    line = []
+    while cycle:
+        trainer = found.trainers[cycle - 1, member]
+        while cycle > 1 and (cycle - 1, member) not in parents:
+            cycle -= 1
+        line.append(f"member {member} from cycle {cycle}, trained by {trainer}")
+        cycle -= 1
+        if cycle and parents[cycle, member] >= 0:
+            member = parents[cycle, member]
+        elif cycle:  # a copy of the best so far
+            before, champion = np.unravel_index(found.losses[:cycle].argmin(), found.losses[:cycle].shape)
+            cycle, member = int(before) + 1, int(champion)
+    return "; ".join(line)
 
 
 def smooth(curve: Float[np.ndarray, " cycles"], width: int) -> Float[np.ndarray, " cycles"]:
