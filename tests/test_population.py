@@ -27,7 +27,7 @@ from lopt.estimators import PES
 from lopt.evaluate.report.page import png_of
 from lopt.optimizers import SGD, Adam
 from lopt.population import Diverged, Population, Report, Rules, begin, best, cycle, evolve
-from lopt.population.cycle import _evaluate, _meta_steps, _select
+from lopt.population.cycle import _apply, _evaluate, _gradients, _select
 from lopt.population.evolve import stack
 from lopt.population.lineage import LINEAGE
 from lopt.reproduce.self_training import PAPER, arms
@@ -92,10 +92,13 @@ def test_copies_take_over_weights_and_trainer(whole: tuple[Path, Population]) ->
 def test_new_weights_never_recompile() -> None:
     jax.clear_caches()
     run(cycles=3)
-    programs: tuple[Any, ...] = (_meta_steps, _evaluate, _select)
+    programs: tuple[Any, ...] = (_gradients, _evaluate, _apply, _select)
     run(cycles=3, members=members(0.3, 0.2, 0.1))
     run(dataclasses.replace(RULES, perturb=0.2, fall=2.0), cycles=3, members=members(0.3, 0.2, 0.1))
-    assert [program._cache_size() for program in programs] == [1, 1, 2], "only selection depends on its rules"
+    run(cycles=2, outside=[Adam()])
+    assert [program._cache_size() for program in programs] == [1, 1, 2, 3], (
+        "trainers matter to their step, rules to selection"
+    )
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from lopt.checks import at_least, one_of, positive
-from lopt.engine import gradients
+from lopt.engine import Gradients, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator
 from lopt.estimators.objectives import Objective, score
@@ -160,8 +160,8 @@ def cycle(
     with $\phi_{o(i)}$ the snapshot of a member that trains member $i$. Then the worst members copy weights, outer state, inner problems and trainer of one
     of the best. A copy may take a fresh snapshot of another member as its trainer, and its weights are perturbed.
 
-    All members run as one vmapped program. The weights of the trainers are its arguments, so it is compiled once. Populations that differ in their rules of
-    selection share it.
+    All members run in vmapped programs, one each for meta-gradients, for the step of the trainers, for evaluation and for selection. Weights are
+    arguments, so each is compiled once. Populations that differ in their trainers share that of the meta-gradients, by far the largest.
 
     Args:
         rules: how the population is trained and selected.
@@ -182,8 +182,12 @@ def cycle(
         if rules.restart:
             anew = state.step % rules.restart == 0
             states = _anew(states, hired, anew, horizon=_told(rules, None))
-        given = estimators, hired, states, state.members.factor, rules.clip
-        states, metrics = _meta_steps(*given, steps=rules.steps)
+        found: list[dict[str, Array]] = []
+        for _ in range(rules.steps):
+            ascent = _gradients(estimators, states._replace(outer=None))  # the program is the same whoever trains
+            states, seen = _apply(hired, states, ascent, state.members.factor, rules.clip)
+            found.append(seen)
+        metrics = jax.tree.map(lambda *each: jnp.stack(each), *found)
     losses = evaluate(rules, tasks, states.optimizer, test_key)
     members = state.members._replace(state=states, trainer=trainers)
     first = jnp.argmin(losses)
@@ -236,7 +240,12 @@ def _evaluate(
 
 @partial(jax.jit, static_argnames="horizon")
 def _first_states(
-    members: Optimizer, trainers: Optimizer, estimators: Sequence[Estimator], keys: PRNGKeyArray, *, horizon: int | None
+    members: Optimizer,
+    trainers: Optimizer,
+    estimators: Sequence[Estimator],
+    keys: Key[Array, " members"],
+    *,
+    horizon: int | None,
 ) -> MetaState:
     def one(optimizer: Optimizer, outer: Optimizer, key: PRNGKeyArray) -> MetaState:
         return meta_init(optimizer, estimators, outer, key, steps=horizon)
@@ -255,30 +264,25 @@ def _anew(states: MetaState, trainers: Optimizer, anew: Bool[Array, ""], *, hori
     return states._replace(outer=jax.tree.map(lambda new, old: jnp.where(anew, new, old), first, states.outer))
 
 
-@partial(jax.jit, static_argnames="steps")
-def _meta_steps(
-    estimators: Sequence[Estimator],
-    trainers: Optimizer,
-    states: MetaState,
-    factors: Float[Array, " members"],
-    clip: float,
-    *,
-    steps: int,
+@jax.jit
+def _gradients(estimators: Sequence[Estimator], states: MetaState) -> Gradients:
+    """The meta-gradient of every member."""
+    return jax.vmap(lambda s: gradients(s.optimizer, estimators, s.estimators, step_key(s)))(states)
+
+
+@jax.jit
+def _apply(
+    trainers: Optimizer, states: MetaState, found: Gradients, factors: Float[Array, " members"], clip: float | Array
 ) -> tuple[MetaState, dict[str, Array]]:
-    """So many meta-steps of every member, each with its trainer."""
+    """One meta-step of every member, each with its trainer."""
 
-    def of_one(trainer: Optimizer, member: MetaState, factor: Array) -> tuple[MetaState, dict[str, Array]]:
-        def one(member: MetaState, nothing: None) -> tuple[MetaState, dict[str, Array]]:
-            del nothing
-            found = gradients(member.optimizer, estimators, member.estimators, step_key(member))
-            clipped = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), found.gradient)
-            after, metrics = apply(trainer, member, found._replace(gradient=clipped))
-            shortened = jax.tree.map(lambda old, new: old + factor * (new - old), member.optimizer, after.optimizer)
-            return after._replace(optimizer=shortened), metrics
+    def one(trainer: Optimizer, member: MetaState, found: Gradients, factor: Array) -> tuple[MetaState, Any]:
+        clipped = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), found.gradient)
+        after, metrics = apply(trainer, member, found._replace(gradient=clipped))
+        shortened = jax.tree.map(lambda old, new: old + factor * (new - old), member.optimizer, after.optimizer)
+        return after._replace(optimizer=shortened), metrics
 
-        return jax.lax.scan(one, member, None, steps)
-
-    return jax.vmap(of_one)(trainers, states, factors)
+    return jax.vmap(one)(trainers, states, found, factors)
 
 
 def _told(rules: Rules, horizon: int | None) -> int | None:

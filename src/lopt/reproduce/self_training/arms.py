@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -33,15 +34,16 @@ STEPS = 10  # meta-steps a cycle
 MEMBERS = 10
 ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SGD_RATES = (1e-2, 1e-1, 1.0, 10.0, 100.0)
-RULES = Rules(steps=STEPS, horizon=HORIZON)
+RULES = Rules(steps=STEPS, horizon=HORIZON, change_factor=0.5)
+LEARNED = dataclasses.replace(RULES, restart=HORIZON // STEPS)  # a learned trainer acts within its own horizon
 
 
 class Arm(NamedTuple):
     """How a population is trained."""
 
     label: str
-    rules: Rules = RULES
-    members: int = MEMBERS
+    rules: Rules = LEARNED
+    alone: bool = False  # whether each member is a population of its own
     outside: Callable[[PRNGKeyArray], list[Optimizer]] | None = None  # trainers that are no members
 
 
@@ -52,11 +54,12 @@ class Curves(NamedTuple):
     trainers: Int[np.ndarray, "cycles members"]
     copies: list[tuple[int, int, int]]  # cycle, copy, parent
     best: Optimizer
+    alone: bool = False
 
     @property
     def lowest(self) -> Float[np.ndarray, " cycles"]:
-        """The log meta-loss of the best member at every evaluation."""
-        return self.losses.min(axis=1)
+        """The log meta-loss of the best member at every evaluation; where each member is a population of its own, the mean over them."""
+        return self.losses.mean(axis=1) if self.alone else self.losses.min(axis=1)
 
 
 def fresh(key: PRNGKeyArray, number: int) -> list[Optimizer]:
@@ -80,11 +83,11 @@ def _strangers(key: PRNGKeyArray) -> list[Optimizer]:
 
 ARMS: dict[str, Arm] = {
     "self": Arm("self-trained"),
-    "adam": Arm("Adam, five rates", outside=_adams),
+    "adam": Arm("Adam, five rates", rules=RULES, outside=_adams),
     "frozen": Arm("frozen random trainers", outside=_strangers),
-    "selection": Arm("selection and mutation alone", Rules(steps=STEPS, horizon=HORIZON, trained_by="nobody")),
-    "alone": Arm("a population of one", Rules(steps=STEPS, horizon=HORIZON, trained_by="itself", replaced=0.0), 1),
-    "sgd": Arm("SGD, five rates", outside=_sgds),
+    "selection": Arm("selection and mutation alone", dataclasses.replace(LEARNED, trained_by="nobody")),
+    "alone": Arm("populations of one", dataclasses.replace(LEARNED, trained_by="itself", replaced=0.0), alone=True),
+    "sgd": Arm("SGD, five rates", rules=RULES, outside=_sgds),
 }
 
 
@@ -125,7 +128,7 @@ def run_arm(
         cycles: in all.
         folder: in which the run has a directory of its own; a temporary one if `None`.
         where: the run directory itself, instead of one in `folder`.
-        members: instead of the arm's own number.
+        members: instead of ten.
         on_cycle: called after each cycle.
         must_last: whether a population that diverges is an error.
 
@@ -138,11 +141,11 @@ def run_arm(
     arm = ARMS[name]
     begin_key, outside_key, key = jax.random.split(jax.random.key(seed), 3)
     outside = None if arm.outside is None else arm.outside(outside_key)
-    size = arm.members if members is None else members
+    size = MEMBERS if members is None else members
     at_least(1, members=size)
     where = where or Path(folder or scratch().name) / f"{name}-{cycles}-{seed}"
     given: dict[str, Any] = {"cycles": cycles, "key": key, "where": where, "on_cycle": on_cycle, "must_last": must_last}
-    return train(fresh(begin_key, size), arm.rules, outside, **given)
+    return train(fresh(begin_key, size), arm.rules, outside, **given)._replace(alone=arm.alone)
 
 
 def train(
@@ -190,7 +193,7 @@ def self_train(
     run_dir: Path,
     *,
     members: int = MEMBERS,
-    cycles: int = 300,
+    cycles: int = 150,
     seed: int = 0,
     command: str = "",
     on_cycle: Callable[[Report], None] | None = None,
