@@ -150,7 +150,7 @@ class SelfTrain:
     """Optimizers of the population."""
     run_dir: Path = Path("runs/self-train")
     """Where the run and its lineage live; the best member goes to DIR/optimizer.safetensors."""
-    cycles: int = 300
+    cycles: int = 150
     """Of ten meta-steps of each member, an evaluation and copies."""
     seed: int = 0
     """Draws everything."""
