@@ -512,6 +512,7 @@ TASKS = [
         norm="layer",
         activation="gelu",
     ),
+    _learning("inception_net", "inception_net", "networks/inception", slow=True, channels=2, blocks=1),
     _learning("plain_autoencoder", "plain_autoencoder", "networks/autoencoder", widths=(), code=4, classifies=False),
     _learning(
         "variational_autoencoder",

@@ -60,7 +60,10 @@ def without_scaling(rule: HierarchicalRNN, value: float | None = None) -> Hierar
     return eqx.tree_at(
         lambda r: (r.scale_decay.weight, r.scale_decay.bias),
         rule,
-        (jnp.full_like(weight, 0.0 if value is None else value), jnp.full_like(bias, NEVER if value is None else value)),
+        (
+            jnp.full_like(weight, 0.0 if value is None else value),
+            jnp.full_like(bias, NEVER if value is None else value),
+        ),
     )
 
 

@@ -20,7 +20,13 @@ PROBLEMS = (
     *("quadratic_100_noisy", "logistic_10", "rosenbrock", "branin", "styblinski_tang_noisy", "matmul_2_6"),
     *("log_quadratic_50", "rescaled_norm_18_p_2.5", "norm_22_p_3"),
     *("quadratic_50_noisy", "bowl_5_rotated", "logistic_200", "beale", "booth_noisy", "log_bowl_5"),
-    *("rescaled_quadratic_25", "sparse_quadratic_20", "test_rosenbrock_noisy", "test_softmax_10_2", "test_mlp_10_32_64_2"),
+    *(
+        "rescaled_quadratic_25",
+        "sparse_quadratic_20",
+        "test_rosenbrock_noisy",
+        "test_softmax_10_2",
+        "test_mlp_10_32_64_2",
+    ),
 )
 RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -92,7 +98,11 @@ def corpus(
         "the lower ends of both 95 % intervals of the share are above 0.5.",
         sentence,
         bool(all(share.low > 0.5 for share in counts["all"].values())),
-        {"steps": steps, "problems": found, "shares": {g: {n: list(e) for n, e in of.items()} for g, of in counts.items()}},
+        {
+            "steps": steps,
+            "problems": found,
+            "shares": {g: {n: list(e) for n, e in of.items()} for g, of in counts.items()},
+        },
         rows,
     )
 

@@ -142,7 +142,9 @@ def courses(optimizer: Optimizer, names: Sequence[str], *, steps: int, key: PRNG
         if name not in NETWORKS:
             raise InputError(unknown("network", name, NETWORKS))
     if steps < 2 * WINDOW or not names:
-        return f"Not run: {steps} steps of {len(names)} networks are too few; it takes {2 * WINDOW} steps and one network."
+        return (
+            f"Not run: {steps} steps of {len(names)} networks are too few; it takes {2 * WINDOW} steps and one network."
+        )
     try:
         tasks = {name: create(NETWORKS[name]) for name in names}
     except MissingDataError as error:
@@ -172,7 +174,9 @@ def _judged(words: tuple[str, str, str, str], found: dict[str, Course], steps: i
     short = "" if steps >= LEAST else f" These are {steps:,} steps, fewer than the {LEAST:,} of the claim."
     return Claim(
         *words,
-        "; ".join(f"{r['network']}: from {r[f'first {WINDOW} steps']} to {r['last tenth']}" for r in rows) + "." + short,
+        "; ".join(f"{r['network']}: from {r[f'first {WINDOW} steps']} to {r['last tenth']}" for r in rows)
+        + "."
+        + short,
         held,
         numbers,
         rows,

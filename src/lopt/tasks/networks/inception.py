@@ -39,7 +39,9 @@ class InceptionNet(eqx.Module):
         for block in self.blocks:
             pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
             branches = [convolve(block.one, x)]
-            branches += [convolve(last, self.activation(convolve(first, x))) for first, last in (block.three, block.five)]
+            branches += [
+                convolve(last, self.activation(convolve(first, x))) for first, last in (block.three, block.five)
+            ]
             branches.append(convolve(block.pooled, pooled))
             x = self.activation(jnp.concatenate(branches))
         return jax.vmap(self.head, in_axes=-1)(jnp.mean(x, axis=(1, 2)))
