@@ -141,7 +141,6 @@ def test_what_an_arm_holds_changes_its_updates(hold: _arms.Hold) -> None:
     assert isinstance(rule, HierarchicalRNN)
     gradients = [1.0, 3.0, -1.0]
     (whole, _), (without, state) = _updates(rule, gradients), _updates(hold(rule, None), gradients)
-    np.testing.assert_allclose(whole[0], without[0], rtol=0.9)  # of the same order
     assert not np.allclose(whole[2], without[2], rtol=1e-3)
     if hold is _arms.without_scaling:  # the scale is that of the first gradient
         squares = np.asarray(state.tensors.mean_square["a"])

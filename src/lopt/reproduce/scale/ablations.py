@@ -58,8 +58,8 @@ def ablations(
     words = (
         "ablations",
         "(e) Each part is worth something",
-        "Without attention, momentum at several time scales, dynamic input scaling, products of momenta, the logarithmic objective, heavy-tailed lengths or the "
-        "hierarchy, the meta-trained optimizer is worse.",
+        "Without attention, momentum at several time scales, dynamic input scaling, products of momenta, the logarithmic objective, heavy-tailed lengths or "
+        "the hierarchy, the meta-trained optimizer is worse.",
         "For every part, the mean score without it is above that of the whole rule by more than the 95 % interval over seeds of the paired difference.",
     )
     for arm in arms:

@@ -94,8 +94,8 @@ def corpus(
         "corpus",
         "(a) Ahead of tuned RMSProp and Adam on most problems of the corpus",
         "On the corpus of its meta-training and on held-out problems, the hierarchical RNN beats RMSProp and Adam with tuned learning rates.",
-        "Its mean final training loss is below that of RMSProp, and below that of Adam, each at its best rate for the problem, on more than half of all problems: "
-        "the lower ends of both 95 % intervals of the share are above 0.5.",
+        "Its mean final training loss is below that of RMSProp, and below that of Adam, each at its best rate for the problem, on more than half of all "
+        "problems: the lower ends of both 95 % intervals of the share are above 0.5.",
         sentence,
         bool(all(share.low > 0.5 for share in counts["all"].values())),
         {

@@ -110,7 +110,8 @@ def large_lstm(
         "large_lstm",
         f"(c) An LSTM for every parameter stalls or diverges within {steps:,} steps",
         "Earlier learned optimizers diverge or stall when they train far longer and larger than in their meta-training.",
-        f"On every network a window of {WINDOW} steps is above {DIVERGED:g} times the first one or not finite, or the last tenth stays above {TRAINED:g} of it.",
+        f"On every network a window of {WINDOW} steps is above {DIVERGED:g} times the first one or not finite, or the last tenth stays above "
+        f"{TRAINED:g} of it.",
     )
     if lstm is None:
         return Claim(

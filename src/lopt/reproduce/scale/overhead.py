@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def overhead(
     return Claim(
         *words,
         f"The ratio is {ratios[batches[0]]} at a batch of {batches[0]} and {last} at {batches[-1]}.",
-        bool(all(a > b for a, b in zip(means, means[1:], strict=False)) and last.high <= CLOSE),
+        bool(all(a > b for a, b in itertools.pairwise(means)) and last.high <= CLOSE),
         {"milliseconds": milliseconds, "ratios": {batch: list(ratio) for batch, ratio in ratios.items()}},
         rows,
     )
