@@ -14,7 +14,8 @@ PAPER = Paper(
     title="Learned optimizers that scale and generalize",
     source=(
         "Wichrowska et al. 2017, Learned Optimizers that Scale and Generalize, at the scale of one small machine. Criteria are ours. "
-        "They were settled before any run of this command, that of (a) after four problems had been looked at, that of (d) after the benchmark of overheads. The text of the paper was not at hand: its claims are recalled."
+        "They were settled before any run of this command, that of (a) after four problems had been looked at, that of (d) after the benchmark of overheads. "
+        "The text of the paper was not at hand: its claims are recalled."
     ),
     claims={
         "corpus": ClaimSpec(
