@@ -766,6 +766,18 @@ class PaperRow(NamedTuple):
 
 REPRODUCED: list[PaperRow] = [
     PaperRow(
+        "scale",
+        {
+            "corpus": {"problems": ("bowl_1",), "steps": 20, "seeds": 2, "learning_rates": (1e-2,)},
+            "networks": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
+            "large": {"steps": 10},
+            "overhead": {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2},
+            "ablations": {"meta_steps": 1},
+        },
+        not_run=("large", "large_lstm", "ablations"),
+        slow=True,
+    ),
+    PaperRow(
         "pathologies",
         {
             "landscape": {"unrolls": (2, 6), "std": 0.3, "spacing": 0.05, "pixel": 0.15},

@@ -12,9 +12,7 @@ import pytest
 
 import lopt
 from lopt.errors import InputError
-from lopt.evaluate.report.page import png_of
 from lopt.optimizers import HierarchicalRNN
-from lopt.reproduce import find_paper
 from lopt.reproduce.scale import _arms, ablations, corpus, large, large_lstm, networks, overhead
 from lopt.reproduce.scale._arms import ARMS, WHOLE, train_arm
 from lopt.reproduce.scale._versus import Versus, learned_optimizer
@@ -159,20 +157,3 @@ def test_what_an_arm_holds_is_never_trained(monkeypatch: pytest.MonkeyPatch, tmp
     assert not np.array_equal(found.direction, start.direction)
     with pytest.raises(InputError, match="belongs to another configuration"):
         train_arm("tiny", KEY, meta_steps=3, particles=1, folder=tmp_path / "run")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("corpus", {"problems": ("bowl_1",), "steps": 20, "seeds": 2, "learning_rates": (1e-2,)}),
-        ("overhead", {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2}),
-    ],
-)
-def test_claims_run_and_are_drawn(name: str, sizes: dict[str, Any]) -> None:
-    spec = find_paper("scale").claims[name]
-    claim = spec.measure(KEY, **sizes)
-    assert claim.name == name
-    assert claim.held in (True, False)
-    assert claim.rows
-    assert png_of(spec.draw(claim)).startswith(b"\x89PNG")

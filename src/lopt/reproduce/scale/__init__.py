@@ -22,7 +22,7 @@ PAPER = Paper(
             corpus,
             _figures.corpus,
             {
-                "problems": ("quadratic_50_noisy", "bowl_1", "rosenbrock"),
+                "problems": ("quadratic_50_noisy", "rosenbrock"),
                 "steps": 300,
                 "seeds": 2,
                 "learning_rates": (1e-3, 1e-2, 1e-1),
