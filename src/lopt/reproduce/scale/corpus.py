@@ -68,7 +68,7 @@ def corpus(
     groups = {"all": list(found.values()), "not met": [f for f in found.values() if not f["met"]]}
     counts = {
         group: {
-            rival: wilson(sum(float(f["learned"].mean()) < float(f["tuned"][rival].mean()) for f in of), len(of))
+            rival: wilson(float(sum(float(f["learned"].mean()) < float(f["tuned"][rival].mean()) for f in of)), len(of))
             for rival in BASELINES
         }
         for group, of in groups.items()
