@@ -512,6 +512,7 @@ TASKS = [
         norm="layer",
         activation="gelu",
     ),
+    _learning("inception_net", "inception_net", "networks/inception", slow=True, channels=2, blocks=1),
     _learning("plain_autoencoder", "plain_autoencoder", "networks/autoencoder", widths=(), code=4, classifies=False),
     _learning(
         "variational_autoencoder",
@@ -764,6 +765,18 @@ class PaperRow(NamedTuple):
 
 
 REPRODUCED: list[PaperRow] = [
+    PaperRow(
+        "scale",
+        {
+            "corpus": {"problems": ("bowl_1",), "steps": 20, "seeds": 2, "learning_rates": (1e-2,)},
+            "networks": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
+            "large": {"steps": 10},
+            "overhead": {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2},
+            "ablations": {"meta_steps": 1},
+        },
+        not_run=("large", "large_lstm", "ablations"),
+        slow=True,
+    ),
     PaperRow(
         "pathologies",
         {
