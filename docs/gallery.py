@@ -9,22 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-import optax
 import tyro
-from jaxtyping import Array
 from matplotlib.figure import Figure
 
-import lopt
+from lopt.analyze import Scene, descend
 from lopt.convert import from_learned_optimization, read_flax
-from lopt.evaluate import LEARNING_RATES
-from lopt.optimizer import Optimizer, update_if_finite
-from lopt.tasks import SURFACES, Landscape, landscape
+from lopt.tasks import SURFACES, landscape
 
 ROOT = Path(__file__).parents[1]
 CELO = ROOT / "tests" / "golden" / "celo" / "theta.state"
@@ -45,49 +39,32 @@ STARTS = {
 }
 
 
-def path(optimizer: Optimizer, task: Landscape, start: Array, steps: int) -> tuple[Array, Array]:
-    """The points that an optimizer visits, `[steps + 1, 2]`, and the mean logarithm of the height on the way."""
-
-    def step(carry: Any, _: None) -> tuple[Any, tuple[Any, Array]]:
-        params, state = carry
-        loss, grads = jax.value_and_grad(lambda p: task.loss((), p, jax.random.key(0)))(params)
-        updates, state = update_if_finite(optimizer, grads, state, params, value=loss)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, jnp.log(loss - SURFACES[task.function].least + 1e-6))
-
-    state = optimizer.init(start, key=jax.random.key(0), horizon=steps)
-    _, (points, heights) = jax.lax.scan(step, (start, state), length=steps)
-    return jnp.concatenate([start[None], points]), heights.mean()
+def paths(names: Sequence[str], steps: int) -> dict[str, dict[str, np.ndarray]]:
+    """The path of every optimizer on every landscape, `[steps + 1, 2]`, by landscape and label."""
+    scenes = {name: _scene(name) for name in names}
+    celo = {"Celo": from_learned_optimization("celo", read_flax(CELO))}
+    key = jax.random.key(0)
+    found = descend([label.lower() for label in STYLES if label != "Celo"], scenes, steps=steps, key=key)
+    found += descend(celo, scenes, steps=steps, key=key)
+    labels = {label.lower(): label for label in STYLES}
+    return {n: {labels[d.optimizer.lower()]: d.points[0] for d in found if d.landscape == n} for n in names}
 
 
-def tuned(kind: str, task: Landscape, start: Array, steps: int) -> np.ndarray:
-    """The path at the best learning rate."""
-
-    def at(rate: Array) -> tuple[Array, Array]:
-        return path(lopt.create(kind, learning_rate=rate), task, start, steps)
-
-    paths, heights = jax.jit(jax.vmap(at))(jnp.asarray(LEARNING_RATES, jnp.float32))
-    return np.asarray(paths[jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))])
-
-
-def paths(name: str, steps: int) -> dict[str, np.ndarray]:
-    """The path of every optimizer on a landscape."""
-    task, start = Landscape(name), jnp.asarray(STARTS[name], jnp.float32)
-    found = {k: tuned(k.lower(), task, start, steps) for k in STYLES if k != "Celo"}
-    celo = from_learned_optimization("celo", read_flax(CELO))
-    return found | {"Celo": np.asarray(jax.jit(lambda: path(celo, task, start, steps)[0])())}
+def _scene(name: str) -> Scene:
+    surface = SURFACES[name]
+    return Scene(f'landscape{{"function":"{name}"}}', "", surface.frame, (STARTS[name],), surface.minima, surface.least)
 
 
 def draw(names: Sequence[str], cells: int, steps: int) -> Figure:
     """Contours on logarithmic levels of the height above the minimum, with the paths."""
-    rows = -(-len(names) // 3)
+    rows, found = -(-len(names) // 3), paths(names, steps)
     figure = Figure(figsize=(10, 3.4 * rows), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(rows, 3, i + 1)
         x, y, values = landscape(name, cells)
         height = np.log10(np.maximum(values - SURFACES[name].least, 1e-3))
         axes.contourf(x, y, height, levels=24, cmap="Greys_r", alpha=0.75)
-        for label, points in paths(name, steps).items():
+        for label, points in found[name].items():
             color, marker = STYLES[label]
             style = {"color": color, "marker": marker, "markevery": max(1, steps // 10), "label": label}
             axes.plot(*points.T, lw=1.3, ms=3.5, markeredgecolor="white", markeredgewidth=0.4, **style)

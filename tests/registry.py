@@ -811,7 +811,7 @@ REPRODUCED: list[PaperRow] = [
             "parity": {"seeds": 2, "cycles": 5},
             "acceleration": {"seeds": 2, "cycles": 5},
             "controls": {"names": ("selection",), "seeds": 2, "cycles": 5},
-            "horizon": {"pupils": 2, "cycles": 5, "times": 2},
+            "horizon": {"cycles": 5, "times": 2},
             "held_out": {"seeds": 2, "cycles": 5, "problems": 2},
             "released": {"weights": ("demo-1",), "pupils": 2, "cycles": 2},
         },

@@ -435,6 +435,11 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
         (("probe", "lion"), ["lion{", '"learning_rate":0.01}']),
         (("certify", "sgd", "--task", "quadratc"), ["did you mean quadratic"]),
         (("certify", "sgd", "--task", "quadratic", "--checkpoints", "1"), ["checkpoints is 1", "at least 2"]),
+        (("watch", "adm"), ["'adm'", "did you mean adam"]),
+        (("watch", "--landscapes", "both"), ["landscape named 'both'", "did you mean booth"]),
+        (("watch", "--starts", "booth=[[20,0]]"), ["the start [20, 0] is outside the picture of booth"]),
+        (("watch", "--starts", "booth=left"), ["starts of booth are 'left'", "[[0.5, 1], [2, 0]]"]),
+        (("watch", "--steps", "0"), ["steps is 0", "at least 1"]),
         (("probe", 'lion{"learning_rat":1}'), ["give its learning rate"]),
         (("probe", 'lion{"learning_rate":0.1,"b3":1}'), ["hyper-parameter of lion", "'b3'"]),
         (("meta-train", "--recipe", "smoek", "--run-dir", "never"), ["recipe", "'smoek'", "did you mean smoke"]),
@@ -597,6 +602,24 @@ def test_a_run_directory_that_cannot_be_written(refused: Callable[..., str], tmp
     message = refused("meta-train", "--recipe", "smoke", "--run-dir", folder, "--steps", "2", *TINY)
     assert str(folder) in message or str(folder.parent) in message
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_page_that_cannot_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert f"{tmp_path} is a folder; name the file" in refused("watch", "--out", tmp_path)
+    message = refused("watch", "--out", tmp_path / "file" / "watch.html")
+    assert str(tmp_path / "file") in message
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_watch_writes_a_page(run: Run, tmp_path: Path) -> None:
+    given = ("--landscapes", "booth", "--starts", "booth=[[0,0]]", "--steps", "3", "--out", tmp_path / "it.html")
+    code, out, _ = run("watch", 'sgd{"learning_rate":0.01}', "general-1", *given)
+    assert code == 0
+    assert "it.html" in out
+    text = (tmp_path / "it.html").read_text()
+    assert '"optimizers":["sgd{\\"learning_rate\\":0.01}","general-1"]' in text
+    assert '"starts":[[0.0,0.0]]' in text
 
 
 def test_a_figure_that_cannot_be_written(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ SHARED: dict[str, dict[str, str]] = {
     },
     "analyze": {
         "certificate": "the record that stability makes",
+        "descent": "asks nothing: paths on landscapes; test_watch.py has its tests",
+        "watch": "the page of these paths; test_watch.py has its tests",
         "eigenvalues": "what ARPACK finds of any matrix, with tests of its own in test_stability.py",
         "linear": "one training step as a linear map, for all analyses; test_stability.py has its tests",
         "page": "asks all questions about mechanisms; test_mechanisms.py has its tests",

@@ -13,14 +13,14 @@ from lopt.errors import InputError
 from lopt.optimizers import Adam, Momentum
 from lopt.reproduce import find_paper
 from lopt.reproduce.mechanisms import _gru, adapts, beats, clips, resembles, rises
-from lopt.reproduce.mechanisms._gru import CURVATURES, SETTINGS, STEPS, WEIGHTS, trained
+from lopt.reproduce.mechanisms._gru import CURVATURES, SETTINGS, STEPS, saved, trained
 
 KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_ships_is_what_the_settings_say(name: str) -> None:
-    card, setting = lopt.zoo.read_card(WEIGHTS / f"gru-{name}.safetensors"), SETTINGS[name]
+    card, setting = lopt.zoo.read_card(saved(name)), SETTINGS[name]
     rule: Any = trained(name)
     assert (rule.hidden, (rule.input_scale, rule.output_scale)) == (setting.hidden, setting.scales)
     assert (card.meta_steps, card.horizon) == (setting.meta_steps, (STEPS, STEPS))
@@ -28,6 +28,15 @@ def test_what_ships_is_what_the_settings_say(name: str) -> None:
     ((task,),) = (card.tasks,)
     assert task["name"] == setting.task
     assert lopt.tasks.create(task["name"], **task["fields"]) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_ships_descends_on_its_task(name: str) -> None:
+    rule, task = trained(name), SETTINGS[name].create()
+    inner = lopt.start(rule, task, KEY, horizon=STEPS)
+    losses = np.asarray(lopt.unroll(rule, task, inner, jax.random.key(1), 100)[1])
+    assert losses[-10:].mean() < 0.5 * losses[0]
 
 
 def test_the_curvatures_are_those_of_the_task() -> None:

@@ -150,7 +150,7 @@ class SelfTrain:
     """Optimizers of the population."""
     run_dir: Path = Path("runs/self-train")
     """Where the run and its lineage live; the best member goes to DIR/optimizer.safetensors."""
-    cycles: int = 300
+    cycles: int = 150
     """Of ten meta-steps of each member, an evaluation and copies."""
     seed: int = 0
     """Draws everything."""
@@ -475,6 +475,52 @@ class Analyze:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+    """Let optimizers descend landscapes of two parameters, and write one page that plays their paths side by side."""
+
+    optimizers: tyro.conf.Positional[tuple[str, ...]] = ("sgd", "momentum", "adam", RELEASED)
+    """Baselines such as `momentum`, tuned on each landscape; names that `lopt list` prints, with fields as `sgd{"learning_rate":0.1}`; or paths of
+    saved optimizers."""
+    landscapes: tuple[str, ...] = ()
+    """Of bowl, noisy_bowl, rosenbrock, beale, styblinski_tang, ackley, booth, branin, log_sum_exp, matyas and michalewicz; all by default."""
+    starts: Fields = ()
+    """Of landscapes, in place of their own, as `rosenbrock=[[-1.5,2],[0,0]]`."""
+    steps: int = 200
+    """Of each path; optimizers that ask are told."""
+    seed: int = 0
+    """Draws the noise, and the weights of optimizers that are not trained."""
+    out: Path = Path("runs/watch.html")
+    """Where the page goes."""
+
+    def run(self) -> None:
+        """Descend, write."""
+        from lopt.analyze import LANDSCAPES, descend, scenes_of, write_watch
+        from lopt.analyze.watch import prepare
+        from lopt.console import console
+        from lopt.evaluate.compare import default_key
+        from lopt.evaluate.contenders import contender, is_random
+        from lopt.version import __version__
+
+        at_least(1, steps=self.steps)
+        scenes = scenes_of(self.landscapes or tuple(LANDSCAPES), _parse(self.starts))
+        for text in self.optimizers:
+            if is_random(name := contender(text).name):
+                print(RANDOM.format(name), file=sys.stderr)
+        prepare(self.out)  # what cannot be written should not be computed first
+        found = descend(
+            self.optimizers,
+            scenes,
+            steps=self.steps,
+            key=default_key(self.seed),
+            on_progress=lambda n: _say(f"{n} ..."),
+        )
+        command = shlex.join(("lopt", *sys.argv[1:]))
+        facts = {"command": command, "steps": self.steps, "seed": self.seed, "lopt": __version__}
+        page = write_watch(self.out, "Optimizers at work", found, scenes, facts)
+        console.print(f"Page: {page}", soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Score the runs of a bench and write them as one interactive page that needs nothing else."""
 
@@ -672,6 +718,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Analyze, tyro.conf.subcommand("analyze")]
+    | Annotated[Watch, tyro.conf.subcommand("watch")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

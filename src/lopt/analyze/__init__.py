@@ -7,6 +7,7 @@ from typing import Any
 
 from lopt.analyze.adaptation import Adaptation, adaptation
 from lopt.analyze.certificate import Certificate, write_certificate
+from lopt.analyze.descent import LANDSCAPES, Descent, Scene, descend, scenes_of
 from lopt.analyze.dynamics import Dynamics, dynamics, growth, lyapunov_exponent
 from lopt.analyze.explain import Explained, explain
 from lopt.analyze.linear import amplification, overshoot, sharpness, spectrum
@@ -23,6 +24,7 @@ from lopt.analyze.stability import (
     observed_factor,
 )
 from lopt.analyze.state_space import StateSpace, state_space
+from lopt.analyze.watch import watch_page, write_watch
 
 # The one place where analyses get their names, those of mechanisms by the table of their page. Each takes an optimizer, a task and `key=`, and
 # returns a frozen dataclass.
@@ -34,16 +36,19 @@ ANALYSES: dict[str, Callable[..., Any]] = {
 
 __all__ = [
     "ANALYSES",
+    "LANDSCAPES",
     "MECHANISMS",
     "Adaptation",
     "Box",
     "Certificate",
+    "Descent",
     "Dynamics",
     "Explained",
     "Finding",
     "LinearTraining",
     "Modes",
     "Response",
+    "Scene",
     "Schedule",
     "StateSpace",
     "adaptation",
@@ -51,6 +56,7 @@ __all__ = [
     "amplification",
     "certify",
     "critical_factor",
+    "descend",
     "dynamics",
     "explain",
     "growth",
@@ -63,10 +69,13 @@ __all__ = [
     "observed_factor",
     "overshoot",
     "response",
+    "scenes_of",
     "schedule",
     "sharpness",
     "spectrum",
     "state_space",
+    "watch_page",
     "write_certificate",
     "write_mechanisms",
+    "write_watch",
 ]

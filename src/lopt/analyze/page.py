@@ -107,12 +107,17 @@ def mechanisms_page(title: str, findings: Sequence[Finding], facts: Mapping[str,
     """
     contents = "".join(f"<li><b>{html.escape(f.name)}.</b> {html.escape(f.answer)}</li>" for f in findings)
     sections = "".join(_section(f) for f in findings)
-    settings = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items())
-    body = f"""<ul class="claims">{contents}</ul>
-{sections}
-<h2>How to make this page again</h2>
-<ul class="small">{settings}</ul>"""
-    return document(title, body)
+    return document(title, f'<ul class="claims">{contents}</ul>\n{sections}\n{made_by(facts)}')
+
+
+def made_by(facts: Mapping[str, Any]) -> str:
+    """What it takes to make a page again, as HTML; empty without facts.
+
+    Args:
+        facts: by name.
+    """
+    rows = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items())
+    return f'<h2>How to make this page again</h2>\n<ul class="small">{rows}</ul>' if rows else ""
 
 
 def write_mechanisms(folder: Path, title: str, findings: Sequence[Finding], facts: Mapping[str, Any]) -> list[Path]:
@@ -149,4 +154,4 @@ def _section(finding: Finding) -> str:
     return text + f'<div class="scroll figure">{image(png_of(finding.record.plot()), finding.question)}</div>'
 
 
-__all__ = ["MECHANISMS", "Finding", "mechanisms", "mechanisms_page", "write_mechanisms"]
+__all__ = ["MECHANISMS", "Finding", "made_by", "mechanisms", "mechanisms_page", "write_mechanisms"]

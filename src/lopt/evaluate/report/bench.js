@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set(data.looks.flatMap((look, i) => (look.shown ? [] : [i])));
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const unseen = document.head.appendChild(document.createElement("style")); // of small pictures
 const touch = matchMedia("(pointer: coarse)").matches;
 // The buttons are named one by one: by default plotly has some that send the data away.
 const buttons = [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
@@ -116,7 +117,7 @@ function range(problem, split, log) {
 // What the legend leaves out: traces of plots, and lines of the small pictures.
 function filter() {
   for (const key of document.querySelectorAll(".key")) key.setAttribute("aria-pressed", !hidden.has(Number(key.dataset.o)));
-  byId("hidden").textContent = [...hidden].map((o) => `.small .o${o}`).join() + "{display:none}";
+  unseen.textContent = [...hidden].map((o) => `.small .o${o}`).join() + "{display:none}";
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     Plotly.restyle(plot, { visible: plot.data.map(shown) });
   }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from lopt.errors import InputError, needs_extra
@@ -25,11 +23,12 @@ from lopt.evaluate.report._sections import (
     tasks_section,
 )
 from lopt.evaluate.report._untuned import untuned_section
-from lopt.evaluate.report.page import document
+from lopt.evaluate.report.page import application, source
 from lopt.evaluate.runs import Run, Timing
 from lopt.evaluate.scores.summary import Scores
 from lopt.evaluate.scores.untuned import Untuned
 
+OWN = "lopt.evaluate.report"  # where its sheets and script lie
 TABLES = ("summary", "one-setting", "seen", "origins")  # before the plots
 
 
@@ -94,24 +93,19 @@ def benchmark_page(
     return _put_together(title, _summary.lead(provenance.notes), _pictures.legend(drawn), parts, data)
 
 
-def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: str) -> str:
-    """The page from its parts. Nothing in it may load anything: its own policy forbids it."""
+def _put_together(title: str, lead: str, legend: str, sections: Sequence[Section], data: Any) -> str:
+    """The page from its parts."""
     links = "".join(f'<a href="#{s.id}">{html.escape(s.heading)}</a>' for s in sections)
     parts = {s.id: f'<section><h2 id="{s.id}">{html.escape(s.heading)}</h2>{s.body}</section>' for s in sections}
     tables = "".join(parts.pop(id_, "") for id_ in TABLES)
-    body = f"{tables}<div>{legend}{''.join(parts.values())}</div>"  # the legend stays in sight below the tables
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
-    return document(
+    return application(
         title,
         f"""{lead}
 <nav aria-label="Parts of this page">{links}</nav>
-{body}
-<script type="application/json" id="data">{data}</script>
-<script>{_plotly()}</script>
-<script>{_own("bench.js")}</script>""",
-        head=f"""<meta http-equiv="Content-Security-Policy" content="{policy}">
-<style>{_own("bench.css")}</style>
-<style id="hidden"></style>""",
+{tables}<div>{legend}{"".join(parts.values())}</div>""",  # the legend stays in sight below the tables
+        data,
+        styles=[source(OWN, "theme.css"), source(OWN, "bench.css")],
+        scripts=[_plotly(), source(OWN, "bench.js")],
     )
 
 
@@ -122,14 +116,10 @@ def _plotly() -> str:
     return get_plotlyjs()
 
 
-def _own(name: str) -> str:
-    return files("lopt.evaluate.report").joinpath(name).read_text()
-
-
 def _payload(
     curves: Mapping[Problem, Sequence[Curve]], looks: Sequence[Look], figures: Sequence[dict[str, Any]]
-) -> str:
-    """What the page's JavaScript reads, as JSON that may stand in HTML."""
+) -> dict[str, Any]:
+    """What the page's JavaScript reads."""
     order = {look.name: i for i, look in enumerate(looks)}
     problems = [
         {
@@ -140,6 +130,4 @@ def _payload(
         }
         for found in curves.values()
     ]
-    data = {"looks": [look._asdict() for look in looks], "problems": problems, "figures": figures}
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return {"looks": [look._asdict() for look in looks], "problems": problems, "figures": figures}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from typing import Any
 
 from lopt.errors import needs_extra
@@ -43,6 +45,44 @@ def document(title: str, body: str, head: str = "") -> str:
 </body>
 </html>
 """
+
+
+# Of pages with scripts: nothing may be loaded, and nothing sent.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
+
+
+def application(title: str, body: str, data: Any, *, styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """A page with scripts. Nothing in it may load anything: its own policy forbids it.
+
+    Args:
+        title: of the page, plain text.
+        body: what follows the heading, HTML.
+        data: what the scripts read from the element `data`, as JSON.
+        styles: sheets, after that of every page.
+        scripts: sources, in their order.
+    """
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    sources = "\n".join(f"<script>{source}</script>" for source in scripts)
+    sheets = "\n".join(f"<style>{sheet}</style>" for sheet in styles)
+    return document(
+        title,
+        f"""{body}
+<script type="application/json" id="data">{text}</script>
+{sources}""",
+        head=f"""<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+{sheets}""",
+    )
+
+
+def source(package: str, name: str) -> str:
+    """The text of a sheet or script that lies in a package.
+
+    Args:
+        package: its name.
+        name: of the file.
+    """
+    return files(package).joinpath(name).read_text()
 
 
 class Html(str):

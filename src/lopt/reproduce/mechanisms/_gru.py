@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ from lopt.optimizer import Optimizer
 from lopt.optimizers import GRUOptimizer
 from lopt.task import Task
 
-WEIGHTS = Path(__file__).parent / "weights"
 STEPS = 201  # of every inner training, as in the paper
 CURVATURES = 1e-3, 1.0  # the least and the greatest of the linear regression
 
@@ -68,6 +66,11 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+def saved(name: str) -> str:
+    """The saved optimizer of a task of `SETTINGS`, as `lopt list` has it."""
+    return f"gru-{name}-1"
+
+
 @lru_cache(maxsize=8)
 def trained(name: str, meta_steps: int | None = None) -> Optimizer:
     """The optimizer of a task.
@@ -82,7 +85,7 @@ def trained(name: str, meta_steps: int | None = None) -> Optimizer:
     if name not in SETTINGS:
         raise InputError(unknown("task of the paper", name, SETTINGS))
     if meta_steps is None:
-        return zoo.load(WEIGHTS / f"gru-{name}.safetensors")
+        return zoo.load(saved(name))
     at_least(1, meta_steps=meta_steps)
     setting = SETTINGS[name]
     estimator = Backprop(
