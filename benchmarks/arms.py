@@ -17,9 +17,9 @@ from lopt.reproduce.stability._runs import late, write_arms
 def main(
     folder: Path,
     arms: tuple[str, ...] = tuple(ARMS),
-    meta_steps: int = 700,
+    meta_steps: int = 3000,
     seeds: int = 3,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-3,
     out: Path = Path("runs/arms"),
 ) -> None:
     """Meta-train, write, print where each arm ended.

@@ -6,13 +6,24 @@ import functools
 import os
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 # Small kernels: handing work to a second thread costs more than it saves, and the tests run a process a core. Most tests compile far
 # longer than they compute, so the machine code is not optimised, but for those that are marked `optimised`, in `make test-slow`.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0")
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_multi_thread_eigen=false {QUICK_TO_COMPILE}")
 
-from jaxtyping import install_import_hook
+# What was compiled once is read from disk, also by the programs that tests start. JAX does not write such files at one stroke, so each process of
+# pytest-xdist has a folder of its own.
+KEPT = Path(__file__).parents[1] / ".cache" / "xla" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("lopt", "beartype.beartype")
 

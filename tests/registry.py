@@ -512,6 +512,7 @@ TASKS = [
         norm="layer",
         activation="gelu",
     ),
+    _learning("inception_net", "inception_net", "networks/inception", slow=True, channels=2, blocks=1),
     _learning("plain_autoencoder", "plain_autoencoder", "networks/autoencoder", widths=(), code=4, classifies=False),
     _learning(
         "variational_autoencoder",
@@ -765,6 +766,18 @@ class PaperRow(NamedTuple):
 
 REPRODUCED: list[PaperRow] = [
     PaperRow(
+        "scale",
+        {
+            "corpus": {"problems": ("bowl_1",), "steps": 20, "seeds": 2, "learning_rates": (1e-2,)},
+            "networks": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
+            "large": {"steps": 10},
+            "overhead": {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2},
+            "ablations": {"meta_steps": 1},
+        },
+        not_run=("large", "large_lstm", "ablations"),
+        slow=True,
+    ),
+    PaperRow(
         "pathologies",
         {
             "landscape": {"unrolls": (2, 6), "std": 0.3, "spacing": 0.05, "pixel": 0.15},
@@ -798,7 +811,7 @@ REPRODUCED: list[PaperRow] = [
             "parity": {"seeds": 2, "cycles": 5},
             "acceleration": {"seeds": 2, "cycles": 5},
             "controls": {"names": ("selection",), "seeds": 2, "cycles": 5},
-            "horizon": {"pupils": 2, "cycles": 5, "times": 2},
+            "horizon": {"cycles": 5, "times": 2},
             "held_out": {"seeds": 2, "cycles": 5, "problems": 2},
             "released": {"weights": ("demo-1",), "pupils": 2, "cycles": 2},
         },

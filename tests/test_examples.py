@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -25,17 +24,10 @@ STEPS |= dict.fromkeys(TRAINERS, 20)
 ADDING = ("add_an_optimizer", "add_a_task")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs, shared by the runs of this module."""
-    return tmp_path_factory.mktemp("xla")
-
-
-def run(name: str, *args: str, cwd: Path, cache: Path, warnings: str = "error") -> str:
+def run(name: str, *args: str, cwd: Path, warnings: str = "error") -> str:
     """The output of an example; its warnings are errors if not said otherwise."""
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     command = [sys.executable, "-W", warnings, str(EXAMPLES / f"{name}.py"), *args]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,22 +40,22 @@ def test_every_example_has_a_row_and_is_short() -> None:
 
 
 @pytest.mark.parametrize("name", ["use_in_optax", *(pytest.param(n, marks=pytest.mark.slow) for n in ADDING)])
-def test_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
-    output = run(name, "--steps", str(STEPS[name]), cwd=tmp_path, cache=cache)
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    output = run(name, "--steps", str(STEPS[name]), cwd=tmp_path)
     assert re.search(r"\d\.\d+", output)
     assert "nan" not in output
 
 
-def test_torch_example_runs(tmp_path: Path, cache: Path) -> None:
+def test_torch_example_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    output = run("use_in_torch", "--steps", str(STEPS["use_in_torch"]), cwd=tmp_path, cache=cache)
+    output = run("use_in_torch", "--steps", str(STEPS["use_in_torch"]), cwd=tmp_path)
     before, *_, after = (float(loss) for loss in re.findall(r"loss (\d+\.\d+)", output))
     assert after < 0.7 * before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
-def test_trainer_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
+def test_trainer_example_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip(TRAINERS[name])
     output = run(
@@ -71,7 +63,6 @@ def test_trainer_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
         "--steps",
         str(STEPS[name]),
         cwd=tmp_path,
-        cache=cache,
         warnings="error" if TRAINERS[name] == "torch" else "default",
     )
     before, *_, after = (float(loss) for loss in re.findall(r"loss[a-z ]*\d* ?[a-z]* (\d+\.\d+)", output))
@@ -79,17 +70,17 @@ def test_trainer_example_runs(name: str, tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_optax_example_takes_a_saved_optimizer(tmp_path: Path, cache: Path) -> None:
+def test_optax_example_takes_a_saved_optimizer(tmp_path: Path) -> None:
     path = lopt.save(tmp_path / "mine", lopt.create("adam", learning_rate=0.01))
-    output = run("use_in_optax", str(path), "--steps", "100", cwd=tmp_path, cache=cache)
+    output = run("use_in_optax", str(path), "--steps", "100", cwd=tmp_path)
     before, *_, after = (float(loss) for loss in re.findall(r"loss (\d+\.\d+)", output))
     assert after < 0.7 * before
 
 
 @pytest.mark.slow
-def test_meta_train_example_runs_and_resumes(tmp_path: Path, cache: Path) -> None:
+def test_meta_train_example_runs_and_resumes(tmp_path: Path) -> None:
     args = ("--steps", str(STEPS["meta_train"]), "--run-dir", str(tmp_path / "run"))
-    first, second = (run("meta_train", *args, cwd=tmp_path, cache=cache) for _ in range(2))
+    first, second = (run("meta_train", *args, cwd=tmp_path) for _ in range(2))
     assert "meta-step" in first
     assert "meta-step" not in second  # nothing was left to do
     assert first.splitlines()[-4:] == second.splitlines()[-4:]  # the optimizers that were loaded are the same

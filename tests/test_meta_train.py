@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from jax.experimental.compilation_cache import compilation_cache
 
 import lopt
 from lopt import checkpoint, recipes
@@ -35,24 +34,6 @@ from lopt.run_directory import CHECKPOINT, CONFIG, METRICS
 
 KEY = jax.random.key(7)
 STEPS = 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every optax transformation compiles its own step; keep the compiled programs, as the command does."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def pes(**fields: Any) -> PES:
@@ -612,12 +593,12 @@ cli.main(sys.argv[1:])
 """
 
 
-def command(folder: Path, cache: Path, steps: int) -> subprocess.Popen[bytes]:
+def command(folder: Path, steps: int) -> subprocess.Popen[bytes]:
     kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     arguments = ["meta-train", "--recipe", "smoke", "--run-dir", str(folder), "--seed", "3", "--steps", str(steps)]
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *arguments],
-        env={**kept, "XDG_CACHE_HOME": str(cache)},
+        env=kept,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -631,15 +612,15 @@ def step_of(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_sigkill_at_random_moments_changes_no_bit(tmp_path: Path) -> None:
-    steps, cache = 1500, tmp_path / "cache"
+    steps = 1500
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert command(whole, cache, steps).wait(timeout=300) == 0
+    assert command(whole, steps).wait(timeout=300) == 0
 
     moments = random.Random(0)
     reached = [0]
     for first, last in ((0.02, 0.25), (0.3, 0.55), (0.6, 0.85)):
         enough = moments.uniform(first, last) * steps
-        process = command(killed, cache, steps)
+        process = command(killed, steps)
         try:
             deadline = time.monotonic() + 300
             while step_of(killed) <= max(enough, reached[-1]):  # until it is stepping, and that far
@@ -655,7 +636,7 @@ def test_sigkill_at_random_moments_changes_no_bit(tmp_path: Path) -> None:
         assert not (killed / "optimizer.safetensors").exists()
     assert 0 < reached[1] < reached[2] < reached[3] < steps
 
-    assert command(killed, cache, steps).wait(timeout=300) == 0
+    assert command(killed, steps).wait(timeout=300) == 0
     assert (killed / "optimizer.safetensors").read_bytes() == (whole / "optimizer.safetensors").read_bytes()
     assert (killed / CHECKPOINT).read_bytes() == (whole / CHECKPOINT).read_bytes()
     assert without_time(lines(killed)) == without_time(lines(whole))

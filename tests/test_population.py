@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -26,7 +27,8 @@ from lopt.estimators import PES
 from lopt.evaluate.report.page import png_of
 from lopt.optimizers import SGD, Adam
 from lopt.population import Diverged, Population, Report, Rules, begin, best, cycle, evolve
-from lopt.population.evolve import _cycle, stack
+from lopt.population.cycle import _apply, _evaluate, _gradients, _select
+from lopt.population.evolve import stack
 from lopt.population.lineage import LINEAGE
 from lopt.reproduce.self_training import PAPER, arms
 from lopt.reproduce.self_training.acceleration import second_minus_first
@@ -90,22 +92,26 @@ def test_copies_take_over_weights_and_trainer(whole: tuple[Path, Population]) ->
 def test_new_weights_never_recompile() -> None:
     jax.clear_caches()
     run(cycles=3)
-    count: Any = _cycle
-    after = count._cache_size()
+    programs: tuple[Any, ...] = (_gradients, _evaluate, _apply, _select)
     run(cycles=3, members=members(0.3, 0.2, 0.1))
-    assert count._cache_size() == after == 1
+    run(dataclasses.replace(RULES, perturb=0.2, fall=2.0), cycles=3, members=members(0.3, 0.2, 0.1))
+    run(cycles=2, outside=[Adam()])
+    assert [program._cache_size() for program in programs] == [1, 1, 2, 3], (
+        "trainers matter to their step, rules to selection"
+    )
 
 
 @pytest.mark.slow
 def test_a_member_is_trained_by_its_trainer() -> None:
-    """With SGD as trainers, the step is the rate of the trainer times the clipped meta-gradient, by hand."""
+    """With SGD as trainers, the step is the rate of the trainer times the clipped meta-gradient times the factor, by hand."""
     rules = Rules(steps=1, horizon=10, problems=1, replaced=0.0)
     rates = (0.1, 0.3, 1.0)
     stacked = stack(members(*rates))
     state = begin(rules, stacked, (ESTIMATOR,), (TASK,), None, jax.random.key(0))
     who = jnp.asarray([2, 0, 0], jnp.int32)
     hired = jax.tree.map(lambda x: x[who], stacked)
-    state = state._replace(members=state.members._replace(trainer=who, snapshot=hired))
+    factors = jnp.asarray([0.5, 1.0, 2.0])
+    state = state._replace(members=state.members._replace(trainer=who, snapshot=hired, factor=factors))
     after, _ = jax.jit(cycle, static_argnums=0)(rules, (ESTIMATOR,), (TASK,), None, state)
     before, now = (s.members.state.optimizer.log_learning_rate for s in (state, after))  # pyright: ignore[reportAttributeAccessIssue]
     moved = np.asarray(now - before)
@@ -113,7 +119,7 @@ def test_a_member_is_trained_by_its_trainer() -> None:
         member = jax.tree.map(lambda x, i=i: x[i], state.members.state)
         key = jax.random.fold_in(member.key, member.step + 1)
         gradient, _, _ = ESTIMATOR.estimate(member.optimizer, member.estimators[0], jax.random.fold_in(key, 0))
-        expected = -rates[trainer] * float(jnp.clip(gradient.log_learning_rate, -0.1, 0.1))
+        expected = -float(factors[i]) * rates[trainer] * float(jnp.clip(gradient.log_learning_rate, -0.1, 0.1))
         assert moved[i] == pytest.approx(expected, rel=1e-3, abs=5e-7)  # the logarithm of a rate has an ulp of 2.4e-7
 
 
@@ -127,6 +133,22 @@ def test_who_trains_is_a_field(trained_by: Any) -> None:
     assert same == (trained_by == "nobody")
     expected = [int(np.argmin(seen[0].losses))] * 3 if trained_by == "best" else [0, 1, 2]
     assert list(seen[1].trainers) == expected
+
+
+@pytest.mark.parametrize(("restart", "steps"), [(0, 4), (1, 2)])
+def test_outer_states_begin_anew(restart: int, steps: int) -> None:
+    """The count of steps in the state of an Adam is that since the last restart."""
+    rules = Rules(steps=2, horizon=5, problems=1, replaced=0.0, restart=restart)
+    state = run(rules, cycles=2, outside=[Adam()])
+    counts = [x for x in jax.tree.leaves(state.members.state.outer) if jnp.issubdtype(x.dtype, jnp.integer)]
+    assert max(int(x.max()) for x in counts) == steps
+
+
+def test_only_copies_change_their_factor() -> None:
+    rules = dataclasses.replace(RULES, change_factor=0.5)
+    state = run(rules, cycles=1)
+    (copy,) = [i for i in range(3) if state.members.factor[i] != 1.0]
+    assert int(state.losses.argmax()) == copy
 
 
 # --- No hand-designed optimizer: by the calls of the trace. ---

@@ -150,7 +150,7 @@ class SelfTrain:
     """Optimizers of the population."""
     run_dir: Path = Path("runs/self-train")
     """Where the run and its lineage live; the best member goes to DIR/optimizer.safetensors."""
-    cycles: int = 300
+    cycles: int = 150
     """Of ten meta-steps of each member, an evaluation and copies."""
     seed: int = 0
     """Draws everything."""
@@ -562,7 +562,8 @@ class Reproduce:
     """Measure the claims of a paper at the scale of this machine, and write a report with figures and verdicts."""
 
     paper: tyro.conf.Positional[str]
-    """Which: pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; stability is Harrison et al. 2022, why they blow up;
+    """Which: scale is Wichrowska et al. 2017, whether they scale and generalise; mechanisms is Maheswaranathan et al. 2020, what they have learned;
+    pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; stability is Harrison et al. 2022, why they blow up;
     self-training is Metz et al. 2021, optimizers that train themselves."""
     quick: bool = False
     """Smaller sizes; how much less time that takes depends on the paper."""

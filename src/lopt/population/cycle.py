@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from lopt.checks import at_least, one_of, positive
-from lopt.engine import gradients
+from lopt.engine import Gradients, gradients
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator
 from lopt.estimators.objectives import Objective, score
@@ -44,6 +45,9 @@ class Rules:
             so far: a population whose trainers have grown too bold goes back to when they had not.
         change_trainer: the chance that a copy draws a new trainer: a fresh snapshot of a member.
         perturb: the deviation of the noise on the meta-parameters of a copy.
+        change_factor: the deviation of the noise on the logarithm of a copy's factor. The step that a trainer proposes is multiplied by the factor, which
+            is 1 at the start.
+        restart: cycles after which the trainers' outer states begin anew, so that a trainer acts within the horizon that it was trained for; 0 for never.
 
     Raises:
         InputError: for a number that is out of its range.
@@ -61,12 +65,15 @@ class Rules:
     fall: float = 1.0
     change_trainer: float = 0.5
     perturb: float = 0.01
+    change_factor: float = 0.0
+    restart: int = 0
 
     def __post_init__(self) -> None:
         one_of("trained_by", self.trained_by, TrainedBy)
         one_of("objective", self.objective, get_args(Objective))
         at_least(1, steps=self.steps, problems=self.problems, horizon=self.horizon)
-        at_least(0.0, perturb=self.perturb)
+        at_least(0, restart=self.restart)
+        at_least(0.0, perturb=self.perturb, change_factor=self.change_factor)
         positive(clip=self.clip, fall=self.fall)
         for name, most in (("replaced", 0.5), ("change_trainer", 1.0)):
             if not 0.0 <= getattr(self, name) <= most:
@@ -79,6 +86,7 @@ class Member(NamedTuple):
     state: MetaState  # an optimizer, its outer state and its inner problems
     trainer: Int[Array, "*members"]  # the member whose snapshot trains it, or which of the outside trainers
     snapshot: Optimizer | None  # the weights that train it; `None` where trainers are from outside
+    factor: Float[Array, "*members"]  # on the steps of its trainer
 
 
 class Population(NamedTuple):
@@ -130,13 +138,10 @@ def begin(
     trainers = jnp.arange(n, dtype=jnp.int32) % _length(pool)
     hired = jax.tree.map(lambda x: x[trainers], pool)
 
-    def one(optimizer: Optimizer, outer: Optimizer, key: PRNGKeyArray) -> MetaState:
-        return meta_init(optimizer, estimators, outer, key, steps=horizon)
-
     own, test, later = jax.random.split(key, 3)
-    states = jax.vmap(one)(members, hired, jax.random.split(own, n))
+    states = _first_states(members, hired, estimators, jax.random.split(own, n), horizon=_told(rules, horizon))
     losses = evaluate(rules, tasks, members, test)
-    all_of_it = Member(states, trainers, members if outside is None else None)
+    all_of_it = Member(states, trainers, members if outside is None else None, jnp.ones((n,)))
     first = jnp.argmin(losses)
     return Population(all_of_it, losses, _take(all_of_it, first), losses[first], later, jnp.zeros((), jnp.int32))
 
@@ -155,7 +160,8 @@ def cycle(
     with $\phi_{o(i)}$ the snapshot of a member that trains member $i$. Then the worst members copy weights, outer state, inner problems and trainer of one
     of the best. A copy may take a fresh snapshot of another member as its trainer, and its weights are perturbed.
 
-    All members run as one vmapped program. The weights of the trainers are its arguments, so it is compiled once.
+    All members run in vmapped programs, one each for meta-gradients, for the step of the trainers, for evaluation and for selection. Weights are
+    arguments, so each is compiled once. Populations that differ in their trainers share that of the meta-gradients, by far the largest.
 
     Args:
         rules: how the population is trained and selected.
@@ -168,20 +174,20 @@ def cycle(
     test_key, select_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     trainers, hired = _trainers(rules, state, outside)
 
-    def meta_steps(trainer: Optimizer, member: MetaState) -> tuple[MetaState, dict[str, Array]]:
-        def one(member: MetaState, nothing: None) -> tuple[MetaState, dict[str, Array]]:
-            del nothing
-            found = gradients(member.optimizer, estimators, member.estimators, step_key(member))
-            clipped = jax.tree.map(lambda g: jnp.clip(g, -rules.clip, rules.clip), found.gradient)
-            return apply(trainer, member, found._replace(gradient=clipped))
-
-        return jax.lax.scan(one, member, None, rules.steps)
-
+    states = state.members.state
     if rules.trained_by == "nobody":
-        states, zero = state.members.state, jnp.zeros(())
+        zero = jnp.zeros(())
         metrics: dict[str, Array] = {"meta_loss": zero, "diverged": zero, "inner_steps": zero}
     else:
-        states, metrics = jax.vmap(meta_steps)(hired, state.members.state)
+        if rules.restart:
+            anew = state.step % rules.restart == 0
+            states = _anew(states, hired, anew, horizon=_told(rules, None))
+        found: list[dict[str, Array]] = []
+        for _ in range(rules.steps):
+            ascent = _gradients(estimators, states._replace(outer=None))  # the program is the same whoever trains
+            states, seen = _apply(hired, states, ascent, state.members.factor, rules.clip)
+            found.append(seen)
+        metrics = jax.tree.map(lambda *each: jnp.stack(each), *found)
     losses = evaluate(rules, tasks, states.optimizer, test_key)
     members = state.members._replace(state=states, trainer=trainers)
     first = jnp.argmin(losses)
@@ -206,23 +212,82 @@ def evaluate(rules: Rules, tasks: Sequence[Task], members: Optimizer, key: PRNGK
         key: draws the problems.
     """
 
+    return _evaluate(tasks, members, key, problems=rules.problems, horizon=rules.horizon, objective=rules.objective)
+
+
+@partial(jax.jit, static_argnames=("problems", "horizon", "objective"))
+def _evaluate(
+    tasks: Sequence[Task], members: Optimizer, key: PRNGKeyArray, *, problems: int, horizon: int, objective: Objective
+) -> Float[Array, " members"]:
     def trained(optimizer: Optimizer, task: Task, key: PRNGKeyArray) -> Array:
         begin_key, unroll_key = jax.random.split(key)
-        inner = start(optimizer, task, begin_key, rules.horizon)
-        _, losses = unroll(optimizer, task, inner, unroll_key, rules.horizon)
-        over = (1.0 + jnp.arange(rules.horizon, dtype=jnp.float32)) / rules.horizon
-        values, lost = jax.vmap(lambda x, part: score(rules.objective, task, x, losses[0], part))(losses, over)
+        inner = start(optimizer, task, begin_key, horizon)
+        _, losses = unroll(optimizer, task, inner, unroll_key, horizon)
+        over = (1.0 + jnp.arange(horizon, dtype=jnp.float32)) / horizon
+        values, lost = jax.vmap(lambda x, part: score(objective, task, x, losses[0], part))(losses, over)
         return jnp.where(jnp.any(lost > 0), jnp.inf, jnp.mean(values))
 
     def one(optimizer: Optimizer) -> Array:
         found = []
         for i, task in enumerate(tasks):
-            keys = jax.random.split(jax.random.fold_in(key, i), rules.problems)
+            keys = jax.random.split(jax.random.fold_in(key, i), problems)
             found.append(jnp.mean(jax.vmap(lambda k, task=task: trained(optimizer, task, k))(keys)))
         healthy = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(optimizer)]
         return jnp.where(jnp.asarray(healthy).all(), jnp.mean(jnp.stack(found)), jnp.inf)
 
     return jax.vmap(one)(members)
+
+
+@partial(jax.jit, static_argnames="horizon")
+def _first_states(
+    members: Optimizer,
+    trainers: Optimizer,
+    estimators: Sequence[Estimator],
+    keys: Key[Array, " members"],
+    *,
+    horizon: int | None,
+) -> MetaState:
+    def one(optimizer: Optimizer, outer: Optimizer, key: PRNGKeyArray) -> MetaState:
+        return meta_init(optimizer, estimators, outer, key, steps=horizon)
+
+    return jax.vmap(one)(members, trainers, keys)
+
+
+@partial(jax.jit, static_argnames="horizon")
+def _anew(states: MetaState, trainers: Optimizer, anew: Bool[Array, ""], *, horizon: int | None) -> MetaState:
+    """The states with the outer states of the first meta-step, where the flag says so."""
+
+    def one(outer: Optimizer, state: MetaState) -> Any:
+        return outer.init(state.optimizer, key=jax.random.fold_in(state.key, 2**31 - 1), horizon=horizon)
+
+    first = jax.vmap(one)(trainers, states)
+    return states._replace(outer=jax.tree.map(lambda new, old: jnp.where(anew, new, old), first, states.outer))
+
+
+@jax.jit
+def _gradients(estimators: Sequence[Estimator], states: MetaState) -> Gradients:
+    """The meta-gradient of every member."""
+    return jax.vmap(lambda s: gradients(s.optimizer, estimators, s.estimators, step_key(s)))(states)
+
+
+@jax.jit
+def _apply(
+    trainers: Optimizer, states: MetaState, found: Gradients, factors: Float[Array, " members"], clip: float | Array
+) -> tuple[MetaState, dict[str, Array]]:
+    """One meta-step of every member, each with its trainer."""
+
+    def one(trainer: Optimizer, member: MetaState, found: Gradients, factor: Array) -> tuple[MetaState, Any]:
+        clipped = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), found.gradient)
+        after, metrics = apply(trainer, member, found._replace(gradient=clipped))
+        shortened = jax.tree.map(lambda old, new: old + factor * (new - old), member.optimizer, after.optimizer)
+        return after._replace(optimizer=shortened), metrics
+
+    return jax.vmap(one)(trainers, states, found, factors)
+
+
+def _told(rules: Rules, horizon: int | None) -> int | None:
+    """The horizon that trainers are told."""
+    return rules.restart * rules.steps if rules.restart else horizon
 
 
 def _trainers(rules: Rules, state: Population, outside: Optimizer | None) -> tuple[Int[Array, " members"], Optimizer]:
@@ -238,6 +303,7 @@ def _trainers(rules: Rules, state: Population, outside: Optimizer | None) -> tup
     return who, jax.tree.map(lambda x: x[who], members.state.optimizer)
 
 
+@partial(jax.jit, static_argnames=("rules", "choices"))
 def _select(
     rules: Rules,
     members: Member,
@@ -253,7 +319,7 @@ def _select(
     count = min(n // 2, round(n * rules.replaced))
     if not count:
         return members, here
-    donor_key, change_key, trainer_key, noise_key = jax.random.split(key, 4)
+    donor_key, change_key, trainer_key, noise_key, factor_key = jax.random.split(key, 5)
     order = jnp.argsort(losses).astype(jnp.int32)
     fallen = ~(losses <= best_loss + rules.fall)
     donors = order[jax.random.randint(donor_key, (n,), 0, count)]
@@ -283,7 +349,9 @@ def _select(
             return jnp.where(change.reshape((n,) + (1,) * (old.ndim - 1)), fresh[drawn], old)
 
         snapshot = jax.tree.map(adopt, snapshot, members.state.optimizer)
-    return Member(state, jnp.where(change, drawn, after.trainer), snapshot), parents
+    bolder = jnp.exp(rules.change_factor * jax.random.normal(factor_key, (n,)))
+    factor = jnp.where(copied, after.factor * bolder, after.factor)
+    return Member(state, jnp.where(change, drawn, after.trainer), snapshot, factor), parents
 
 
 def _take(members: Member, index: Int[Array, ""]) -> Member:

@@ -46,11 +46,6 @@ class Diverged(InputError):
         super().__init__(message)
 
 
-# Jitted once: populations of one shape share their programs, whatever the weights of the trainers.
-_begin = jax.jit(begin, static_argnames=("rules", "horizon"))
-_cycle = jax.jit(cycle, static_argnames="rules")
-
-
 def stack(members: Sequence[Optimizer], name: str = "members") -> Optimizer:
     """Optimizers of one architecture as one whose leaves have a leading axis.
 
@@ -145,7 +140,7 @@ def evolve(
         raise InputError(
             f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'snapshot' or 'nobody'."
         )
-    state = _begin(rules, stacked, estimators, tasks, coaches, key, horizon=cycles * rules.steps)
+    state = begin(rules, stacked, estimators, tasks, coaches, key, horizon=cycles * rules.steps)
     run = lineage = None
     if run_dir is not None:
         config = {
@@ -173,7 +168,7 @@ def evolve(
 
     with interruptible() as interrupted:
         for step in range(first + 1, cycles + 1):
-            after, found = _cycle(rules, estimators, tasks, coaches, state)
+            after, found = cycle(rules, estimators, tasks, coaches, state)
             found = jax.device_get(found)
             if not np.isfinite(found.losses).any():
                 save(state)

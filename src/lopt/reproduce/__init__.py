@@ -10,6 +10,7 @@ from lopt.reproduce.claims import Claim, ClaimSpec, Paper, Report, measure
 
 # The one place where papers get their names: a module with a `Paper` named `PAPER`.
 PAPERS: dict[str, str] = {
+    "scale": "lopt.reproduce.scale",
     "pathologies": "lopt.reproduce.pathologies",
     "stability": "lopt.reproduce.stability",
     "self-training": "lopt.reproduce.self_training",

@@ -18,6 +18,7 @@ from lopt.tasks.naming import Family, TaskName
 from lopt.tasks.networks.autoencoder import Autoencoder, plain_autoencoder, variational_autoencoder
 from lopt.tasks.networks.image_conv import ImageConv, conv_net, residual_net
 from lopt.tasks.networks.image_mlp import ImageMLP, digits_mlp, fashion_mlp
+from lopt.tasks.networks.inception import ImageInception, inception_net
 from lopt.tasks.networks.language import CharRNN, CharTransformer, char_rnn, char_transformer
 from lopt.tasks.networks.quantized_gnn import QuantizedGNN
 from lopt.tasks.networks.small_mlp import PointMLP, clusters_mlp, random_network_mlp, two_moons
@@ -78,6 +79,7 @@ TASKS: dict[str, Family] = {
     "digits_mlp": Family(digits_mlp, "lopt's own", "digits"),
     "fashion_mlp": Family(fashion_mlp, "lopt's own", _fashion),
     "image_vit": Family(image_vit, "Dosovitskiy et al. 2021", _images),
+    "inception_net": Family(inception_net, "Szegedy et al. 2015", _images),
     "influence_balancing": Family(InfluenceBalancing, "Vicol et al. 2021"),
     "landscape": Family(Landscape, WICHROWSKA),
     "learned_optimizer_training": Family(
@@ -182,6 +184,7 @@ __all__ = [
     "DependencyChain",
     "Family",
     "ImageConv",
+    "ImageInception",
     "ImageMLP",
     "InfluenceBalancing",
     "Landscape",
@@ -223,6 +226,7 @@ __all__ = [
     "find_corpus",
     "find_member",
     "image_vit",
+    "inception_net",
     "landscape",
     "learned_optimizer_training",
     "plain_autoencoder",

@@ -23,9 +23,9 @@ PAPER = Paper(
         "parity": ClaimSpec(parity, _figures.parity, QUICK),
         "acceleration": ClaimSpec(acceleration, _figures.acceleration, QUICK),
         "controls": ClaimSpec(controls, _figures.controls, QUICK),
-        "horizon": ClaimSpec(horizon, _figures.horizon, {"pupils": 4, "cycles": QUICK["cycles"], "times": 4}),
+        "horizon": ClaimSpec(horizon, _figures.horizon, {"cycles": QUICK["cycles"], "times": 4}),
         "held_out": ClaimSpec(held_out, _figures.held_out, QUICK),
-        "released": ClaimSpec(released, _figures.released, {"pupils": 2, "cycles": 20}),
+        "released": ClaimSpec(released, _figures.released, {"cycles": 20}),
     },
 )
 

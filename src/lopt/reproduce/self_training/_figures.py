@@ -21,6 +21,9 @@ def _curves(axes: Any, curves: Mapping[str, np.ndarray]) -> None:
             ends = np.array([(e.low, e.high) for e in map(mean_interval, curve.T)]).T
             axes.fill_between(steps, *ends, color=color, alpha=0.15, lw=0)
     axes.set(xlabel="meta-steps", ylabel="log meta-loss of the best member")
+    # What the populations did sets the range: intervals of two or three seeds can be many times as wide.
+    low, high = min(c.min() for c in curves.values()), max(c.max() for c in curves.values())
+    axes.set_ylim(low - 0.1 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6))
     axes.legend(frameon=False, fontsize=8)
 
 

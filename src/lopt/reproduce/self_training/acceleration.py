@@ -12,7 +12,7 @@ from lopt.reproduce.self_training.arms import ARMS, lowest
 ROUNDING = 1e-9
 
 
-def acceleration(key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 300, arms: str | None = None) -> Claim:
+def acceleration(key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 150, arms: str | None = None) -> Claim:
     r"""By how much log meta-loss falls in the first and in the second quarter of the cycles.
 
     $$a = (L_{T/4} - L_{T/2}) - (L_0 - L_{T/4})$$

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,15 +34,16 @@ STEPS = 10  # meta-steps a cycle
 MEMBERS = 10
 ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SGD_RATES = (1e-2, 1e-1, 1.0, 10.0, 100.0)
-RULES = Rules(steps=STEPS, horizon=HORIZON)
+RULES = Rules(steps=STEPS, horizon=HORIZON, change_factor=0.5)
+LEARNED = dataclasses.replace(RULES, restart=HORIZON // STEPS)  # a learned trainer acts within its own horizon
 
 
 class Arm(NamedTuple):
     """How a population is trained."""
 
     label: str
-    rules: Rules = RULES
-    members: int = MEMBERS
+    rules: Rules = LEARNED
+    alone: bool = False  # whether each member is a population of its own
     outside: Callable[[PRNGKeyArray], list[Optimizer]] | None = None  # trainers that are no members
 
 
@@ -52,11 +54,12 @@ class Curves(NamedTuple):
     trainers: Int[np.ndarray, "cycles members"]
     copies: list[tuple[int, int, int]]  # cycle, copy, parent
     best: Optimizer
+    alone: bool = False
 
     @property
     def lowest(self) -> Float[np.ndarray, " cycles"]:
-        """The log meta-loss of the best member at every evaluation."""
-        return self.losses.min(axis=1)
+        """The log meta-loss of the best member at every evaluation; where each member is a population of its own, the mean over them."""
+        return self.losses.mean(axis=1) if self.alone else self.losses.min(axis=1)
 
 
 def fresh(key: PRNGKeyArray, number: int) -> list[Optimizer]:
@@ -80,11 +83,11 @@ def _strangers(key: PRNGKeyArray) -> list[Optimizer]:
 
 ARMS: dict[str, Arm] = {
     "self": Arm("self-trained"),
-    "adam": Arm("Adam, five rates", outside=_adams),
+    "adam": Arm("Adam, five rates", rules=RULES, outside=_adams),
     "frozen": Arm("frozen random trainers", outside=_strangers),
-    "selection": Arm("selection and mutation alone", Rules(steps=STEPS, horizon=HORIZON, trained_by="nobody")),
-    "alone": Arm("a population of one", Rules(steps=STEPS, horizon=HORIZON, trained_by="itself", replaced=0.0), 1),
-    "sgd": Arm("SGD, five rates", outside=_sgds),
+    "selection": Arm("selection and mutation alone", dataclasses.replace(LEARNED, trained_by="nobody")),
+    "alone": Arm("populations of one", dataclasses.replace(LEARNED, trained_by="itself", replaced=0.0), alone=True),
+    "sgd": Arm("SGD, five rates", rules=RULES, outside=_sgds),
 }
 
 
@@ -125,7 +128,7 @@ def run_arm(
         cycles: in all.
         folder: in which the run has a directory of its own; a temporary one if `None`.
         where: the run directory itself, instead of one in `folder`.
-        members: instead of the arm's own number.
+        members: instead of ten.
         on_cycle: called after each cycle.
         must_last: whether a population that diverges is an error.
 
@@ -138,11 +141,11 @@ def run_arm(
     arm = ARMS[name]
     begin_key, outside_key, key = jax.random.split(jax.random.key(seed), 3)
     outside = None if arm.outside is None else arm.outside(outside_key)
-    size = arm.members if members is None else members
+    size = MEMBERS if members is None else members
     at_least(1, members=size)
     where = where or Path(folder or scratch().name) / f"{name}-{cycles}-{seed}"
     given: dict[str, Any] = {"cycles": cycles, "key": key, "where": where, "on_cycle": on_cycle, "must_last": must_last}
-    return train(fresh(begin_key, size), arm.rules, outside, **given)
+    return train(fresh(begin_key, size), arm.rules, outside, **given)._replace(alone=arm.alone)
 
 
 def train(
@@ -190,7 +193,7 @@ def self_train(
     run_dir: Path,
     *,
     members: int = MEMBERS,
-    cycles: int = 300,
+    cycles: int = 150,
     seed: int = 0,
     command: str = "",
     on_cycle: Callable[[Report], None] | None = None,
@@ -211,7 +214,7 @@ def self_train(
     found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle, must_last=True)
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
-    line = ancestry(found.copies, int(member), int(cycle) + 1)
+    line = ancestry(found, int(member), int(cycle) + 1)
     card = zoo.Card(
         description=f"The best of {members} SmallFCs that trained each other, from random weights, on small tasks. Its line, last first: {line}.",
         tasks=(tasks.TaskName("quadratic", {"dim": 10}).to_json(), tasks.TaskName("clusters_mlp").to_json()),
@@ -226,27 +229,36 @@ def self_train(
     return zoo.save(run_dir / "optimizer.safetensors", found.best, card)
 
 
-def ancestry(copies: Sequence[tuple[int, int, int]], member: int, cycles: int) -> str:
-    """Whom a member descends from, as text.
+def ancestry(found: Curves, member: int, cycle: int) -> str:
+    """Whom a member descends from and who trained each, back to a random one, as text.
 
     Args:
-        copies: cycle, copy and parent of each copy.
-        member: at its best evaluation.
-        cycles: the cycle of that evaluation; copies in it are later.
+        found: what the run found.
+        member: whose line it is.
+        cycle: of the evaluation at which it is looked at, from 1; copies of that cycle are later.
 
     Examples:
-        >>> ancestry([(1, 2, 0), (3, 1, 2), (4, 0, 1)], member=1, cycles=4)
-        'member 1, a copy of 2 in cycle 3, a copy of 0 in cycle 1'
+        >>> import numpy as np
+        >>> from lopt.reproduce.self_training.arms import Curves
+        >>> trainers = np.asarray([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 0]])
+        >>> found = Curves(np.zeros((4, 3)), trainers, [(1, 1, 0), (3, 2, 1)], None)
+        >>> ancestry(found, member=2, cycle=4)
+        'member 2 from cycle 4, trained by 0; member 1 from cycle 2, trained by 1; member 0 from cycle 1, trained by 0'
     """
-    text = f"member {member}"
-    for cycle, copy, parent in sorted(copies, reverse=True):
-        if cycle < cycles and copy == member:
-            text, member, cycles = (
-                f"{text}, a copy of {parent if parent >= 0 else 'the best so far'} in cycle {cycle}",
-                parent,
-                cycle,
-            )
-    return text
+    parents = {(when, copy): parent for when, copy, parent in found.copies}
+    line = []
+    while cycle:
+        trainer = found.trainers[cycle - 1, member]
+        while cycle > 1 and (cycle - 1, member) not in parents:
+            cycle -= 1
+        line.append(f"member {member} from cycle {cycle}, trained by {trainer}")
+        cycle -= 1
+        if cycle and parents[cycle, member] >= 0:
+            member = parents[cycle, member]
+        elif cycle:  # a copy of the best so far
+            before, champion = np.unravel_index(found.losses[:cycle].argmin(), found.losses[:cycle].shape)
+            cycle, member = int(before) + 1, int(champion)
+    return "; ".join(line)
 
 
 def smooth(curve: Float[np.ndarray, " cycles"], width: int) -> Float[np.ndarray, " cycles"]:

@@ -16,7 +16,7 @@ def controls(
     *,
     names: Sequence[str] = ("frozen", "selection", "alone", "sgd"),
     seeds: int = 3,
-    cycles: int = 300,
+    cycles: int = 150,
     arms: str | None = None,
 ) -> Claim:
     """The end of every control beside that of the self-trained population.

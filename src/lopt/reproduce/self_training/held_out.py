@@ -29,7 +29,7 @@ def held_out_tasks() -> dict[str, Task]:
 
 
 def held_out(
-    key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 300, problems: int = 16, arms: str | None = None
+    key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 150, problems: int = 16, arms: str | None = None
 ) -> Claim:
     """The log meta-loss of the best member of each self-trained population and of Adam at 13 rates, on the same problems.
 

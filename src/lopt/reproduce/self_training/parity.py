@@ -11,7 +11,7 @@ from lopt.reproduce.self_training.arms import ADAM_RATES, ARMS, STEPS, lowest, r
 
 
 def parity(
-    key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 300, slack: float = 0.05, arms: str | None = None
+    key: PRNGKeyArray, *, seeds: int = 3, cycles: int = 150, slack: float = 0.05, arms: str | None = None
 ) -> Claim:
     """The best member's log meta-loss, cycle by cycle, of a self-trained population and one that Adam trains.
 

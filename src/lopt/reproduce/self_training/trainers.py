@@ -40,7 +40,9 @@ def taught(
     return found.losses.reshape(cycles, pupils, len(trainers)).transpose(2, 1, 0)
 
 
-def horizon(key: PRNGKeyArray, *, pupils: int = 8, cycles: int = 300, times: int = 8, arms: str | None = None) -> Claim:
+def horizon(
+    key: PRNGKeyArray, *, pupils: int = shared.MEMBERS, cycles: int = 150, times: int = 8, arms: str | None = None
+) -> Claim:
     """A fresh optimizer trained by the best self-trained one, for many times the horizon at which that was itself trained.
 
     Args:
@@ -89,7 +91,7 @@ def released(
     key: PRNGKeyArray,
     *,
     weights: Sequence[str] = ("general-1", "demo-1"),
-    pupils: int = 3,
+    pupils: int = 2,
     cycles: int = 60,
     slack: float = 0.05,
     arms: str | None = None,
@@ -99,7 +101,7 @@ def released(
     Args:
         key: draws the pupils and their problems, the same for all.
         weights: saved optimizers, by name or path.
-        pupils: fresh optimizers.
+        pupils: fresh optimizers. A released one trains each five times, on other problems; Adam once at each rate.
         cycles: of 10 meta-steps.
         slack: in log meta-loss, by which the end may be above Adam's.
         arms: the folder of the run directories; a temporary one if `None`.
@@ -108,7 +110,9 @@ def released(
     """
     groups: Mapping[str, list[Optimizer]] = {
         "Adam": [Adam(learning_rate=rate) for rate in shared.ADAM_RATES],
-        **{name: [zoo.load(name)] for name in weights},
+        **{
+            name: [zoo.load(name)] * len(shared.ADAM_RATES) for name in weights
+        },  # as many runs as of Adam: one program for all
     }
     digest = "-".join(str(int(n)) for n in jax.random.key_data(key).ravel())
     curves: dict[str, np.ndarray] = {}
@@ -118,8 +122,9 @@ def released(
     width = max(1, cycles // 10)
     ends = {name: c[:, :, -width:].mean(axis=(1, 2)) for name, c in curves.items()}
     chosen = int(ends["Adam"].argmin())
+    used = {name: slice(chosen, chosen + 1) if name == "Adam" else slice(None) for name in curves}
     target = float(ends["Adam"][chosen])
-    mean = {name: c[chosen if name == "Adam" else 0].mean(axis=0) for name, c in curves.items()}
+    mean = {name: c[used[name]].mean(axis=(0, 1)) for name, c in curves.items()}
     smoothed = {name: shared.smooth(c, width) for name, c in mean.items()}
     when = {name: np.flatnonzero(c <= target + slack) for name, c in smoothed.items()}
     steps = {name: int(w[0] + 1) * shared.STEPS if len(w) else None for name, w in when.items()}
