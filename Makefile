@@ -40,7 +40,7 @@ wheel:
 	.ci/wheel
 
 clean:
-	rm -rf $(VENV) $(TORCH) site runs
+	rm -rf $(VENV) $(TORCH) .cache site runs
 
 # uv where it is installed, venv and pip where not; pins come from constraints.txt in both.
 $(VENV)/.demo: pyproject.toml constraints.txt src/lopt/version.py

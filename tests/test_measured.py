@@ -244,7 +244,7 @@ def test_what_is_to_be_measured() -> None:
     [
         (None, "digits_mlp", "digits", "lopt's own"),
         (None, "fashion_mlp", "fashion_28", "lopt's own"),
-        (None, "two_moons", "generated", "Maheswaranathan et al. 2021"),
+        (None, "two_moons", "generated", "Maheswaranathan et al. 2020"),
         (None, "image_vit", "digits", "Dosovitskiy et al. 2021"),
         (None, "learned_optimizer_training", "digits", "the task `lopt` of google/learned_optimization"),
         ("small_images", "fashion_8_edges_32", "fashion_8_edges", "Moudgil et al. 2025 (Celo), with other data"),

@@ -482,7 +482,7 @@ class Watch:
     """Baselines such as `momentum`, tuned on each landscape; names that `lopt list` prints, with fields as `sgd{"learning_rate":0.1}`; or paths of
     saved optimizers."""
     landscapes: tuple[str, ...] = ()
-    """Of bowl, noisy_bowl, rosenbrock, beale, styblinski_tang, ackley, booth, branin, log_sum_exp, matyas and michalewicz; all by default."""
+    """Keys of `lopt.analyze.LANDSCAPES`, as `rosenbrock`; all by default."""
     starts: Fields = ()
     """Of landscapes, in place of their own, as `rosenbrock=[[-1.5,2],[0,0]]`."""
     steps: int = 200

@@ -124,7 +124,7 @@ def adaptation(
         >>> round(found.exponent, 2)
         -1.0
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers*: learning rate adaptation.
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers*: learning rate adaptation.
     """
     at_least(3, points=points)
     at_least(1, settle=settle)

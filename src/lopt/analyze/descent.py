@@ -143,7 +143,8 @@ def descend(
 
     $$w_{t+1} = w_t + U(\nabla f(w_t), s_t, w_t; \theta), \qquad w_0 \text{ a start}, \quad w_t \in \mathbb R^2$$
 
-    Each optimizer is one compiled program over all landscapes, starts and settings. It is told the number of steps.
+    Each optimizer is one compiled program over all landscapes, starts and settings. It is told the number of steps, except where its fields say
+    `tell_horizon=false`.
     A baseline without fields has the best setting of its grid on each landscape: the least mean over steps and starts of the logarithm of the height.
 
     Args:
@@ -159,7 +160,7 @@ def descend(
 
     Raises:
         InputError: for no optimizer, landscape or step; for unknown names, with the nearest ones; for a start that is no point of the picture; for a
-            task that has not two parameters.
+            task that has not two parameters or that remembers gradients; for two files of one name.
 
     Examples:
         >>> import jax

@@ -139,7 +139,7 @@ def momentum(
         >>> [round(x, 3) for x in found.dominant]
         [0.1, 0.9]
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers*: momentum.
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers*: momentum.
     """
     at_least(8, length=length)
     at_least(1, draws=draws)

@@ -151,7 +151,9 @@ def _section(finding: Finding) -> str:
         rows = [[part, f"{share:.1%}"] for part, share in zip(record.parts, record.shares, strict=True)]
         rows.append(["left", f"{record.left:.1%}"])
         text += table(["regressed on", "explained variance on held-out steps"], rows, kind="plain")
-    return text + f'<div class="scroll figure" tabindex="0">{image(png_of(finding.record.plot()), finding.question)}</div>'
+    return (
+        text + f'<div class="scroll figure" tabindex="0">{image(png_of(finding.record.plot()), finding.question)}</div>'
+    )
 
 
 __all__ = ["MECHANISMS", "Finding", "made_by", "mechanisms", "mechanisms_page", "write_mechanisms"]

@@ -110,7 +110,7 @@ def response(
         >>> round(found.gain, 3), round(found.threshold, 3)
         (0.1, 0.5)
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers*: gradient clipping.
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers*: gradient clipping.
     """
     at_least(3, points=points)
     at_least(1, draws=draws)

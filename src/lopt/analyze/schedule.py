@@ -111,7 +111,7 @@ def schedule(
         >>> [round(float(x), 3) for x in found.rate[[0, 25, 50]]]
         [0.1, 0.05, 0.0]
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers*: learning rate schedules.
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers*: learning rate schedules.
     """
     at_least(2, steps=steps)
     probe = probe_of(optimizer, loss, params, key=key, horizon=horizon or steps)

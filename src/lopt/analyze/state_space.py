@@ -108,7 +108,7 @@ def state_space(
         >>> len(found.shares)  # two moments
         2
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers*, figure 2.
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers*, figure 2.
     """
     at_least(2, steps=steps)
     rule, task = as_optimizer(optimizer), as_task(loss, params)

@@ -8,7 +8,7 @@ for (const land of data.landscapes) {
   land.levels = decode(land.levels, Uint16Array);
   for (const run of land.runs) for (const name of ["points", "heights"]) run[name] = decode(run[name], Float32Array);
 }
-const state = { landscape: 0, start: 0, step: data.steps, since: null, hidden: new Set() };
+const state = { landscape: 0, start: 0, step: data.steps, since: null, frame: 0, hidden: new Set() };
 const land = () => data.landscapes[state.landscape];
 const shown = () => land().runs.filter((run) => !state.hidden.has(run.optimizer));
 const number = (v) => (v < 1e-3 || v >= 1e5 ? v.toExponential(1) : String(Number(v.toPrecision(3))));
@@ -102,7 +102,8 @@ function play(on) {
   state.since = on ? { time: performance.now(), step: state.step } : null;
   byId("play").textContent = on ? "Pause" : "Play";
   byId("now").setAttribute("aria-live", on ? "off" : "polite");
-  if (on) requestAnimationFrame(tick);
+  cancelAnimationFrame(state.frame);
+  if (on) state.frame = requestAnimationFrame(tick);
 }
 
 function tick(now) {
@@ -110,7 +111,7 @@ function tick(now) {
   const step = state.since.step + Math.floor((Math.max(0, now - state.since.time) / 1000) * Number(byId("speed").value));
   if (step !== state.step) go(step);
   if (state.step === data.steps) play(false);
-  else requestAnimationFrame(tick);
+  else state.frame = requestAnimationFrame(tick);
 }
 
 const stepBy = (n) => {

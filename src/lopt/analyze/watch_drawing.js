@@ -143,7 +143,7 @@ function drawCurves(canvas, runs, start, times, step) {
   const [left, right, top, bottom] = [58, 10, 12, 40];
   const of = (run, t) => run.heights[start * times + t];
   const all = runs.flatMap((run) => [...run.heights.subarray(start * times, (start + 1) * times)]).filter((v) => v > 0 && Number.isFinite(v));
-  const first = runs.length ? of(runs[0], 0) : 1;
+  const first = runs.length && of(runs[0], 0) > 0 ? of(runs[0], 0) : Math.max(...all) > 0 ? Math.max(...all) : 1; // a start may be a minimum
   const high = Math.log10(Math.min(Math.max(first, ...all), 30 * first));
   const low = Math.min(high - 1, Math.log10(Math.max(Math.min(...all, first), first * 1e-8)));
   const x = (t) => left + ((width - left - right) * t) / Math.max(1, times - 1);

@@ -58,7 +58,7 @@ def score(
         first: $\ell_0$, the loss of the first minibatch of the inner problem.
         progress: $\tau_t$, above 0 and at most 1.
 
-    Source: `relative` is the objective of Maheswaranathan et al. 2021 as long as no loss exceeds the first; `mean_log` that of Wichrowska et al. 2017
+    Source: `relative` is the objective of Maheswaranathan et al. 2020 as long as no loss exceeds the first; `mean_log` that of Wichrowska et al. 2017
     (`scale_objective` of its release), which takes $\ell_t$ over the whole data set where this takes minibatches; `last` that of Metz et al. 2022,
     *VeLO*; `late_log` is lopt's own.
     """

@@ -1,4 +1,4 @@
-"""`GRUOptimizer`: the component-wise GRU of Maheswaranathan et al. 2021."""
+"""`GRUOptimizer`: the component-wise GRU of Maheswaranathan et al. 2020."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GRUOptimizer(Optimizer):
     Raises:
         InputError: for fewer than one unit.
 
-    Source: Maheswaranathan et al. 2021, *Reverse engineering learned optimizers reveals known and novel mechanisms*. How the weights of the GRU
+    Source: Maheswaranathan et al. 2020, *Reverse engineering learned optimizers reveals known and novel mechanisms*. How the weights of the GRU
     start is ours: normal with deviation $1/\sqrt{\text{fan in}}$.
     """
 

@@ -86,7 +86,7 @@ TASKS: dict[str, Family] = {
         learned_optimizer_training, "the task `lopt` of google/learned_optimization", "digits"
     ),
     "least_squares": Family(LeastSquares, WICHROWSKA),
-    "linear_regression": Family(LinearRegression, "Maheswaranathan et al. 2021"),
+    "linear_regression": Family(LinearRegression, "Maheswaranathan et al. 2020"),
     "matmul_search": Family(MatMulSearch, WICHROWSKA),
     "min_max_well": Family(MinMaxWell, WICHROWSKA),
     "noisy_quadratic": Family(NoisyQuadratic, "Harrison, Metz & Sohl-Dickstein 2022"),
@@ -100,7 +100,7 @@ TASKS: dict[str, Family] = {
     "sampled": Family(sample_task, "in the manner of TaskSet (Metz et al. 2020)", _sampled),
     "sparse_softmax": Family(SparseSoftmax, WICHROWSKA),
     "table_mlp": Family(table_mlp, "lopt's own", _table),
-    "two_moons": Family(two_moons, "Maheswaranathan et al. 2021"),
+    "two_moons": Family(two_moons, "Maheswaranathan et al. 2020"),
     "variational_autoencoder": Family(variational_autoencoder, "Kingma & Welling 2014", _images),
 }
 

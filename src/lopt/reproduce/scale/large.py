@@ -117,7 +117,7 @@ def large_lstm(
         return Claim(
             *words,
             "Not run: no weights of an LSTM were given (lstm=...). It takes a meta-training of `lstm` on the same 21 problems for 16,000 meta-steps, as "
-            "that of hierarchical-rnn-1: about three hours of one core.",
+            "that of hierarchical-rnn-1, which took about three hours of one core.",
             None,
             {},
         )

@@ -232,6 +232,8 @@ def self_train(
 def ancestry(found: Curves, member: int, cycle: int) -> str:
     """Whom a member descends from and who trained each, back to a random one, as text.
 
+    A copy of the best so far is taken to be of the best that a line of the lineage names; the start, before the first cycle, has no line.
+
     Args:
         found: what the run found.
         member: whose line it is.

@@ -218,7 +218,7 @@ def two_moons(
         batch_size: points a minibatch.
         noise: deviation of the points from the half-circles.
 
-    Source: Maheswaranathan et al. 2021, the released tasks.
+    Source: Maheswaranathan et al. 2020, the released tasks.
     """
     return PointMLP(
         moons(noise),

@@ -29,7 +29,7 @@ class LinearRegression(Task):
         noise: $\sigma$.
         batch_size: examples a minibatch.
 
-    Source: Maheswaranathan et al. 2021 (the spectrum); the minibatches are this library's.
+    Source: Maheswaranathan et al. 2020 (the spectrum); the minibatches are this library's.
     """
 
     quadratic: Quadratic

@@ -37,7 +37,7 @@ class Quadratic(Task):
         high: greatest exponent of the eigenvalues.
         noise: deviation of $\mu$.
         tilted: draw a linear term $v \sim N(0, I)$ instead of the optimum, which is then $w^* = -H^{-1} v$: far away along flat directions.
-            With `dim=5, low=-3` these are the quadratics of Maheswaranathan et al. 2021, but for the basis, which is uniform there.
+            With `dim=5, low=-3` these are the quadratics of Maheswaranathan et al. 2020, but for the basis, which is uniform there.
     """
 
     dim: int = eqx.field(static=True)
