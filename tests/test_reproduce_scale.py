@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 import lopt
 from lopt.errors import InputError
-from lopt.optimizers import HierarchicalRNN
-from lopt.reproduce.scale import _arms, ablations, corpus, large, large_lstm, networks, overhead
+from lopt.optimizers import Adam, HierarchicalRNN
+from lopt.reproduce.scale import PAPER, _arms, ablations, corpus, large, large_lstm, networks, overhead
 from lopt.reproduce.scale._arms import ARMS, WHOLE, train_arm
 from lopt.reproduce.scale._versus import Versus, learned_optimizer
 from lopt.reproduce.scale.ablations import score
@@ -157,3 +158,19 @@ def test_what_an_arm_holds_is_never_trained(monkeypatch: pytest.MonkeyPatch, tmp
     assert not np.array_equal(found.direction, start.direction)
     with pytest.raises(InputError, match="belongs to another configuration"):
         train_arm("tiny", KEY, meta_steps=3, particles=1, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize("rates", [(0.1, 1e-6), (1e-6, 0.1)])
+def test_an_ablation_is_judged_by_the_paired_difference(
+    rates: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate_of = dict(zip((WHOLE, "no attention"), rates, strict=True))
+    trained = lambda arm, key, **_: Adam(learning_rate=rate_of[arm])  # noqa: E731
+    monkeypatch.setattr(sys.modules[score.__module__], "train_arm", trained)
+    claim = ablations(KEY, arms=tuple(rate_of), problems=("bowl_1",), meta_steps=50, seeds=2, steps=20, trainings=2)
+    assert claim.held is (rates[0] > rates[1])
+    mean, low, high = claim.numbers["worth"]["no attention"]
+    assert np.sign(mean) == np.sign(rates[0] - rates[1])
+    assert [row["arm"] for row in claim.rows] == list(rate_of)
+    assert low <= mean <= high
+    assert PAPER.claims["ablations"].draw(claim).axes

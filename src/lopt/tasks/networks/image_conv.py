@@ -46,6 +46,12 @@ def convolve(layer: eqx.nn.Conv2d, x: Float[Array, "ins rows columns batch"]) ->
     return product if layer.bias is None else product + layer.bias[..., None]
 
 
+def squares(images: Float[Array, "batch pixels"], brightest: int) -> Float[Array, "1 side side batch"]:
+    """Square images whose brightest pixel is 1, the batch last, as `convolve` takes them."""
+    side = math.isqrt(images.shape[1])
+    return images.T.reshape(1, side, side, -1) / brightest
+
+
 def _normalise(norm: Any, x: Float[Array, "channels r c batch"]) -> Float[Array, "channels r c batch"]:
     """`norm`, written for one image, on a batch that is the last axis; mapped over it, a step of a residual net takes two to three times as long."""
     if isinstance(norm, BatchNorm):  # to which the batch is only more space
@@ -177,8 +183,7 @@ class ImageConv(ClassificationTask):
     def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch classes"]:
         """The logits of images whose brightest pixel is 1."""
         del key, training
-        x = inputs.astype(network.head.weight.dtype).T.reshape(1, self.side, self.side, -1) / self.brightest
-        return network(x)
+        return network(squares(inputs.astype(network.head.weight.dtype), self.brightest))
 
 
 def _convolution(channels: int, shape: Filter, stride: int, key: PRNGKeyArray) -> eqx.nn.Conv2d:

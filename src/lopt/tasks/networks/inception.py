@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lopt.checks import sizes
+from lopt.checks import one_of, sizes
 from lopt.tasks.data import images as sets
-from lopt.tasks.networks.image_conv import ImageConv, convolve
+from lopt.tasks.networks.image_conv import convolve, squares
 from lopt.tasks.networks.layers import Activation, Function, function_of
-from lopt.tasks.networks.learning import Loss
+from lopt.tasks.networks.learning import ClassificationTask, Loss
 
 
 class Branches(NamedTuple):
@@ -47,7 +47,7 @@ class InceptionNet(eqx.Module):
         return jax.vmap(self.head, in_axes=-1)(jnp.mean(x, axis=(1, 2)))
 
 
-class ImageInception(ImageConv):
+class ImageInception(ClassificationTask):
     r"""A network of inception blocks on an image classification data set.
 
     A block joins four branches along channels: a 1x1 convolution, a 1x1 and a 3x3 one, a 1x1 and a 5x5 one, and a 1x1 one of the greatest of 3x3 pixels.
@@ -65,6 +65,11 @@ class ImageInception(ImageConv):
     Source: Szegedy et al. 2015, *Going deeper with convolutions*, its block; the network around it is ours.
     """
 
+    brightest: int = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    blocks: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
+
     def __init__(
         self,
         images: sets.Images,
@@ -76,21 +81,15 @@ class ImageInception(ImageConv):
         batch_size: int = 64,
         eval_size: int = 1_000,
     ):
-        sizes(channels=channels, blocks=blocks)
-        super().__init__(
-            images,
-            filters=((3, 3, 4 * channels),),
-            blocks=blocks,
-            activation=activation,
-            objective=objective,
-            batch_size=batch_size,
-            eval_size=eval_size,
-        )
+        sizes(channels=channels, blocks=blocks, batch_size=batch_size, eval_size=eval_size)
+        one_of("activation", activation, Activation)
+        one_of("objective", objective, Loss)
+        super().__init__(images[:3], batch_size, eval_size, images.classes, objective)
+        self.brightest, self.channels, self.blocks, self.activation = images.brightest, channels, blocks, activation
 
-    def network(self, key: PRNGKeyArray, activation: Function | None = None) -> Any:
+    def network(self, key: PRNGKeyArray, activation: Function | None = None) -> InceptionNet:
         """The network."""
-        joined = self.filters[0][2]
-        branch = joined // 4
+        branch, joined = self.channels, 4 * self.channels
         stem_key, head_key, *keys = jax.random.split(key, 2 + 6 * self.blocks)
         draw = iter(keys)
 
@@ -109,6 +108,11 @@ class ImageInception(ImageConv):
         stem = eqx.nn.Conv2d(1, joined, 3, stride=2, padding="SAME", key=stem_key)
         head = eqx.nn.Linear(joined, self.classes, key=head_key)
         return InceptionNet(stem, blocks, head, activation or function_of(self.activation))
+
+    def logits(self, network: Any, inputs: Array, key: PRNGKeyArray, training: bool) -> Float[Array, "batch classes"]:
+        """The logits of images whose brightest pixel is 1."""
+        del key, training
+        return network(squares(inputs.astype(network.head.weight.dtype), self.brightest))
 
 
 def inception_net(
