@@ -120,7 +120,7 @@ def train_arm(
     free = jax.tree.map(jnp.ones_like, rule)
     if arm.hold is not None:
         marked = arm.hold(rule, jnp.nan)
-        rule, free = arm.hold(rule, None), jax.tree.map(lambda x: 1.0 - jnp.isnan(x), marked)
+        rule, free = arm.hold(rule, None), jax.tree.map(lambda x: (~jnp.isnan(x)).astype(x.dtype), marked)
     estimators = [
         Backprop(
             create(find_member(f"wichrowska2017/{task}")),
