@@ -13,6 +13,7 @@ PAPERS: dict[str, str] = {
     "scale": "lopt.reproduce.scale",
     "pathologies": "lopt.reproduce.pathologies",
     "stability": "lopt.reproduce.stability",
+    "tasks": "lopt.reproduce.tasks",
     "self-training": "lopt.reproduce.self_training",
     "mechanisms": "lopt.reproduce.mechanisms",
 }

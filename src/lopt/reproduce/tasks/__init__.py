@@ -9,6 +9,7 @@ from lopt.reproduce.tasks.clip import clip
 from lopt.reproduce.tasks.more_tasks import more_tasks
 from lopt.reproduce.tasks.regularisation import regularisation
 from lopt.reproduce.tasks.table import table
+from lopt.reproduce.tasks.validation import validation
 
 # Arms that `--quick` meta-trains itself, on one program; all its claims share them.
 QUICK = {"seeds": 2, "meta_steps": 100, "programs": ("softmax, breast cancer",)}
@@ -25,8 +26,9 @@ PAPER = Paper(
         "architecture": ClaimSpec(architecture, _figures.architecture, FEW),
         "clip": ClaimSpec(clip, _figures.clip, QUICK),
         "regularisation": ClaimSpec(regularisation, _figures.regularisation, QUICK | {"starts": 16, "steps": 300}),
+        "validation": ClaimSpec(validation, _figures.validation, FEW),
         "table": ClaimSpec(table, _figures.table, FEW | {"trials": 14, "candidates": 14, "tuning": 10}),
     },
 )
 
-__all__ = ["PAPER", "architecture", "clip", "more_tasks", "regularisation", "table"]
+__all__ = ["PAPER", "architecture", "clip", "more_tasks", "regularisation", "table", "validation"]

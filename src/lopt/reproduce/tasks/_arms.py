@@ -149,7 +149,9 @@ def train_arm(
     for step in range(start, meta_steps):
         at = time.perf_counter()
         which = int(np.random.default_rng((seed, step)).choice(len(shares), p=shares))
-        found, own, metrics = _estimate(estimators[which], training.meta.optimizer, training.particles[which], _key(key, step))
+        found, own, metrics = _estimate(
+            estimators[which], training.meta.optimizer, training.particles[which], _key(key, step)
+        )
         meta, _ = _apply(outer, training.meta, Gradients(found, (), metrics))
         losses[step] = float(metrics["meta_loss"])
         held = tuple(own if i == which else p for i, p in enumerate(training.particles))
@@ -159,7 +161,14 @@ def train_arm(
         met.add(which)
         if run is not None:
             clock = round(before + time.perf_counter() - began, 3)
-            run.log({"step": step + 1, "meta_loss": losses[step], "inner_steps": (step + 1) * 2 * PAIRS * TRUNCATION, "seconds": clock})
+            run.log(
+                {
+                    "step": step + 1,
+                    "meta_loss": losses[step],
+                    "inner_steps": (step + 1) * 2 * PAIRS * TRUNCATION,
+                    "seconds": clock,
+                }
+            )
             if (step + 1) % EVERY == 0 or step + 1 == meta_steps:
                 run.save(training)
         on_step(step + 1, losses[step])
@@ -175,9 +184,7 @@ def _key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
 @lru_cache(maxsize=8)  # compiled programs are tied to it
 def _outer(learning_rate: float) -> Optimizer:
     """A clip, whose limit is a number of the state, so that arms may differ in it, and Adam."""
-    return as_outer(
-        optax.chain(optax.inject_hyperparams(optax.clip)(max_delta=CLIP), optax.adam(learning_rate))
-    )
+    return as_outer(optax.chain(optax.inject_hyperparams(optax.clip)(max_delta=CLIP), optax.adam(learning_rate)))
 
 
 @jax.jit

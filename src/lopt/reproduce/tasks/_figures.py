@@ -88,3 +88,17 @@ def table(claim: Claim) -> Any:
     axes.set(xlabel="normalised loss: dots are means, bars quartiles, ticks medians")
     axes.legend(frameon=False, fontsize=8)
     return fig
+
+
+def validation(claim: Claim) -> Any:
+    """Draw it."""
+    fig, ((axes,),) = panels(width=5.0)
+    losses = claim.numbers["losses"]
+    for i, (color, label) in enumerate(zip(COLORS, ("with validation losses", "without"), strict=False)):
+        train, test = (np.mean(list(losses[s].values())[i], axis=0) for s in ("train", "test"))
+        axes.plot(train, test, "o", ms=4, color=color, alpha=0.7, label=label)
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], color="0.4", lw=0.8, ls=":")
+    axes.set(xlabel="normalised training loss", ylabel="normalised test loss")
+    axes.legend(frameon=False, fontsize=8)
+    return fig

@@ -29,7 +29,9 @@ PROGRAMS: dict[str, Config] = {
     "softmax, breast cancer": _config("tabular", "breast_cancer", ()),
 }
 LARGEST = 1000  # tasks of the largest subset
-BEYOND = 10_000  # seeds of more tasks for meta-training; those between it and the corpus's are kept for the held-out set
+BEYOND = (
+    10_000  # seeds of more tasks for meta-training; those between it and the corpus's are kept for the held-out set
+)
 
 
 class Pool(SampledTask):

@@ -52,8 +52,8 @@ def architecture(
         "architecture",
         "(b) The hierarchical LSTM ends below the feed-forward rule and the LSTM",
         "At the same budget the hierarchical optimizer ends below a feed-forward network for every parameter and an LSTM for every parameter.",
-        "Its mean normalised test loss on held-out tasks is below that of each rival in every seed, and by more than the 95 % interval over tasks of the paired "
-        "difference of means over seeds.",
+        "Its mean normalised test loss on held-out tasks is below that of each rival in every seed, and by more than the 95 % interval over tasks of the "
+        "paired difference of means over seeds.",
     )
     check_programs(programs)
     if not rivals or set(rivals) - set(RIVALS):
@@ -80,7 +80,8 @@ def architecture(
     listed = " ".join(f"{n} is above it by {gains[n]}." for n in rivals)
     return Claim(
         *words,
-        f"The hierarchical LSTM ends at {losses[HOME].mean():.3f}; it is ahead of {len(beaten)} of {len(rivals)} rivals ({', '.join(beaten) or 'none'}). {listed}",
+        f"The hierarchical LSTM ends at {losses[HOME].mean():.3f}; it is ahead of {len(beaten)} of {len(rivals)} rivals ({', '.join(beaten) or 'none'}). "
+        f"{listed}",
         len(beaten) == len(rivals),
         {"curves": curves, "losses": losses, "gains": {n: list(g) for n, g in gains.items()}},
         rows,

@@ -46,8 +46,8 @@ def clip(
         "clip",
         "(c) Without the clip of meta-gradients it does not train",
         "Without a clip of every element of the meta-gradient at 0.1 no training occurs.",
-        "Progress is the mean meta-loss of the first tenth of the meta-steps less that of the last. With the clip it is positive in every seed; without, it is at "
-        f"most {LITTLE:.0%} of that, in every seed.",
+        "Progress is the mean meta-loss of the first tenth of the meta-steps less that of the last. With the clip it is positive in every seed; without, it is "
+        f"at most {LITTLE:.0%} of that, in every seed.",
     )
     check_programs(programs)
     if reason := absent((HOME, FREE), seeds, meta_steps):

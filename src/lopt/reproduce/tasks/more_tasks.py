@@ -52,13 +52,15 @@ def more_tasks(
         "more_tasks",
         "(a) More tasks generalise better",
         "Meta-trained on more tasks for the same number of meta-steps, the optimizer has lower losses on held-out tasks.",
-        "The mean normalised test loss on held-out tasks, over tasks and seeds, falls at every step to a larger subset. Between the smallest and the largest it "
-        "falls in every seed, and by more than the 95 % interval over tasks of the paired difference.",
+        "The mean normalised test loss on held-out tasks, over tasks and seeds, falls at every step to a larger subset. Between the smallest and the largest "
+        "it falls in every seed, and by more than the 95 % interval over tasks of the paired difference.",
     )
     check_programs(programs)
     for size in sizes:
         if size not in SIZES:
-            raise InputError(f"A subset of {size} tasks was asked for; there are those of {', '.join(map(str, SIZES))}.")
+            raise InputError(
+                f"A subset of {size} tasks was asked for; there are those of {', '.join(map(str, SIZES))}."
+            )
     if len(sizes) < 2 or list(sizes) != sorted(set(sizes)):
         raise InputError(f"sizes is {tuple(sizes)}; it must hold two sizes or more, each larger than the one before.")
     names = [SIZES[size] for size in sizes]

@@ -84,7 +84,9 @@ def paths(rule: Optimizer, starts: Float[Array, "starts 2"], steps: Int[Array, "
     def one(begin: Array) -> Array:
         task, key = Diagonal(begin), jax.random.key(0)
         inner = start(rule, task, key, steps)
-        inner = jax.lax.fori_loop(0, steps, lambda i, x: inner_step(rule, task, x, jax.random.fold_in(key, i))[0], inner)
+        inner = jax.lax.fori_loop(
+            0, steps, lambda i, x: inner_step(rule, task, x, jax.random.fold_in(key, i))[0], inner
+        )
         return inner.params["xy"]
 
     return jax.vmap(one)(starts)
@@ -126,8 +128,8 @@ def regularisation(
         "(d) It drifts to the origin where Adam goes to the nearest solution",
         "Trained for validation losses, the learned optimizer regularises by itself: where all points of a line are solutions it ends near the origin, and a "
         "hand-designed one at the nearest solution.",
-        f"In nine trainings of ten the distance to the line ends below {CLOSE:.0%} of what it was, for every seed. The ratio r is below 1 by more than its 95 % "
-        f"interval over seeds, and within {EXACT:.0%} of 1 for Adam.",
+        f"In nine trainings of ten the distance to the line ends below {CLOSE:.0%} of what it was, for every seed. The ratio r is below 1 by more than its "
+        f"95 % interval over seeds, and within {EXACT:.0%} of 1 for Adam.",
     )
     check_programs(programs)
     if starts < 4 or starts % 4:
@@ -138,16 +140,17 @@ def regularisation(
     rules[ADAM] = Adam(learning_rate=RATE)
     begin = ring(starts)
     aim = nearest(begin)
-    ends = {n: np.asarray(paths(r, jnp.asarray(begin, jnp.float32), jnp.asarray(steps)), np.float64) for n, r in rules.items()}
+    ends = {
+        n: np.asarray(paths(r, jnp.asarray(begin, jnp.float32), jnp.asarray(steps)), np.float64)
+        for n, r in rules.items()
+    }
     ratio = {n: float(np.linalg.norm(x, axis=1).sum() / np.linalg.norm(aim, axis=1).sum()) for n, x in ends.items()}
     away = np.abs(begin[:, 0] - begin[:, 1])
     solved = {n: float((np.abs(x[:, 0] - x[:, 1]) <= CLOSE * away).mean()) for n, x in ends.items()}
     found = mean_interval(np.array([r for n, r in ratio.items() if n != ADAM]))
     arrived = all(share >= 0.9 for n, share in solved.items() if n != ADAM)
     held = bool(arrived and found.high < 1.0 and abs(ratio[ADAM] - 1.0) <= EXACT)
-    rows = [
-        {"optimizer": n, "ended near the line": f"{solved[n]:.0%}", "ratio r": f"{ratio[n]:.3f}"} for n in rules
-    ]
+    rows = [{"optimizer": n, "ended near the line": f"{solved[n]:.0%}", "ratio r": f"{ratio[n]:.3f}"} for n in rules]
     numbers: dict[str, Any] = {"ratio": ratio, "solved": solved, "starts": starts, "steps": steps, "ends": ends}
     return Claim(
         *words,
