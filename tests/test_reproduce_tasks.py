@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ SMALL = ("softmax, breast cancer",)
         (architecture, {"rivals": ("GRU",)}, "feed-forward, LSTM and nothing else"),
         (clip, {"programs": ("softmax",)}, "softmax, digits"),
         (regularisation, {"starts": 6}, "must be a multiple of four"),
-        (table, {"trials": 3}, "trials is 3 and candidates 42; each must be at least 10"),
+        (table, {"trials": 3}, "trials is 3 and candidates 28; each must be at least 10"),
         (table, {"arm": "100 task"}, "100 tasks"),
         (validation, {"programs": ("wine",)}, "softmax"),
     ],
@@ -77,7 +78,7 @@ def test_subsets_of_a_seed_are_nested_and_seeds_differ() -> None:
     sizes = (1, 10, 100, LARGEST)
     found = [subset(size, 0, NAMES) for size in sizes]
     assert [len(set(x)) for x in found] == list(sizes)
-    for small, large in zip(found[:-1], found[1:], strict=True):
+    for small, large in itertools.pairwise(found):
         assert large[: len(small)] == small
     assert subset(10, 1, NAMES) != found[1]
 

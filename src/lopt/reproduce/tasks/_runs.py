@@ -154,4 +154,14 @@ def all_scores(
     return {n: np.stack([arm_scores(n, seed, **given)[split] for seed in range(seeds)]) for n in names}
 
 
-__all__ = ["WEIGHTS", "absent", "all_scores", "arm_scores", "trained_arm", "write_arms"]
+def late(curve: np.ndarray, share: float = 0.1) -> float:
+    """The mean of the last part of a curve."""
+    return float(curve[-max(1, round(share * len(curve))) :].mean())
+
+
+def early(curve: np.ndarray, share: float = 0.1) -> float:
+    """The mean of the first part of a curve."""
+    return float(curve[: max(1, round(share * len(curve)))].mean())
+
+
+__all__ = ["WEIGHTS", "absent", "all_scores", "arm_scores", "early", "late", "trained_arm", "write_arms"]

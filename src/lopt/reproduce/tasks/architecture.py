@@ -12,9 +12,8 @@ from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, all_scores, trained_arm
+from lopt.reproduce.tasks._runs import absent, all_scores, late, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
-from lopt.reproduce.tasks.more_tasks import late
 
 RIVALS = ("feed-forward", "LSTM")
 
@@ -26,8 +25,8 @@ def architecture(
     seeds: int = 2,
     meta_steps: int | None = None,
     programs: Sequence[str] = tuple(PROGRAMS),
-    tasks: int = 100,
-    steps: int = 200,
+    tasks: int = 40,
+    steps: int = 100,
     runs: str | None = None,
 ) -> Claim:
     """Three architectures, meta-trained on the same hundred tasks with the same budget of meta-steps and inner steps.

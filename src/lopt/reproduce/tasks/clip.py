@@ -11,9 +11,8 @@ from jaxtyping import PRNGKeyArray
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, trained_arm
+from lopt.reproduce.tasks._runs import absent, early, late, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
-from lopt.reproduce.tasks.more_tasks import early, late
 
 FREE = "no clip"
 LITTLE = 0.1  # of the progress with the clip that still counts as none

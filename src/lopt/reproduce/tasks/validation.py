@@ -25,8 +25,8 @@ def validation(
     seeds: int = 2,
     meta_steps: int | None = None,
     programs: Sequence[str] = tuple(PROGRAMS),
-    tasks: int = 100,
-    steps: int = 200,
+    tasks: int = 40,
+    steps: int = 100,
     runs: str | None = None,
 ) -> Claim:
     """Training and test losses on held-out tasks that use few of their examples, with and without a validation loss among the inputs of the optimizer.
