@@ -154,16 +154,29 @@ class SelfTrain:
     """Of ten meta-steps of each member, an evaluation and copies."""
     seed: int = 0
     """Draws everything."""
+    engine: Literal["local", "ray"] = "local"
+    """Where meta-gradients are computed: in this process, or by workers of a Ray cluster."""
+    workers: int = 2
+    """Of Ray, each with one CPU; at most two, one for each task."""
+    address: str | None = None
+    """Of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; a new one on this machine by default."""
 
     def run(self) -> None:
         """Train, save, print."""
         from lopt.console import console, self_training_progress
+        from lopt.engine import RayEngine
         from lopt.reproduce.self_training.arms import self_train
 
         at_least(1, members=self.members, cycles=self.cycles)
         command = shlex.join(("lopt", *sys.argv[1:]))
-        given: dict[str, Any] = {"members": self.members, "cycles": self.cycles, "seed": self.seed}
-        with self_training_progress() as on_cycle:
+        if self.engine == "local" and self.address is not None:
+            raise InputError("address is for --engine ray; the engine is local.")
+        engine = RayEngine(self.workers, address=self.address) if self.engine == "ray" else None
+        given: dict[str, Any] = {"members": self.members, "cycles": self.cycles, "seed": self.seed, "engine": engine}
+        with (
+            contextlib.closing(engine) if engine else contextlib.nullcontext(),
+            self_training_progress() as on_cycle,
+        ):
             weights = self_train(self.run_dir, **given, command=command, on_cycle=on_cycle)
         console.print(f"Optimizer: {weights}\nLineage: {self.run_dir / 'lineage.jsonl'}", soft_wrap=True)
 
