@@ -33,6 +33,7 @@ from lopt.reproduce.tasks._tasks import LARGEST, PROGRAMS, Pool, by_program, hel
 from lopt.reproduce.tasks.regularisation import nearest, paths, ring
 from lopt.tasks import task_recipe
 from lopt.tasks.corpora.corpus import TEST_SEEDS, VALID_SEEDS
+from lopt.tasks.corpora.sampling import task_config
 
 KEY = jax.random.key(0)
 NAMES = tuple(PROGRAMS)
@@ -87,7 +88,7 @@ def test_held_out_tasks_are_in_no_subset_and_of_the_split_for_testing_first() ->
     judged, met = held_out(100, NAMES), set(subset(LARGEST, 0, NAMES))
     assert not met & set(judged)
     assert not met & {*VALID_SEEDS, *TEST_SEEDS}
-    in_split = [s for s in TEST_SEEDS if task_recipe(s).config in PROGRAMS.values()]
+    in_split = [s for s in TEST_SEEDS if task_config(s) in PROGRAMS.values()]
     assert list(judged[: len(in_split)]) == in_split
 
 

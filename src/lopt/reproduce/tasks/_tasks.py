@@ -16,7 +16,7 @@ from lopt.errors import InputError
 from lopt.names import unknown
 from lopt.tasks.corpora.corpus import TEST_SEEDS, TRAIN_SEEDS
 from lopt.tasks.corpora.sampled import SampledTask, Variation, sample_tasks
-from lopt.tasks.corpora.sampling import CONFIGS, Config, task_recipe
+from lopt.tasks.corpora.sampling import CONFIGS, Config, task_config
 
 
 def _config(family: str, dataset: str, widths: tuple[int, ...]) -> Config:
@@ -104,7 +104,7 @@ def _first(count: int, programs: tuple[str, ...], testing: bool) -> tuple[int, .
     seeds: Iterator[int] = (
         iter(range(TEST_SEEDS.start, BEYOND)) if testing else itertools.chain(TRAIN_SEEDS, itertools.count(BEYOND))
     )
-    found = tuple(itertools.islice((s for s in seeds if task_recipe(s).config in wanted), count))
+    found = tuple(itertools.islice((s for s in seeds if task_config(s) in wanted), count))
     if len(found) < count:
         raise InputError(f"{count} held-out tasks were asked for; of these programs there are {len(found)}.")
     return found
@@ -117,7 +117,7 @@ def by_program(seeds: Sequence[int], *, rows: int = LARGEST) -> Mapping[str, Poo
         seeds: of tasks.
         rows: of a pool's arrays.
     """
-    groups = {name: [s for s in seeds if task_recipe(s).config == config] for name, config in PROGRAMS.items()}
+    groups = {name: [s for s in seeds if task_config(s) == config] for name, config in PROGRAMS.items()}
     return {name: Pool(PROGRAMS[name], own, rows=rows) for name, own in groups.items() if own}
 
 
