@@ -22,7 +22,7 @@ test-ray: $(VENV)/.dev
 	$(BIN)/pytest -m ray tests/test_cluster.py
 
 test-torch: $(TORCH)/.dev
-	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch.py tests/test_torch_rules.py tests/test_torch_distributed.py
+	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch*.py tests/test_examples.py -k torch
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

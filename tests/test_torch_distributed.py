@@ -23,6 +23,10 @@ PROGRAM = Path(torch_processes.__file__)
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rule", ["general-1", pytest.param("velo", marks=pytest.mark.slow)])
 def test_two_processes_do_what_one_does(mode: str, rule: str, tmp_path: Path) -> None:
+    model, other = make("mlp"), make("mlp", seed=1)
+    optimizers = [LearnedOptimizer(m.parameters(), create(rule), horizon=STEPS) for m in (model, other)]
+    start = [p.detach().clone() for p in model.parameters()]
+    expected = train_alone(model, optimizers[0], range(STEPS))
     command = [sys.executable, str(PROGRAM), mode, rule]
     running = [
         subprocess.Popen(
@@ -33,10 +37,6 @@ def test_two_processes_do_what_one_does(mode: str, rule: str, tmp_path: Path) ->
         )
         for rank in range(2)
     ]
-    model, other = make("mlp"), make("mlp", seed=1)
-    optimizers = [LearnedOptimizer(m.parameters(), create(rule), horizon=STEPS) for m in (model, other)]
-    start = [p.detach().clone() for p in model.parameters()]
-    expected = train_alone(model, optimizers[0], range(STEPS))
     errors = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], errors
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -210,6 +210,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         seen = (*map(id, params), *losses)
         if self._bound is not None and self._bound[0] == seen:
             return self._bound[3]
+        return self._bind_anew(params, losses, seen)
+
+    @torch.compiler.disable  # what starts states, traces rules and hands over to JAX is no part of a graph
+    def _bind_anew(self, params: Sequence[Tensor], losses: tuple[str, ...], seen: Any) -> TorchStep | Bridge:
         if self.evaluates_elsewhere and any(_TRAINED in s for s in self.state.values()):
             raise InputError("The model holds the parameters to evaluate; call optimizer.train() before the next step.")
         self._start(params)
