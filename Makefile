@@ -57,7 +57,8 @@ $(VENV)/.docs: $(VENV)/.dev
 	@$(call install,.[docs])
 	@touch $@
 
-# PyTorch has an environment of its own. pip fills it: uv would take the CUDA build of several gigabytes.
+# PyTorch has an environment of its own. pip fills it: uv would take the CUDA build of several gigabytes, as pip does on Linux unless
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu is set.
 $(TORCH)/.dev: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(TORCH)
 	@$(TORCH)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' torch==2.13.0

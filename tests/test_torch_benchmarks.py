@@ -34,14 +34,15 @@ PROBLEMS = ["character transformer"] + ["image classifier"] * (fashion_mnist_fol
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_torch_training(problem: str, tmp_path: Path) -> None:
-    arguments = ("--problems", problem, "--rule", "demo-1", "--steps", "20", "--seeds", "1")
+    arguments = ("--problems", problem, "--rule", "demo-1", "--steps", "10", "--seeds", "1")
     results = run("torch_training.py", tmp_path / "torch_training.json", *arguments)
     assert [(r["problem"], r["optimizer"]) for r in results] == [
         (problem, name) for name in ("AdamW", "AdamW, cosine", "demo-1")
     ]
     assert [r["rate"] is None for r in results] == [False, False, True]
     for r in results:
-        assert r["steps_to_target"][0] in ((10, 20) if r["optimizer"] == "AdamW" else (None, 0, 10, 20))
+        assert r["steps_to_target"][0] in ((10,) if r["optimizer"] == "AdamW" else (None, 0, 10))
         for name in ("train_loss", "test_loss"):
             assert all(0 < x < math.log(100) for x in r[name])
-        assert all(x > 0 for x in (*r["seconds"], *r["first_step_seconds"]))
+        assert all(x >= 0 for x in (*r["seconds"], *r["first_step_seconds"]))
+    assert results[-1]["first_step_seconds"][0] > 0  # it compiles

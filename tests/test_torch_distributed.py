@@ -20,8 +20,16 @@ PROGRAM = Path(torch_processes.__file__)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-@pytest.mark.parametrize("rule", ["general-1", pytest.param("velo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("mode", "rule"),
+    [
+        ("ddp", "demo-1"),
+        ("fsdp", "general-1"),
+        pytest.param("ddp", "general-1", marks=pytest.mark.slow),
+        pytest.param("ddp", "velo", marks=pytest.mark.slow),
+        pytest.param("fsdp", "velo", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_do_what_one_does(mode: str, rule: str, tmp_path: Path) -> None:
     model, other = make("mlp"), make("mlp", seed=1)
     optimizers = [LearnedOptimizer(m.parameters(), create(rule), horizon=STEPS) for m in (model, other)]
