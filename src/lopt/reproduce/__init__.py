@@ -15,6 +15,7 @@ PAPERS: dict[str, str] = {
     "stability": "lopt.reproduce.stability",
     "self-training": "lopt.reproduce.self_training",
     "mechanisms": "lopt.reproduce.mechanisms",
+    "neighbours": "lopt.reproduce.neighbours",
 }
 
 
