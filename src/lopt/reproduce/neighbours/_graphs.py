@@ -63,7 +63,7 @@ def network(problem: GraphProblem, layers: Layers, design: Design) -> Float[Arra
         for k in range(1, HOPS):
             inputs = problem.adjacency @ inputs
             messages = messages + design.hops[i, k] * inputs
-        hidden = messages @ _mixed(layer.weight, design.widths[i, 0]).T + layer.bias
+        hidden = messages @ _mixed(layer.weight, design.widths[i, 0]).T + layer.bias[None]
     return hidden
 
 

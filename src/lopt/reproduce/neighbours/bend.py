@@ -72,7 +72,7 @@ def bend(
     ]
     return Claim(
         *words,
-        f"4-bit weights with 8-bit activations lose "
+        "4-bit weights with 8-bit activations lose "
         + " and ".join(f"{by[AT]} ({name})" for name, by in lost.items())
         + f" of accuracy on the float network. One step less of either loses more than {MARGIN:.0%} in {sum(worse)} of {len(worse)} cases.",
         bool(all(kept) and all(worse)),

@@ -62,8 +62,9 @@ def continuation(
         "continuation",
         "(a) As good as maximum entropy in a tenth of its time",
         "A learned optimizer on well-conditioned surrogate problems recovers spectra of high quality at low cost, where maximum entropy needs far more time.",
-        "At every level of noise its error is no higher than that of maximum entropy with a flat default model: the interval of the paired difference ends below "
-        f"{MARGIN:g}. And maximum entropy takes at least {FASTER:g} times as long for a spectrum, interval of the geometric mean included.",
+        "At every level of noise its error is no higher than that of maximum entropy with a flat default model: "
+        f"the interval of the paired difference ends below {MARGIN:g}. "
+        f"And maximum entropy takes at least {FASTER:g} times as long for a spectrum, interval of the geometric mean included.",
     )
     if reason := too_small(spectra, meta_steps):
         return Claim(*words, reason, None, {})
@@ -187,7 +188,9 @@ def tuned(
     spectra, data = drawn
     every = jax.vmap(recovered, in_axes=(None, None, 0, None))
     errors = {
-        (rate, steps): np.abs(np.asarray(every(Adam(learning_rate=rate), task, data.astype(np.float32), steps)) - spectra)
+        (rate, steps): np.abs(
+            np.asarray(every(Adam(learning_rate=rate), task, data.astype(np.float32), steps)) - spectra
+        )
         .sum(axis=1)
         .mean()
         for steps in LENGTHS
@@ -210,4 +213,4 @@ def measured(
     return np.asarray(errors), np.asarray(seconds)
 
 
-__all__ = ["continuation", "draw", "measured", "recovered", "tuned"]
+__all__ = ["continuation", "recovered"]

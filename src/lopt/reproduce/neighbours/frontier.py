@@ -121,4 +121,4 @@ def too_small(graphs: int, steps: int) -> str:
     return f"{graphs} graphs and {steps} steps are too few; it takes {GRAPHS} and {STEPS}."
 
 
-__all__ = ["COSTS", "frontier", "interpolated"]
+__all__ = ["frontier", "interpolated"]

@@ -11,7 +11,11 @@ from lopt.checks import positive
 from lopt.errors import InputError
 
 FLOOR = 1e-7  # singular values below this part of the largest are left out
-FIRST, LEAST, FACTOR = 1e4, 1e-4, 10**0.25  # of the weights of the entropy: where the search begins and ends, and its steps
+FIRST, LEAST, FACTOR = (
+    1e4,
+    1e-4,
+    10**0.25,
+)  # of the weights of the entropy: where the search begins and ends, and its steps
 ENOUGH = 10.0  # the search ends where the log evidence has fallen by this
 LONGEST = 0.2  # bound of the squared length of a step in the metric of the entropy, of a spectrum of mass 1
 GREATEST = 3.0  # bound of a step in the logarithm of the spectrum
@@ -147,7 +151,9 @@ class MaximumEntropy:
             chi_squares.append(chi_square)
             steps += taken
             weight /= FACTOR
-        shares = np.exp(np.asarray(logs) - max(logs))  # weights are spaced evenly in their logarithm, which the prior 1 / weight makes flat
+        shares = np.exp(
+            np.asarray(logs) - max(logs)
+        )  # weights are spaced evenly in their logarithm, which the prior 1 / weight makes flat
         average = (shares / shares.sum()) @ np.asarray(spectra)
         best = int(np.argmax(logs))
         return Found(average, spectra[best], weights[best], chi_squares[best], steps)
