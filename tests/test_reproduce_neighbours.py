@@ -16,7 +16,7 @@ import lopt
 from lopt.errors import InputError
 from lopt.optimizers import SGD, Adam
 from lopt.reproduce.neighbours import _graphs, _spectra, bend, continuation, default_model, frontier
-from lopt.reproduce.neighbours._graphs import BITS, FLOAT, Network, Search, SearchParams, chosen, network, uniform
+from lopt.reproduce.neighbours._graphs import BITS, FLOAT, Network, Search, SearchParams, network, uniform
 from lopt.reproduce.neighbours._spectra import NOISES, STEPS, Surrogate, meta_trained, surrogates
 from lopt.reproduce.neighbours.continuation import draw, maximum_entropy, measured, recovery, tuned
 from lopt.reproduce.neighbours.frontier import interpolated
@@ -217,7 +217,7 @@ def test_a_float_network_is_a_graph_convolution() -> None:
 def test_a_search_trains_weights_and_design_on_labels_of_their_own() -> None:
     base = QuantizedGNN(bits=BITS)
     problem = base.sample(KEY)
-    task = Search(base, jnp.asarray(0.3))
+    task = Search(base, jnp.asarray(0.3), jnp.asarray(1.0))
     params = task.init(problem, KEY)
 
     def gradient(labels: Any) -> SearchParams:
@@ -242,10 +242,13 @@ def test_the_likeliest_choice_is_taken() -> None:
     logits = jnp.zeros((2, 2, 3)).at[0, 0, 1].set(1.0)
     base = QuantizedGNN()
     layers = base.init(base.sample(KEY), KEY).layers
-    design = chosen(SearchParams(layers, logits, jnp.eye(3)[:2]))
+    params = SearchParams(layers, logits, jnp.eye(3)[:2])
+    design = Search(base, jnp.asarray(0.3), jnp.asarray(1.0)).chosen(params)
     np.testing.assert_array_equal(design.widths[0, 0], [0, 1, 0, 0])
     np.testing.assert_array_equal(design.hops, np.eye(3)[:2])
     assert float(design.bits) == (4 + 3 * 2) / 4
+    plain = Search(base, jnp.asarray(0.3), jnp.asarray(0.0)).chosen(params)
+    np.testing.assert_array_equal(plain.hops, np.eye(3)[[1, 1]])  # neighbourhoods are not chosen
 
 
 def test_a_frontier_is_interpolated_on_each_graph() -> None:

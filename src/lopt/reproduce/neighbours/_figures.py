@@ -46,10 +46,10 @@ def frontier(claim: Claim) -> Any:
     for axes, (name, found) in zip(row, trainers.items(), strict=True):
         bits = [float(b) for b in found["uniform"]]
         axes.plot(bits, [x[0] for x in found["uniform"].values()], "o-", ms=3, color=COLORS[0], label="uniform, float")
-        searched = [x for cost, x in found.items() if cost != "uniform"]
-        mean, low, high = np.asarray([x["accuracy"] for x in searched]).T
-        where = [x["bits"][0] for x in searched]
-        axes.errorbar(where, mean, (mean - low, high - mean), fmt="s", ms=4, color=COLORS[1], label="searched")
+        for color, (kind, by_cost) in zip(COLORS[1:], list(found.items())[1:], strict=False):
+            mean, low, high = np.asarray([x["accuracy"] for x in by_cost.values()]).T
+            where = [x["bits"][0] for x in by_cost.values()]
+            axes.errorbar(where, mean, (mean - low, high - mean), fmt="s", ms=4, color=color, label=kind)
         axes.set(xlabel="bits", xscale="log", title=name)
     row[0].set_ylabel("accuracy")
     row[0].legend(frameon=False, fontsize=8)

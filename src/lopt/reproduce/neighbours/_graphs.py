@@ -24,6 +24,8 @@ BITS = (2, 4, 8)  # to choose from
 FLOAT = 32  # bits of what is not quantised
 WIDTHS = (*BITS, FLOAT)
 HOPS = 3  # neighbourhoods to choose from: the node itself, its neighbours, their neighbours
+SHARPNESS = 5.0  # what logits are multiplied by: a step of 0.01 then counts in a search of some hundred
+SURE = 50.0  # a logit that decides
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # of Adam
 Layers = tuple[eqx.nn.Linear, eqx.nn.Linear]
 
@@ -98,11 +100,13 @@ class Search(Task):
 
     $$f = f_\mathrm{train}(W; [\gamma]) + f_\mathrm{valid}([W]; \gamma) + \lambda\, \frac{\bar b}{8}$$
 
-    $f$ on the right are cross-entropies, $\gamma$ the logits, $\bar b$ the expected bits, and what stands in brackets counts as a constant.
+    $f$ on the right are cross-entropies, $\gamma$ the logits, whose shares are $\mathrm{softmax}(5\gamma)$, $\bar b$ the expected bits, and what stands in brackets counts as a constant.
     """
 
     base: QuantizedGNN
     cost: Float[Array, ""]  # $\lambda$
+    hops: Float[Array, ""]  # 1 to choose the neighbourhoods as well, 0 for a graph convolution
+    sharpness: float = eqx.field(static=True, default=SHARPNESS)
 
     def sample(self, key: PRNGKeyArray) -> GraphProblem:
         """A graph of `base`."""
@@ -114,13 +118,23 @@ class Search(Task):
         hops = 0.01 * jax.random.normal(jax.random.fold_in(key, 1), (2, HOPS))
         return SearchParams(begun.layers, begun.choice, hops)
 
+    def logits(self, params: SearchParams) -> tuple[Float[Array, "2 2 4"], Float[Array, "2 3"]]:
+        """Of the widths, where float cannot be chosen, and of the neighbourhoods."""
+        widths = jnp.pad(self.sharpness * params.widths, ((0, 0), (0, 0), (0, 1)), constant_values=-SURE)
+        fixed = (1.0 - self.hops) * SURE * jnp.eye(HOPS)[1]
+        return widths, self.sharpness * params.hops + fixed[None]
+
+    def chosen(self, params: SearchParams) -> Design:
+        """The likeliest of each choice."""
+        widths, hops = (jnp.argmax(logits, axis=-1) for logits in self.logits(params))
+        return Design(jax.nn.one_hot(widths, len(WIDTHS)), jax.nn.one_hot(hops, HOPS))
+
     def loss(
         self, problem: GraphProblem, params: SearchParams, key: PRNGKeyArray, split: Split = "train"
     ) -> Float[Array, ""]:
         """$f$ on `train`, the cross-entropy of the split's nodes on the others; nats."""
         del key
-        shares = jnp.pad(jax.nn.softmax(params.widths), ((0, 0), (0, 0), (0, 1)))
-        design = Design(shares, jax.nn.softmax(params.hops))
+        design = Design(*map(jax.nn.softmax, self.logits(params)))
         if split != "train":
             return _entropy(self.base, problem, network(problem, params.layers, design), split)
         fixed_layers, fixed_design = jax.lax.stop_gradient((params.layers, design))
@@ -145,14 +159,6 @@ def uniform(weights: int, activations: int, graphs: int) -> Design:
     row = jnp.stack([jnp.eye(len(WIDTHS))[WIDTHS.index(b)] for b in (weights, activations)])
     hops = jnp.eye(HOPS)[1]
     return Design(jnp.broadcast_to(row, (graphs, 2, *row.shape)), jnp.broadcast_to(hops, (graphs, 2, HOPS)))
-
-
-def chosen(params: SearchParams) -> Design:
-    """The likeliest of each choice."""
-    return Design(
-        jax.nn.one_hot(jnp.argmax(params.widths, axis=-1), len(WIDTHS)),
-        jax.nn.one_hot(jnp.argmax(params.hops, axis=-1), HOPS),
-    )
 
 
 @partial(jax.jit, static_argnums=3)
@@ -192,7 +198,7 @@ def accuracy(
     return np.asarray(_correct(tasks, problems, layers), np.float64)
 
 
-def search(optimizer: Optimizer, cost: float, keys: Key[Array, " graphs"], steps: int) -> Design:
+def search(optimizer: Optimizer, cost: float, keys: Key[Array, " graphs"], steps: int, *, hops: bool = True) -> Design:
     r"""Search a design for each graph.
 
     Args:
@@ -200,10 +206,11 @@ def search(optimizer: Optimizer, cost: float, keys: Key[Array, " graphs"], steps
         cost: $\lambda$.
         keys: as for `accuracy`: the same keys draw the same graphs.
         steps: of a training.
+        hops: whether neighbourhoods are chosen too, or bit widths alone.
     """
     base = QuantizedGNN(bits=BITS)
-    tasks = jax.vmap(lambda c: Search(base, c))(jnp.full(len(keys), cost, jnp.float32))
-    return chosen(_train(optimizer, tasks, keys, steps)[1])
+    tasks = jax.vmap(lambda c: Search(base, c, jnp.asarray(float(hops))))(jnp.full(len(keys), cost, jnp.float32))
+    return jax.vmap(Search.chosen)(tasks, _train(optimizer, tasks, keys, steps)[1])
 
 
 def trainers(
