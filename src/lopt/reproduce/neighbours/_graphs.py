@@ -65,7 +65,8 @@ def network(problem: GraphProblem, layers: Layers, design: Design) -> Float[Arra
         for k in range(1, HOPS):
             inputs = problem.adjacency @ inputs
             messages = messages + design.hops[i, k] * inputs
-        hidden = messages @ _mixed(layer.weight, design.widths[i, 0]).T + layer.bias[None]
+        weight = _mixed(layer.weight, design.widths[i, 0])
+        hidden = jax.vmap(eqx.tree_at(lambda linear: linear.weight, layer, weight))(messages)
     return hidden
 
 
@@ -100,7 +101,8 @@ class Search(Task):
 
     $$f = f_\mathrm{train}(W; [\gamma]) + f_\mathrm{valid}([W]; \gamma) + \lambda\, \frac{\bar b}{8}$$
 
-    $f$ on the right are cross-entropies, $\gamma$ the logits, whose shares are $\mathrm{softmax}(5\gamma)$, $\bar b$ the expected bits, and what stands in brackets counts as a constant.
+    $f$ on the right are cross-entropies, $\gamma$ the logits, whose shares are $\mathrm{softmax}(5\gamma)$, and $\bar b$ the expected bits. What stands in
+    brackets counts as a constant.
     """
 
     base: QuantizedGNN
