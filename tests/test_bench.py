@@ -25,6 +25,7 @@ import pytest
 
 import lopt
 from lopt import cli, zoo
+from lopt.cli._arguments import contestant
 from lopt.errors import InputError
 from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings
 from lopt.evaluate.bench import run as bench
@@ -260,7 +261,7 @@ def test_the_order_of_the_work_is_not_part_of_the_protocol() -> None:
 
 def test_compare_refuses_what_it_would_not_do(saved: Path) -> None:
     with pytest.raises(InputError, match="compare tells all optimizers the horizon"):
-        cli._contestant(f'{saved}{{"tell_horizon":false}}')
+        contestant(f'{saved}{{"tell_horizon":false}}')
 
 
 def test_unknown_suites_and_bad_numbers_are_refused() -> None:
@@ -322,12 +323,12 @@ def test_a_comparison_tunes_the_baselines_that_are_named() -> None:
 
 
 def test_what_the_command_compares(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli._contestant("nadamw") == "nadamw", "to be tuned"
-    fixed = cli._contestant('momentum{"decay":0.5}')
+    assert contestant("nadamw") == "nadamw", "to be tuned"
+    fixed = contestant('momentum{"decay":0.5}')
     assert (type(fixed).__name__, float(fixed.log_one_minus_decay)) == ("Momentum", pytest.approx(math.log(0.5)))
-    assert type(cli._contestant(str(saved))).__name__ == "SmallFC"
+    assert type(contestant(str(saved))).__name__ == "SmallFC"
     assert capfd.readouterr().err == ""
-    cli._contestant("small_fc")
+    contestant("small_fc")
     assert "small_fc has random weights" in capfd.readouterr().err
 
 

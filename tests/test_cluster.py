@@ -20,12 +20,13 @@ import optax
 import pytest
 
 import lopt
-from lopt import cli
+from lopt import checkpoint, cli
 from lopt.engine import Local, RayEngine, Unreachable, connection, worker
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator, PerTask
 from lopt.meta_train import meta_train
 from lopt.optimizers import Momentum
+from lopt.population import Population, Rules, evolve
 from lopt.run_directory import METRICS
 
 KEY = jax.random.key(5)
@@ -62,6 +63,14 @@ def numbers(state: Any) -> list[np.ndarray]:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def population(**changes: Any) -> Population:
+    """Three members on two estimators; the copies take over inner problems, which the workers must be given."""
+    rules = Rules(steps=3, horizon=10, problems=1, replaced=0.34, perturb=0.1)
+    given: dict[str, Any] = {"cycles": 4, "key": KEY, **changes}
+    members = [Momentum(learning_rate=rate) for rate in (0.01, 0.03, 0.1)]
+    return evolve(members, mixture(2), [lopt.tasks.Quadratic(dim=2)], rules, **given)
 
 
 # --- Without Ray. ---
@@ -123,6 +132,27 @@ def test_states_travel_with_their_keys() -> None:
     np.testing.assert_array_equal(jax.random.key_data(back["key"]), jax.random.key_data(tree["key"]))
     np.testing.assert_array_equal(back["x"], tree["x"])
     assert back["key"].dtype == tree["key"].dtype
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        (Local(), r"engine is Local\(devices=None\); a population takes one with workers, or None"),
+        (
+            RayEngine(2, staleness=3),
+            "engine has a staleness; all members of a population take their meta-steps together",
+        ),
+    ],
+)
+def test_a_population_refuses_other_engines(engine: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        population(engine=engine)
+
+
+def test_self_train_refuses_an_address_of_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["self-train", "--address", "auto"])
+    assert "address is for --engine ray; the engine is local." in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_must_agree_does_not_name_the_workers() -> None:
@@ -217,6 +247,26 @@ def test_a_synchronous_run_resumes_bit_for_bit_on_other_workers(
     found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(1), run_dir=tmp_path)
     for x, y in zip(numbers(found), expected, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+@cluster
+def test_a_population_has_the_numbers_of_one_process(engine: Any, tmp_path: Path) -> None:
+    """With two workers, and resumed with one."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(report: Any) -> None:
+        if report.cycle == 2:
+            raise Stopped
+
+    expected = checkpoint.digest(population())
+    both = engine(2)
+    assert checkpoint.digest(population(engine=both)) == expected
+    with pytest.raises(Stopped):
+        population(engine=both, run_dir=tmp_path, checkpoint_seconds=0.0, on_cycle=stop)
+    both.stop()
+    assert checkpoint.digest(population(engine=engine(1), run_dir=tmp_path)) == expected
 
 
 @cluster

@@ -139,7 +139,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     import lopt
 
     paths = [str(lopt.save(tmp_path / folder / "it.safetensors", SLOW["sgd"])) for folder in "ab"]
-    with pytest.raises(InputError, match="two optimizers would both be called it"):
+    with pytest.raises(InputError, match="would both be reported as it; rename a file"):
         descend(paths, ["booth"], steps=1, key=KEY)
 
 

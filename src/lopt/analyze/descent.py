@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lopt import tasks
 from lopt.checks import at_least
 from lopt.errors import InputError
-from lopt.evaluate.contenders import Contender, contender
+from lopt.evaluate.contenders import Contender, by_label
 from lopt.evaluate.training import as_optimizer
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
@@ -254,11 +254,7 @@ def _entered(
         raise InputError("no optimizers were named; at least one must descend.")
     if isinstance(optimizers, Mapping):
         return {name: as_optimizer(optimizer) for name, optimizer in optimizers.items()}
-    found = [contender(text) for text in dict.fromkeys(optimizers)]
-    for one in found:
-        if sum(one.label == other.label for other in found) > 1:
-            raise InputError(f"two optimizers would both be called {one.label}; rename a file.")
-    return {one.label: one for one in found}
+    return {**by_label(optimizers)}
 
 
 def _task(name: str, scene: Scene) -> Task:

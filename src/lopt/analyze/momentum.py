@@ -298,28 +298,41 @@ def _fixed_points(probe: Probe, draws: int, steps: int = 30) -> int:
     zero = jnp.zeros_like(probe.param)
 
     @jax.jit
-    def newton(optimizer: Optimizer, states: State) -> tuple[Array, Array]:
-        def from_(state: State) -> tuple[Array, Array]:
-            start, unravel = moving(state)
+    def gaps(optimizer: Optimizer, states: State, points: Array) -> tuple[Array, Array]:
+        """What a step without gradient moves the floating-point numbers of each state by, and the Jacobian of that."""
+
+        def from_(state: State, point: Array) -> tuple[Array, Array]:
+            _, unravel = moving(state)
 
             def gap(x: Array) -> Array:
                 return moving(move(optimizer, probe.param, unravel(x), zero)[1])[0] - x
 
-            def one(_: Any, x: Array) -> Array:
-                return x - jnp.linalg.solve(jax.jacfwd(gap)(x), gap(x))
+            return gap(point), jax.jacfwd(gap)(point)
 
-            end = jax.lax.fori_loop(0, steps, one, start)
-            return end, jnp.linalg.norm(gap(end)) / jnp.maximum(jnp.linalg.norm(end), 1e-3)
+        return jax.vmap(from_)(states, points)
 
-        return jax.vmap(from_)(states)
-
-    ends, gaps = (np.asarray(x, np.float64) for x in newton(probe.optimizer, states))
-    ends = ends[np.isfinite(ends).all(axis=1) & (gaps < FIXED)]
-    found: list[np.ndarray] = []
+    points = jax.vmap(lambda state: moving(state)[0])(states)
+    for _ in range(steps):
+        found = (np.asarray(x, np.float64) for x in gaps(probe.optimizer, states, points))
+        points = points - jnp.asarray(
+            [_solution(jacobian, gap) for gap, jacobian in zip(*found, strict=True)], points.dtype
+        )
+    ends, left = (np.asarray(x, np.float64) for x in (points, gaps(probe.optimizer, states, points)[0]))
+    far = np.linalg.norm(left, axis=1) / np.maximum(np.linalg.norm(ends, axis=1), 1e-3)
+    ends = ends[np.isfinite(ends).all(axis=1) & (far < FIXED)]
+    different: list[np.ndarray] = []
     for end in ends:
-        if all(np.linalg.norm(end - other) > 0.01 * max(np.linalg.norm(other), 1e-3) for other in found):
-            found.append(end)
-    return len(found)
+        if all(np.linalg.norm(end - other) > 0.01 * max(np.linalg.norm(other), 1e-3) for other in different):
+            different.append(end)
+    return len(different)
+
+
+def _solution(matrix: Float[np.ndarray, "n n"], vector: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Where there is none, not a number. NumPy's, because XLA's batches of decompositions can wait for each other for ever on two cores."""
+    try:
+        return np.linalg.solve(matrix, vector)
+    except np.linalg.LinAlgError:
+        return np.full_like(vector, np.nan)
 
 
 __all__ = ["LinearRule", "Modes", "heavy_ball", "linearise", "modes_of", "momentum", "realise"]

@@ -430,10 +430,11 @@ class RayEngine(Engine):
 
     def _key(self, key: PRNGKeyArray, unit: int) -> PRNGKeyArray:
         """The key of a unit: that of its estimator, as `Local` has it, for the first replica."""
-        key, replica = jax.random.fold_in(key, unit // self.replicas), unit % self.replicas
-        return jax.random.fold_in(key, replica) if replica else key
+        key, replica = _fold_in(key, unit // self.replicas), unit % self.replicas
+        return _fold_in(key, replica) if replica else key
 
 
+_fold_in = jnp.vectorize(jax.random.fold_in, excluded={1})  # a population has a key for each member
 _merge = jax.jit(merge, static_argnums=1)
 
 

@@ -132,15 +132,30 @@ def contenders(texts: Sequence[str]) -> list[Contender]:
         InputError: as `contender`; for an optimizer with random weights; where two would be reported under one name.
     """
     expanded = [name for text in texts for name in (BASELINES if text == ALL else (text,))]
-    found = {text: contender(text) for text in dict.fromkeys(["adam", *expanded])}
-    labels: dict[str, str] = {}
-    for text, it in found.items():
+    found = by_label(["adam", *expanded])
+    for it in found.values():
         if it.fingerprint is None and is_random(it.name):
-            raise InputError(f"{text} has random weights; name a saved optimizer or the path of one.")
-        if it.label in labels:
-            raise InputError(f"{labels[it.label]} and {text} would both be reported as {it.label}; rename a file.")
-        labels[it.label] = text
+            raise InputError(f"{it.name} has random weights; name a saved optimizer or the path of one.")
     return list(found.values())
+
+
+def by_label(texts: Sequence[str]) -> dict[str, Contender]:
+    """Contenders by the name under which they are reported.
+
+    Args:
+        texts: as `contender` takes them; one that is there twice counts once.
+
+    Raises:
+        InputError: as `contender`; where two would be reported under one name.
+    """
+    found: dict[str, Contender] = {}
+    given: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        it = contender(text)
+        if it.label in found:
+            raise InputError(f"{given[it.label]} and {text} would both be reported as {it.label}; rename a file.")
+        found[it.label], given[it.label] = it, text
+    return found
 
 
 def is_random(name: str) -> bool:
@@ -156,6 +171,7 @@ def card_of(saved: Contender) -> dict[str, Any]:
 __all__ = [
     "ALL",
     "Contender",
+    "by_label",
     "card_of",
     "contender",
     "contenders",

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from lopt.checks import at_least, one_of, positive
-from lopt.engine import Gradients, gradients
+from lopt.engine import Engine, Gradients, gradients
 from lopt.errors import InputError
-from lopt.estimators.estimator import Estimator
+from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.estimators.objectives import Objective, score
 from lopt.meta_train import MetaState, apply, meta_init, step_key
 from lopt.optimizer import Optimizer
@@ -100,6 +100,29 @@ class Population(NamedTuple):
     step: Int[Array, ""]  # cycles done
 
 
+class Members(Estimator):
+    """An estimator of all members at once, for an engine with workers: optimizer, states and keys have a leading axis."""
+
+    estimator: Estimator
+
+    @property
+    def inner_steps(self) -> int:
+        """Those of one member."""
+        return self.estimator.inner_steps
+
+    def init(self, optimizer: Optimizer, key: Key[Array, " members"]) -> EstimatorState:
+        """Start the inner problems of every member."""
+        return jax.vmap(self.estimator.init)(optimizer, key)
+
+    def estimate(
+        self, optimizer: Optimizer, state: EstimatorState, key: Key[Array, " members"]
+    ) -> tuple[MetaGradient, EstimatorState, dict[str, Float[Array, " members"]]]:
+        """One estimate for every member."""
+        found = jax.vmap(self.estimator.estimate)(optimizer, state, key)
+        taken = jnp.full(key.shape, self.inner_steps, jnp.float32)
+        return found[0], found[1], {"inner_steps": taken} | found[2]
+
+
 class Selection(NamedTuple):
     """What one cycle did."""
 
@@ -152,6 +175,7 @@ def cycle(
     tasks: Sequence[Task],
     outside: Optimizer | None,
     state: Population,
+    engine: Engine | None = None,
 ) -> tuple[Population, Selection]:
     r"""One cycle: `steps` meta-steps of every member, then selection.
 
@@ -169,6 +193,7 @@ def cycle(
         tasks: those of `begin`.
         outside: those of `begin`.
         state: before the cycle.
+        engine: one with workers that has begun with `Members` of the estimators; meta-gradients come from this process if `None`.
     """
     n = state.losses.shape[0]
     test_key, select_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -184,9 +209,17 @@ def cycle(
             states = _anew(states, hired, anew, horizon=_told(rules, None))
         found: list[dict[str, Array]] = []
         for _ in range(rules.steps):
-            ascent = _gradients(estimators, states._replace(outer=None))  # the program is the same whoever trains
-            states, seen = _apply(hired, states, ascent, state.members.factor, rules.clip)
+            # In this process the program is the same whoever trains.
+            here = engine is None
+            ascent = (
+                _gradients(estimators, states._replace(outer=None)) if here else _elsewhere(engine, estimators, states)
+            )
+            held, ascent = ascent.estimators, ascent._replace(estimators=())
+            states, seen = _apply(hired, states._replace(estimators=()), ascent, state.members.factor, rules.clip)
+            states = states._replace(estimators=held)
             found.append(seen)
+        if engine is not None:
+            states = states._replace(estimators=engine.gather(states.estimators))
         metrics = jax.tree.map(lambda *each: jnp.stack(each), *found)
     losses = evaluate(rules, tasks, states.optimizer, test_key)
     members = state.members._replace(state=states, trainer=trainers)
@@ -268,6 +301,14 @@ def _anew(states: MetaState, trainers: Optimizer, anew: Bool[Array, ""], *, hori
 def _gradients(estimators: Sequence[Estimator], states: MetaState) -> Gradients:
     """The meta-gradient of every member."""
     return jax.vmap(lambda s: gradients(s.optimizer, estimators, s.estimators, step_key(s)))(states)
+
+
+def _elsewhere(engine: Engine, estimators: Sequence[Estimator], states: MetaState) -> Gradients:
+    """The meta-gradient of every member, from the workers of an engine."""
+    keys = jax.vmap(step_key)(states._replace(outer=None, estimators=tuple(() for _ in estimators)))
+    found = engine.gradients(states.optimizer, [Members(e) for e in estimators], states.estimators, keys)
+    own = {name: x for name, x in found.metrics.items() if x.ndim}  # those of the engine have no member
+    return found._replace(metrics=own)
 
 
 @jax.jit
@@ -362,4 +403,4 @@ def _length(stacked: Optimizer) -> int:
     return jax.tree.leaves(stacked)[0].shape[0]
 
 
-__all__ = ["Member", "Population", "Rules", "Selection", "TrainedBy", "begin", "cycle", "evaluate"]
+__all__ = ["Member", "Members", "Population", "Rules", "Selection", "TrainedBy", "begin", "cycle", "evaluate"]

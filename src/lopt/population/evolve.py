@@ -17,11 +17,12 @@ from jaxtyping import PRNGKeyArray
 
 from lopt import checkpoint
 from lopt.checks import at_least
+from lopt.engine import Engine, Unreachable
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator
 from lopt.meta_train import Interrupted, interruptible
 from lopt.optimizer import Optimizer
-from lopt.population.cycle import Population, Rules, begin, cycle
+from lopt.population.cycle import Members, Population, Rules, begin, cycle
 from lopt.population.lineage import Lineage
 from lopt.run_directory import RunDirectory
 from lopt.task import Task
@@ -82,6 +83,7 @@ def evolve(
     run_dir: str | Path | None = None,
     checkpoint_seconds: float = 20.0,
     settings: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
     on_cycle: Callable[[Report], None] | None = None,
 ) -> Population:
     """Train a population, by its own members or by trainers from outside.
@@ -99,16 +101,18 @@ def evolve(
         run_dir: where to keep the run.
         checkpoint_seconds: time between checkpoints.
         settings: extra JSON that must match before a run directory is resumed.
+        engine: where meta-gradients are computed: a synchronous one with workers, or this process if `None`. Evaluation and selection stay here.
         on_cycle: called after each cycle.
 
     Returns:
         The population at the end; `best` gives its best member.
 
     Raises:
-        InputError: for no members, members that are not alike, a trainer that wants a validation loss, or a run directory that is damaged or
-            belongs to another configuration.
+        InputError: for no members, members that are not alike, a trainer that wants a validation loss, an asynchronous engine, or a run directory
+            that is damaged or belongs to another configuration.
         Diverged: where all members have diverged. The run directory keeps the last good cycle.
         Interrupted: after Ctrl-C.
+        Unreachable: where an engine has lost all its workers. The run directory keeps the last whole cycle.
 
     Examples:
         >>> import jax, lopt
@@ -140,6 +144,8 @@ def evolve(
         raise InputError(
             f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'snapshot' or 'nobody'."
         )
+    if engine is not None:
+        _must_serve(engine, estimators)
     state = begin(rules, stacked, estimators, tasks, coaches, key, horizon=cycles * rules.steps)
     run = lineage = None
     if run_dir is not None:
@@ -153,6 +159,7 @@ def evolve(
             "tasks": [eqx.tree_pformat(task, width=10_000) for task in tasks],
             "key": jax.random.key_data(key).tolist(),
             "digest": checkpoint.digest((stacked, coaches, estimators, tasks)),
+            **({} if engine is None else {"engine": engine.describe(estimators)}),
         }
         run = RunDirectory(Path(run_dir), json.loads(json.dumps(config)))
         state, lineage = run.resume(state), Lineage(Path(run_dir))
@@ -166,9 +173,17 @@ def evolve(
             lineage.save()
             run.save(state)
 
+    if engine is not None and first < cycles:
+        engine.begin(
+            stacked, [Members(e) for e in estimators], state.members.state.key
+        )  # then it takes the states that it gets
     with interruptible() as interrupted:
         for step in range(first + 1, cycles + 1):
-            after, found = cycle(rules, estimators, tasks, coaches, state)
+            try:
+                after, found = cycle(rules, estimators, tasks, coaches, state, engine)
+            except Unreachable:
+                save(state)
+                raise
             found = jax.device_get(found)
             if not np.isfinite(found.losses).any():
                 save(state)
@@ -192,6 +207,14 @@ def evolve(
             if stop:
                 raise Interrupted(state, cycles, "cycle")
     return state
+
+
+def _must_serve(engine: Engine, estimators: Sequence[Estimator]) -> None:
+    """Refuse an engine that cannot train a population."""
+    if engine.traceable:
+        raise InputError(f"engine is {engine}; a population takes one with workers, or None for this process.")
+    if "staleness" in engine.describe(estimators):
+        raise InputError("engine has a staleness; all members of a population take their meta-steps together.")
 
 
 def best(state: Population) -> Optimizer:

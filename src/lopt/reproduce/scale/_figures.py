@@ -9,6 +9,7 @@ import numpy as np
 from lopt.evaluate.report.page import COLORS, panels
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.scale._versus import BASELINES
+from lopt.reproduce.scale.large import WINDOW
 
 FLOOR = 1e-6  # of the ratio of losses that is drawn
 
@@ -51,7 +52,7 @@ def large(claim: Claim) -> Any:
         losses = found["losses"]
         at = (np.arange(len(losses)) + 0.5) * claim.numbers["steps"] / len(losses)
         axes.plot(at, np.minimum(losses, 1e3), color=color, lw=1, label=f"{name}, {found['parameters']:,} parameters")
-    axes.set(xlabel="step", ylabel="minibatch loss, means of 50 steps", yscale="log")
+    axes.set(xlabel="step", ylabel=f"minibatch loss, means of {WINDOW} steps", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return fig
 

@@ -31,7 +31,7 @@ NETWORKS: dict[str, TaskName] = {
         "inception_net", {"images": "digits", "channels": 2, "blocks": 1, "batch_size": 8, "eval_size": 64}
     ),
 }
-PAPERS = ("inception", "residual")  # those of at least 200,000 parameters
+LARGE = ("inception", "residual")  # those of at least 200,000 parameters
 LEAST = 5_000  # steps that the claim is about
 WINDOW = 50  # steps over which losses are averaged
 DIVERGED = 2.0  # times the loss of the first window
@@ -57,7 +57,7 @@ class Course(NamedTuple):
 
 
 def large(
-    key: PRNGKeyArray, *, weights: str | Path = WEIGHTS, names: Sequence[str] = PAPERS, steps: int = LEAST
+    key: PRNGKeyArray, *, weights: str | Path = WEIGHTS, names: Sequence[str] = LARGE, steps: int = LEAST
 ) -> Claim:
     """One training of each network; the curve of its minibatch losses.
 
@@ -90,7 +90,7 @@ def large_lstm(
     key: PRNGKeyArray,
     *,
     lstm: str | Path | None = None,
-    names: Sequence[str] = PAPERS,
+    names: Sequence[str] = LARGE,
     steps: int = LEAST,
 ) -> Claim:
     """The same trainings by the LSTM of Andrychowicz et al. 2016.

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.checks import at_least
+from lopt.engine import Engine
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator
 from lopt.estimators.objectives import WORST
@@ -117,6 +118,7 @@ def run_arm(
     folder: str | Path | None = None,
     where: Path | None = None,
     members: int | None = None,
+    engine: Engine | None = None,
     on_cycle: Callable[[Report], None] | None = None,
     must_last: bool = False,
 ) -> Curves:
@@ -129,6 +131,7 @@ def run_arm(
         folder: in which the run has a directory of its own; a temporary one if `None`.
         where: the run directory itself, instead of one in `folder`.
         members: instead of ten.
+        engine: as `evolve` takes it.
         on_cycle: called after each cycle.
         must_last: whether a population that diverges is an error.
 
@@ -144,7 +147,14 @@ def run_arm(
     size = MEMBERS if members is None else members
     at_least(1, members=size)
     where = where or Path(folder or scratch().name) / f"{name}-{cycles}-{seed}"
-    given: dict[str, Any] = {"cycles": cycles, "key": key, "where": where, "on_cycle": on_cycle, "must_last": must_last}
+    given: dict[str, Any] = {
+        "cycles": cycles,
+        "key": key,
+        "where": where,
+        "on_cycle": on_cycle,
+        "must_last": must_last,
+        "engine": engine,
+    }
     return train(fresh(begin_key, size), arm.rules, outside, **given)._replace(alone=arm.alone)
 
 
@@ -156,6 +166,7 @@ def train(
     cycles: int,
     key: PRNGKeyArray,
     where: Path,
+    engine: Engine | None = None,
     on_cycle: Callable[[Report], None] | None = None,
     must_last: bool = False,
 ) -> Curves:
@@ -168,10 +179,18 @@ def train(
         cycles: in all.
         key: draws everything.
         where: the run directory.
+        engine: as `evolve` takes it.
         on_cycle: called after each cycle.
         must_last: whether a population that diverges is an error; else what is missing counts as diverged.
     """
-    given: dict[str, Any] = {"cycles": cycles, "key": key, "outside": outside, "run_dir": where, "on_cycle": on_cycle}
+    given: dict[str, Any] = {
+        "cycles": cycles,
+        "key": key,
+        "outside": outside,
+        "run_dir": where,
+        "on_cycle": on_cycle,
+        "engine": engine,
+    }
     try:
         found = best(evolve(members, estimators(), training_tasks(), rules, **given))
     except Diverged as stop:
@@ -196,6 +215,7 @@ def self_train(
     cycles: int = 150,
     seed: int = 0,
     command: str = "",
+    engine: Engine | None = None,
     on_cycle: Callable[[Report], None] | None = None,
 ) -> Path:
     """Let a population train itself, and save its best member with a card.
@@ -206,12 +226,14 @@ def self_train(
         cycles: in all.
         seed: draws everything.
         command: the command line, for the card.
+        engine: as `evolve` takes it.
         on_cycle: called after each cycle.
 
     Returns:
         The path of the weights.
     """
-    found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, on_cycle=on_cycle, must_last=True)
+    given: dict[str, Any] = {"engine": engine, "on_cycle": on_cycle, "must_last": True}
+    found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, **given)
     last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
     cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
     line = ancestry(found, int(member), int(cycle) + 1)
