@@ -51,6 +51,8 @@ def frontier(claim: Claim) -> Any:
             where = [x["bits"][0] for x in by_cost.values()]
             axes.errorbar(where, mean, (mean - low, high - mean), fmt="s", ms=4, color=color, label=kind)
         axes.set(xlabel="bits", xscale="log", title=name)
+        axes.set_xticks(bits, [f"{b:g}" for b in bits])
+        axes.minorticks_off()
     row[0].set_ylabel("accuracy")
     row[0].legend(frameon=False, fontsize=8)
     return fig
