@@ -168,7 +168,7 @@ def test_an_error_is_the_distance_to_the_spectrum() -> None:
 
 @pytest.mark.slow
 def test_an_optimizer_that_does_not_move_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[continuation.__module__], "learned", lambda *_: SGD(learning_rate=0.0))
+    monkeypatch.setattr(sys.modules[continuation.__module__], "learned", lambda *_: SGD(learning_rate=1e-9))
     claim = continuation(KEY, noises=(1e-3,), spectra=16, tuning=2, learning_rates=(0.1,))
     assert claim.held is False
     assert claim.numbers["levels"]["0.001"]["learned_less"]["maximum entropy"][1] > 0.2
@@ -256,3 +256,44 @@ def test_a_frontier_is_interpolated_on_each_graph() -> None:
         np.array([3.0, 20.0]), {2: np.array([0.0, 0.5]), 4: np.array([1.0, 0.5]), 8: np.ones(2), 32: np.zeros(2)}
     )
     np.testing.assert_allclose(found, [0.5, 0.5])
+
+
+def _accuracies(monkeypatch: pytest.MonkeyPatch, module: Any, accuracy: Any) -> None:
+    """Two optimizers whose networks have an accuracy by design, with a little noise from graph to graph."""
+    noise = 0.001 * np.random.default_rng(0).normal(size=16)
+    monkeypatch.setattr(module, "trainers", lambda *_: ({"Adam": None, "other": None}, 0.1))
+    monkeypatch.setattr(module, "accuracy", lambda _, design, *__: accuracy(design) + noise)
+
+
+@pytest.mark.parametrize(("gain", "held"), [(0.0, True), (-0.005, True), (-0.02, False)])
+def test_a_frontier_is_judged_by_the_paired_difference(
+    gain: float, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searched networks have 2-bit weights and 4-bit activations: 3 bits, where the straight line is at 0.7."""
+    module = sys.modules[frontier.__module__]
+    known = {2.0: 0.6, 3.0: 0.7 + gain, 4.0: 0.8, 8.0: 0.9, 32.0: 0.9}
+    _accuracies(monkeypatch, module, lambda design: np.array([known[float(b)] for b in design.bits]))
+    monkeypatch.setattr(module, "search", lambda *_, hops: uniform(2, 4, 16))
+    claim = frontier(KEY, graphs=16, costs=(0.3,))
+    assert claim.held is held
+    found = claim.numbers["trainers"]["other"]["searched"]["0.3"]["above"]
+    np.testing.assert_allclose(found[0], gain, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lost", "held"),
+    [
+        ({(2, 8): 0.05, (4, 4): 0.05}, True),
+        ({(2, 8): 0.05}, False),
+        ({(2, 8): 0.05, (4, 4): 0.05, (4, 8): 0.02}, False),
+    ],
+)
+def test_a_bend_needs_a_loss_on_both_sides(
+    lost: dict[tuple[int, int], float], held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accuracy(design: Any) -> float:
+        weights, activations = (_graphs.WIDTHS[int(i)] for i in np.argmax(design.widths[0, 0], axis=-1))
+        return 0.9 - lost.get((weights, activations), 0.0)
+
+    _accuracies(monkeypatch, sys.modules[bend.__module__], accuracy)
+    assert bend(KEY, graphs=16).held is held
