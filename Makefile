@@ -22,7 +22,7 @@ test-ray: $(VENV)/.dev
 	$(BIN)/pytest -m ray tests/test_cluster.py
 
 test-torch: $(TORCH)/.dev
-	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch.py tests/test_torch_rules.py tests/test_torch_distributed.py
+	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch*.py tests/test_examples.py -k torch
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -57,7 +57,8 @@ $(VENV)/.docs: $(VENV)/.dev
 	@$(call install,.[docs])
 	@touch $@
 
-# PyTorch has an environment of its own. pip fills it: uv would take the CUDA build of several gigabytes.
+# PyTorch has an environment of its own. pip fills it: uv would take the CUDA build of several gigabytes, as pip does on Linux unless
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu is set.
 $(TORCH)/.dev: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(TORCH)
 	@$(TORCH)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' torch==2.13.0

@@ -2,6 +2,7 @@
 
 Every optimizer takes its turn after AdamW, so that whatever else the machine does falls on both; a ratio is of neighbours. The gradients
 are random and stay: the step alone is timed. The tensors: two layers of an MLP, a small transformer of 64 tensors, and a matrix of 10^6.
+`torch.optim.Muon` takes the matrices, and AdamW beside it the rest, as it is used.
 The process keeps to as many cores as it has threads, so that JAX and PyTorch have the same. Its own processor time is beside the clock's:
 on a busy machine it is the one that repeats.
 
@@ -36,12 +37,28 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 }
 
 
+class Muon:
+    """`torch.optim.Muon` for matrices and AdamW for the rest, in one step."""
+
+    def __init__(self, params: list[torch.Tensor]):
+        matrices, rest = ([p for p in params if (p.ndim == 2) == wanted] for wanted in (True, False))
+        self.parts = [torch.optim.Muon(matrices)] + ([torch.optim.AdamW(rest, foreach=True)] if rest else [])
+
+    def step(self) -> None:
+        """One of each."""
+        for part in self.parts:
+            part.step()
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """Of all tensors."""
+        return {p: state for part in self.parts for p, state in part.state.items()}
+
+
 class Step:
     """An optimizer on tensors of its own."""
 
-    def __init__(
-        self, shapes: list[tuple[int, ...]], make: Callable[[list[torch.Tensor]], torch.optim.Optimizer], device: str
-    ):
+    def __init__(self, shapes: list[tuple[int, ...]], make: Callable[[list[torch.Tensor]], Any], device: str):
         generator = torch.Generator().manual_seed(0)
         self.params = [(0.1 * torch.randn(s, generator=generator)).to(device).requires_grad_() for s in shapes]
         for p in self.params:
@@ -80,7 +97,7 @@ def main(
 
     Args:
         tensors: which of `SHAPES`.
-        optimizers: names of saved optimizers, and `muon` for `torch.optim.Muon`, of matrices alone.
+        optimizers: names of saved optimizers, and `muon` for `torch.optim.Muon`, where PyTorch has it.
         backends: of the saved optimizers.
         seconds: about how long to measure each.
         threads: of PyTorch.
@@ -100,9 +117,9 @@ def main(
         adamw()
         for name, backend in contenders(optimizers, backends):
             if name == "muon":
-                if not hasattr(torch.optim, "Muon") or any(len(s) != 2 for s in SHAPES[kind]):
+                if not hasattr(torch.optim, "Muon"):  # PyTorch has it from 2.9 on
                     continue
-                step = Step(SHAPES[kind], torch.optim.Muon, device)
+                step = Step(SHAPES[kind], Muon, device)
             else:
                 step = Step(SHAPES[kind], partial(LearnedOptimizer, rule=lopt.load(name), backend=backend), device)
             first = step()

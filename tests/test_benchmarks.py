@@ -49,19 +49,6 @@ def test_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torch_step(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    arguments = ("--tensors", "mlp", "--optimizers", "demo-1", "conv-net-1", "--seconds", "0.001")
-    results = run("torch_step.py", tmp_path / "torch_step.json", *arguments)
-    assert [r["optimizer"] for r in results] == ["demo-1", "conv-net-1"]
-    for r in results:
-        assert r["ratio_to_adamw"].keys() == r["step_ms"].keys() == SPREAD
-        assert r["ratio_to_adamw"]["median"] > 1
-        assert r["first_step_seconds"] > 0
-        assert 3 < r["state_floats"] < 8
-
-
-@pytest.mark.slow
 def test_accelerator(tmp_path: Path) -> None:
     arguments = ("--sizes", "100", "--width", "4", "--optimizers", "sgd", "--repeats", "3")
     results = run("accelerator.py", tmp_path / "accelerator.json", *arguments)

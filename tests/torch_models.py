@@ -47,6 +47,11 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
+def equal() -> nn.Module:
+    """Three matrices of one shape and three vectors of another."""
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+
 def conv() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 4, 3),
@@ -75,6 +80,7 @@ def _counting(seed: int) -> Batch:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch]]] = {
     "mlp": (mlp, _sorted_by_sum(6)),
+    "equal": (equal, _sorted_by_sum(4)),
     "conv": (conv, _sorted_by_sum(2, 6, 6)),
     "transformer": (Transformer, _counting),
 }

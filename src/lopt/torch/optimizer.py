@@ -147,6 +147,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ) -> _Loss | None:
         """Take a step.
 
+        Where the rule needs the loss and it is missing, a step with all rates zero starts the state and does no more:
+        `torch.distributed.checkpoint` makes the tensors that it loads into by such a step.
+
         Args:
             closure: computes the loss anew, with its gradients, and returns it.
             loss: the training loss, for rules that want it and where there is no closure.
@@ -156,7 +159,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             What the closure returned.
 
         Raises:
-            InputError: without the loss where the rule needs it, and for a sparse gradient.
+            InputError: without the loss where the rule needs it and a rate is not zero, and for a sparse gradient.
         """
         found = None
         if closure is not None:
@@ -167,9 +170,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if not params:
             return found
         if loss is None and self.needs_loss:
-            raise InputError(
-                f"{type(self.rule).__name__} needs the training loss: call step(loss=loss), or step(closure) with one that returns it."
-            )
+            if any(group["lr"] != 0 for group in self.param_groups):
+                raise InputError(
+                    f"{type(self.rule).__name__} needs the training loss: call step(loss=loss), or step(closure) with one that returns it."
+                )
+            self._start(params)
+            return found
         named = {"value": loss, "valid_value": valid_loss}
         losses = {k: torch.as_tensor(x).detach() for k, x in named.items() if x is not None}
         step = self._bind(params, tuple(losses))
@@ -204,13 +210,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         seen = (*map(id, params), *losses)
         if self._bound is not None and self._bound[0] == seen:
             return self._bound[3]
+        return self._bind_anew(params, losses, seen)
+
+    @torch.compiler.disable  # what starts states, traces rules and hands over to JAX is no part of a graph
+    def _bind_anew(self, params: Sequence[Tensor], losses: tuple[str, ...], seen: Any) -> TorchStep | Bridge:
         if self.evaluates_elsewhere and any(_TRAINED in s for s in self.state.values()):
             raise InputError("The model holds the parameters to evaluate; call optimizer.train() before the next step.")
-        fresh = [p for p in params if not self.state[p]]
-        if fresh:
-            adopt(
-                self.state, self._layout(fresh), fresh, trace.start(self.rule, [_seen(p) for p in fresh], self._horizon)
-            )
+        self._start(params)
         layout, shapes = self._layout(params), [tuple(p.shape) for p in params]
         leaves = gather(self.state, layout, params)
         plain = params[0].device.type == "cpu" and not any(map(is_sharded, params))
@@ -224,6 +230,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
             step = TorchStep(self._programs[key], leaves)
         self._bound = (seen, layout, params, step)
         return step
+
+    def _start(self, params: Sequence[Tensor]) -> None:
+        """Give parameters that have no state theirs."""
+        states = self.state
+        fresh = [p for p in params if not states.get(p)]
+        if fresh:
+            leaves = trace.start(self.rule, [_seen(p) for p in fresh], self._horizon)
+            adopt(states, self._layout(fresh), fresh, leaves)
 
     def _layout(self, params: Sequence[Tensor]) -> trace.Layout:
         """The leaves of the state of parameters."""
@@ -259,6 +273,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
     @property
     def _horizon(self) -> int | None:
         return self.defaults["horizon"]
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, as any optimizer of PyTorch gives them, with the fingerprint of the rule in each group.
+
+        A parameter that has a gradient has a state, before the first step too: what `torch.distributed.checkpoint` finds no state of, it
+        does not load, and says nothing.
+        """
+        self._start([p for group in self.param_groups for p in group["params"] if p.grad is not None])
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` gave, of an optimizer with the same rule and weights.
