@@ -843,6 +843,17 @@ REPRODUCED: list[PaperRow] = [
         },
         slow=True,
     ),
+    PaperRow(
+        "neighbours",
+        {
+            "continuation": {"noises": (1e-2,), "spectra": 16, "tuning": 2, "learning_rates": (0.1,)},
+            "default_model": {"noises": (1e-2,), "spectra": 16},
+            "frontier": {"graphs": 16, "tuning": 16, "steps": 50, "costs": (0.3,), "learning_rates": (1e-2,)}
+            | {"trainer": "demo-1"},
+            "bend": {"graphs": 16, "tuning": 16, "steps": 50, "learning_rates": (1e-2,), "trainer": "demo-1"},
+        },
+        slow=True,
+    ),
 ]
 
 

@@ -156,7 +156,8 @@ class Reproduce:
     paper: tyro.conf.Positional[str]
     """Which: scale is Wichrowska et al. 2017, whether they scale and generalise; mechanisms is Maheswaranathan et al. 2020, what they have learned;
     pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; stability is Harrison et al. 2022, why they blow up;
-    tasks is Metz et al. 2020, more tasks and a better architecture; self-training is Metz et al. 2021, optimizers that train themselves."""
+    tasks is Metz et al. 2020, more tasks and a better architecture; self-training is Metz et al. 2021, optimizers that train themselves;
+    neighbours is Huang & Yang 2022 and Zhao et al. 2020, analytic continuation and low-precision graph networks."""
     quick: bool = False
     """Smaller sizes; how much less time that takes depends on the paper."""
     out: Path | None = None

@@ -16,6 +16,7 @@ PAPERS: dict[str, str] = {
     "tasks": "lopt.reproduce.tasks",
     "self-training": "lopt.reproduce.self_training",
     "mechanisms": "lopt.reproduce.mechanisms",
+    "neighbours": "lopt.reproduce.neighbours",
 }
 
 

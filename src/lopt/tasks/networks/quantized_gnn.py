@@ -138,7 +138,7 @@ class QuantizedGNN(Task):
     ) -> dict[str, Float[Array, ""]]:
         """`loss`, `accuracy` on the split's nodes, and `bits`: $\\bar b$, the same on all splits."""
         del key
-        nodes = self._nodes(split)
+        nodes = self.nodes_of(split)
         logits, labels = self._logits(problem, params)[nodes], problem.labels[nodes]
         bits = jnp.mean(jax.nn.softmax(params.choice) @ jnp.asarray(self.bits, params.choice.dtype))
         entropy = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
@@ -150,7 +150,8 @@ class QuantizedGNN(Task):
         mean = sum(self.bits) / len(self.bits) / max(self.bits)
         return loss / (math.log(self.classes) + self.bit_cost * mean)
 
-    def _nodes(self, split: Split) -> slice:
+    def nodes_of(self, split: Split) -> slice:
+        """The nodes whose labels a split reads."""
         first, second = self.nodes // 2, self.nodes // 2 + self.nodes // 4
         return {"train": slice(0, first), "valid": slice(first, second), "test": slice(second, None)}[split]
 
