@@ -19,7 +19,8 @@ PAPER = Paper(
     title="Tasks, stability, architecture, and compute",
     source=(
         "Metz et al. 2020, Tasks, stability, architecture, and compute: Training more effective learned optimizers, and using them to train themselves, "
-        "at the scale of one small machine. Criteria are ours and were settled before any run. The text of the paper was not at hand: its claims are recalled."
+        "at the scale of one small machine. Criteria are ours and were settled before any run. "
+        "The claims and the published figures come from notes that were taken while reading the paper; its text was not at hand when this was written."
     ),
     claims={
         "more_tasks": ClaimSpec(more_tasks, _figures.more_tasks, FEW | {"sizes": (1, 100)}),

@@ -30,7 +30,7 @@ PAIRS, TRUNCATION, HORIZON, STD = 4, 20, 100, 0.01  # of PES; particles, inner s
 CLIP = 0.1  # of every element of a meta-gradient
 EVERY = 200  # meta-steps between checkpoints
 
-# Architectures, small: their fields and the outer learning rate. The paper, too, has a lower one for the LSTM.
+# Architectures, small: their fields and the outer learning rate. As in the paper, the LSTM has a lower one.
 KINDS: dict[str, tuple[dict[str, Any], float]] = {
     "hierarchical_lstm": ({"hidden": (16, 16), "lstm_hidden": 16, "step_mult": 0.01, "exp_mult": 0.1}, 3e-3),
     "mlp": ({"hidden": (16, 16), "step_mult": 0.01, "exp_mult": 0.1}, 3e-3),
@@ -40,6 +40,9 @@ KINDS: dict[str, tuple[dict[str, Any], float]] = {
 
 class Blind(HierarchicalLSTM):
     """The same rule, which never asks for a validation loss."""
+
+    def __init__(self, **fields: Any):
+        super().__init__(**fields)
 
     @property
     def validation_every(self) -> int:

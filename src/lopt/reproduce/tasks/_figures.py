@@ -63,12 +63,16 @@ def regularisation(claim: Claim) -> Any:
     fig, (row,) = panels(len(ends), width=3.4, height=3.4)
     begin = claim.arrays["starts"]
     for axes, (name, end) in zip(row, ends.items(), strict=True):
-        axes.plot([-1, 1], [-1, 1], color="0.8", lw=3, zorder=0)
+        axes.axline((0.0, 0.0), slope=1.0, color="0.8", lw=3, zorder=0)
         for a, b in zip(begin, end, strict=True):
             axes.plot([a[0], b[0]], [a[1], b[1]], color="0.7", lw=0.6)
         axes.plot(*begin.T, ".", ms=3, color="0.5")
         axes.plot(*end.T, "o", ms=3, color=COLORS[0])
-        axes.set(title=name, xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
+        met = np.concatenate([begin, end])
+        met = met[np.isfinite(met).all(axis=1)]
+        edge = 0.05 * float(np.ptp(met))
+        limits = (float(met.min()) - edge, float(met.max()) + edge)
+        axes.set(title=name, xlim=limits, ylim=limits, aspect="equal")
     return fig
 
 

@@ -42,7 +42,7 @@ class HandDesigned(Optimizer):
         setting: what differs from `PLAIN`.
         nesterov: whether the momentum is Nesterov's.
 
-    Source: Metz et al. 2020, appendix D: Adam8p and the settings of its list of NAdamW.
+    Source: Metz et al. 2020: Adam8p and the settings of its list of NAdamW.
     """
 
     setting: dict[str, Float[Array, ""]]
@@ -82,7 +82,7 @@ def adams(rates: Sequence[float]) -> list[Optimizer]:
 
 
 def adam8s(number: int, seed: int) -> list[Optimizer]:
-    """Random settings of Adam with eight hyper-parameters, from the paper's ranges, each log-uniform.
+    """Random settings of Adam with eight hyper-parameters, log-uniform in the paper's ranges; that of epsilon is ours.
 
     Args:
         number: how many.

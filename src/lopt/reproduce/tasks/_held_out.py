@@ -97,7 +97,7 @@ def _losses(
 
 
 def tuning_losses(
-    programs: tuple[str, ...], count: int, steps: int, rules: Sequence[HandDesigned | Optimizer]
+    programs: tuple[str, ...], count: int, steps: int, rules: Sequence[Optimizer]
 ) -> Float[np.ndarray, "rules tasks"]:
     """Final training losses over those at the start, at most 1, on tasks of the first meta-training: what hand-designed rules are tuned by.
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from lopt import zoo
 from lopt.checkpoint import write_text
 from lopt.errors import InputError
+from lopt.evaluate.scores.statistics import Estimate
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.reproduce.tasks._arms import ARMS, HORIZON, PAIRS, TRUNCATION, Trained, blinded, new_rule, train_arm
@@ -50,9 +51,34 @@ def absent(names: Sequence[str], seeds: int, meta_steps: int | None) -> str:
     return ""
 
 
-@lru_cache(maxsize=64)
+def refuse_unused(meta_steps: int | None, runs: str | None, programs: Sequence[str] = tuple(PROGRAMS)) -> None:
+    """Refuse what only a meta-training uses, where there is none.
+
+    Args:
+        meta_steps: of the meta-training; `None` for the shipped arms.
+        runs: a folder for run directories.
+        programs: of a claim in which nothing but meta-trainings has programs.
+
+    Raises:
+        InputError: for such.
+    """
+    if meta_steps is not None:
+        return
+    if runs is not None:
+        raise InputError(f"runs is {runs}, but the shipped arms are not meta-trained again; give meta_steps too.")
+    if tuple(programs) != tuple(PROGRAMS):
+        raise InputError(
+            f"programs is {tuple(programs)}, but the shipped arms were meta-trained on all; give meta_steps too."
+        )
+
+
 def trained_arm(
-    name: str, seed: int, meta_steps: int | None, programs: tuple[str, ...], runs: str | None = None
+    name: str,
+    seed: int,
+    *,
+    meta_steps: int | None = None,
+    programs: Sequence[str] = tuple(PROGRAMS),
+    runs: str | None = None,
 ) -> Trained:
     """An arm from a seed: the shipped one, or made now and kept for the next claim.
 
@@ -66,6 +92,11 @@ def trained_arm(
     Raises:
         InputError: for shipped weights of another architecture or size, or a run directory of another configuration.
     """
+    return _trained_arm(name, seed, meta_steps, tuple(programs), runs)
+
+
+@lru_cache(maxsize=64)  # which keys calls by position and by keyword apart: nothing but the function above calls it
+def _trained_arm(name: str, seed: int, meta_steps: int | None, programs: tuple[str, ...], runs: str | None) -> Trained:
     if meta_steps is not None:
         folder = None if runs is None else Path(runs) / f"{name.replace(' ', '-')}-{seed}"
         return train_arm(name, seed, meta_steps=meta_steps, programs=programs, folder=folder)
@@ -121,29 +152,42 @@ def _shape(rule: Optimizer) -> Any:
     return jax.tree.structure(rule), [x.shape for x in jax.tree.leaves(rule)]
 
 
-@lru_cache(maxsize=64)
 def arm_scores(
     name: str,
     seed: int,
-    meta_steps: int | None,
-    programs: tuple[str, ...],
-    runs: str | None,
+    *,
     count: int,
     steps: int,
+    meta_steps: int | None = None,
+    programs: Sequence[str] = tuple(PROGRAMS),
+    runs: str | None = None,
 ) -> Mapping[str, Float[np.ndarray, " kept"]]:
     """Normalised losses of an arm on the held-out tasks, by split; kept for the next claim.
 
     Args:
         name: as for `trained_arm`.
         seed: as for `trained_arm`.
+        count: of held-out tasks.
+        steps: of a training.
         meta_steps: as for `trained_arm`.
         programs: as for `trained_arm`.
         runs: as for `trained_arm`.
-        count: of held-out tasks.
-        steps: of a training.
     """
+    return _arm_scores(name, seed, count, steps, meta_steps, tuple(programs), runs)
+
+
+@lru_cache(maxsize=64)
+def _arm_scores(
+    name: str,
+    seed: int,
+    count: int,
+    steps: int,
+    meta_steps: int | None,
+    programs: tuple[str, ...],
+    runs: str | None,
+) -> Mapping[str, Float[np.ndarray, " kept"]]:
     held = held_out_tasks(count, programs, steps)
-    found = held.losses([trained_arm(name, seed, meta_steps, programs, runs).optimizer])
+    found = held.losses([trained_arm(name, seed, meta_steps=meta_steps, programs=programs, runs=runs).optimizer])
     return {s: held.normalised(found[s], s)[0] for s in SPLITS}
 
 
@@ -152,6 +196,18 @@ def all_scores(
 ) -> dict[str, Float[np.ndarray, "seeds kept"]]:
     """`arm_scores` of several arms and seeds on one split."""
     return {n: np.stack([arm_scores(n, seed, **given)[split] for seed in range(seeds)]) for n in names}
+
+
+def sized(estimate: Estimate, rising: str, falling: str) -> str:
+    """An estimate by its size, after the word for its sign.
+
+    Args:
+        estimate: what differs.
+        rising: the word where it is zero or above.
+        falling: the word where it is below zero.
+    """
+    mean, low, high = estimate
+    return f"{rising} {estimate}" if mean >= 0.0 else f"{falling} {Estimate(-mean, -high, -low)}"
 
 
 def late(curve: np.ndarray, share: float = 0.1) -> float:
@@ -164,4 +220,15 @@ def early(curve: np.ndarray, share: float = 0.1) -> float:
     return float(curve[: max(1, round(share * len(curve)))].mean())
 
 
-__all__ = ["WEIGHTS", "absent", "all_scores", "arm_scores", "early", "late", "trained_arm", "write_arms"]
+__all__ = [
+    "WEIGHTS",
+    "absent",
+    "all_scores",
+    "arm_scores",
+    "early",
+    "late",
+    "refuse_unused",
+    "sized",
+    "trained_arm",
+    "write_arms",
+]

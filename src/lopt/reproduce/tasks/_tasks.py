@@ -20,7 +20,10 @@ from lopt.tasks.corpora.sampling import CONFIGS, Config, task_config
 
 
 def _config(family: str, dataset: str, widths: tuple[int, ...]) -> Config:
-    return next(c for c in CONFIGS if c[:2] == (family, dataset) and dict(c.fields).get("widths") == widths)
+    for config in CONFIGS:
+        if config[:2] == (family, dataset) and dict(config.fields).get("widths") == widths:
+            return config
+    raise LookupError(f"The sampled tasks have no {family} of widths {widths} on {dataset}.")
 
 
 # Tasks of one program differ in scale of the start, share of the examples, classes, labels and noise, which are arrays.

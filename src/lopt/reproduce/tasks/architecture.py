@@ -12,7 +12,7 @@ from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, all_scores, late, trained_arm
+from lopt.reproduce.tasks._runs import absent, all_scores, late, refuse_unused, sized, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 RIVALS = ("feed-forward", "LSTM")
@@ -39,12 +39,12 @@ def architecture(
         programs: of `PROGRAMS`.
         tasks: held out.
         steps: of a training.
-        runs: a folder for the run directories of all meta-trainings.
+        runs: a folder for the run directories of meta-trainings.
 
     Raises:
-        InputError: for an unknown rival or program, or a run directory of another configuration.
+        InputError: for an unknown rival or program, `runs` without `meta_steps`, or a run directory of another configuration.
 
-    Source: Metz et al. 2020, section 4.1 and figure 2a, at the scale of one small machine.
+    Source: Metz et al. 2020, at the scale of one small machine.
     """
     del key
     words = (
@@ -55,6 +55,7 @@ def architecture(
         "paired difference of means over seeds.",
     )
     check_programs(programs)
+    refuse_unused(meta_steps, runs)
     if not rivals or set(rivals) - set(RIVALS):
         raise InputError(f"rivals is {tuple(rivals)}; it must hold some of {', '.join(RIVALS)} and nothing else.")
     names = [HOME, *rivals]
@@ -76,7 +77,7 @@ def architecture(
         }
         for n in names
     ]
-    listed = " ".join(f"{n} is above it by {gains[n]}." for n in rivals)
+    listed = " ".join(f"{n} is {sized(gains[n], 'above it by', 'below it by')}." for n in rivals)
     return Claim(
         *words,
         f"The hierarchical LSTM ends at {losses[HOME].mean():.3f}; it is ahead of {len(beaten)} of {len(rivals)} rivals ({', '.join(beaten) or 'none'}). "

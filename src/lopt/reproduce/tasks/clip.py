@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, early, late, trained_arm
+from lopt.reproduce.tasks._runs import absent, early, late, refuse_unused, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 FREE = "no clip"
@@ -32,13 +32,13 @@ def clip(
         key: not used: arms are those of fixed seeds.
         seeds: of the meta-training; both arms of a seed start alike.
         meta_steps: of the meta-training; `None` for the shipped arms.
-        programs: of `PROGRAMS`.
-        runs: a folder for the run directories of all meta-trainings.
+        programs: of `PROGRAMS`, for a meta-training.
+        runs: a folder for the run directories of meta-trainings.
 
     Raises:
-        InputError: for an unknown program, or a run directory of another configuration.
+        InputError: for an unknown program, `runs` or `programs` without `meta_steps`, or a run directory of another configuration.
 
-    Source: Metz et al. 2020, section 3.1: "without it no training occurs".
+    Source: Metz et al. 2020.
     """
     del key
     words = (
@@ -49,6 +49,7 @@ def clip(
         f"at most {LITTLE:.0%} of that, in every seed.",
     )
     check_programs(programs)
+    refuse_unused(meta_steps, runs, programs)
     if reason := absent((HOME, FREE), seeds, meta_steps):
         return Claim(*words, f"Not run: {reason}", None, {})
     given: dict[str, Any] = {"meta_steps": meta_steps, "programs": tuple(programs), "runs": runs}

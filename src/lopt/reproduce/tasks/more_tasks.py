@@ -13,7 +13,7 @@ from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import ARMS
-from lopt.reproduce.tasks._runs import absent, all_scores, late, trained_arm
+from lopt.reproduce.tasks._runs import absent, all_scores, late, refuse_unused, sized, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 SIZES = {ARMS[name].size: name for name in ("1 task", "10 tasks", "100 tasks", "1000 tasks")}
@@ -40,12 +40,12 @@ def more_tasks(
         programs: of `PROGRAMS`.
         tasks: held out.
         steps: of a training.
-        runs: a folder for the run directories of all meta-trainings, to go on after a stop.
+        runs: a folder for the run directories of meta-trainings, to go on after a stop.
 
     Raises:
-        InputError: for a size that no arm has, an unknown program, or a run directory of another configuration.
+        InputError: for a size that no arm has, an unknown program, `runs` without `meta_steps`, or a run directory of another configuration.
 
-    Source: Metz et al. 2020, section 4.1 and figure 2b, at the scale of one small machine.
+    Source: Metz et al. 2020, at the scale of one small machine.
     """
     del key
     words = (
@@ -56,6 +56,7 @@ def more_tasks(
         "it falls in every seed, and by more than the 95 % interval over tasks of the paired difference.",
     )
     check_programs(programs)
+    refuse_unused(meta_steps, runs)
     for size in sizes:
         if size not in SIZES:
             raise InputError(
@@ -88,8 +89,8 @@ def more_tasks(
     listed = ", ".join(f"{means[n]:.3f} on {size:,}" for size, n in zip(sizes, names, strict=True))
     return Claim(
         *words,
-        f"Mean normalised test losses by the size of the subset: {listed}. From the smallest to the largest it falls by {gain} over tasks. "
-        f"The programs of an arm compile in {compiled:.0f} s at most; then it takes {speed:,.0f} inner steps a second.",
+        f"Mean normalised test losses by the size of the subset: {listed}. "
+        f"From the smallest to the largest it {sized(gain, 'falls by', 'rises by')} over tasks. The programs of an arm compile in {compiled:.0f} s at most; then it takes {speed:,.0f} inner steps a second.",
         held,
         {
             "sizes": list(sizes),

@@ -1,4 +1,4 @@
-"""Where an optimizer ends among many solutions: the learned one near the origin, Adam at the nearest."""
+"""Where an optimizer ends among many solutions: at the nearest, nearer to the origin, or farther out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lopt.optimizer import Optimizer, Params
 from lopt.optimizers import Adam
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, trained_arm
+from lopt.reproduce.tasks._runs import absent, refuse_unused, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 from lopt.task import Split, Task
 from lopt.unroll import start
@@ -34,7 +34,7 @@ class Diagonal(Task):
     Args:
         begin: where it starts.
 
-    Source: Metz et al. 2020, section 4.3.
+    Source: Metz et al. 2020.
     """
 
     begin: Float[Array, " 2"]
@@ -106,21 +106,25 @@ def regularisation(
 
     $$r = \frac{\sum_i \lVert w_i \rVert}{\sum_i \lVert n_i \rVert}$$
 
-    compares the distances to the origin of end points $w_i$ and of the nearest solutions $n_i$.
+    compares the distances to the origin of end points $w_i$ and of the nearest solutions $n_i$. Adam's half of the criterion is a symmetry: the gradients of
+    $x$ and $y$ are opposite, so any elementwise odd rule keeps $x + y$ as it was. Where it converges, it ends at the nearest solution.
+
+    A learned rule may also have a bias: a step of its own, whatever the gradient. The place on the line, the mean of $(x + y) / 2$, tells one from the
+    other. Drift to the origin takes starts on both sides of the origin to zero; a bias takes both the same way.
 
     Args:
         key: not used: arms are those of fixed seeds.
         seeds: of the meta-training.
         meta_steps: of the meta-training; `None` for the shipped arms.
-        programs: of `PROGRAMS`.
+        programs: of `PROGRAMS`, for a meta-training.
         starts: on the ring.
         steps: of a training.
-        runs: a folder for the run directories of all meta-trainings.
+        runs: a folder for the run directories of meta-trainings.
 
     Raises:
-        InputError: for an unknown program, no multiple of four starts, or a run directory of another configuration.
+        InputError: for an unknown program, no multiple of four starts, `runs` or `programs` without `meta_steps`, or a run directory of another configuration.
 
-    Source: Metz et al. 2020, section 4.3 and figure 4.
+    Source: Metz et al. 2020.
     """
     del key
     words = (
@@ -132,11 +136,15 @@ def regularisation(
         f"95 % interval over seeds, and within {EXACT:.0%} of 1 for Adam.",
     )
     check_programs(programs)
+    refuse_unused(meta_steps, runs, programs)
     if starts < 4 or starts % 4:
         raise InputError(f"starts is {starts}; it must be a multiple of four.")
     if reason := absent((HOME,), seeds, meta_steps):
         return Claim(*words, f"Not run: {reason}", None, {})
-    rules = {f"seed {s}": trained_arm(HOME, s, meta_steps, tuple(programs), runs).optimizer for s in range(seeds)}
+    rules = {
+        f"seed {s}": trained_arm(HOME, s, meta_steps=meta_steps, programs=programs, runs=runs).optimizer
+        for s in range(seeds)
+    }
     rules[ADAM] = Adam(learning_rate=RATE)
     begin = ring(starts)
     aim = nearest(begin)
@@ -147,11 +155,18 @@ def regularisation(
     ratio = {n: float(np.linalg.norm(x, axis=1).sum() / np.linalg.norm(aim, axis=1).sum()) for n, x in ends.items()}
     away = np.abs(begin[:, 0] - begin[:, 1])
     solved = {n: float((np.abs(x[:, 0] - x[:, 1]) <= CLOSE * away).mean()) for n, x in ends.items()}
+    sides = {"above": begin.sum(axis=1) > 0.0, "below": begin.sum(axis=1) < 0.0}
+    place = {n: {side: float(x[of].mean()) for side, of in sides.items()} for n, x in ends.items()}
     found = mean_interval(np.array([r for n, r in ratio.items() if n != ADAM]))
     arrived = all(share >= 0.9 for n, share in solved.items() if n != ADAM)
     held = bool(arrived and found.high < 1.0 and abs(ratio[ADAM] - 1.0) <= EXACT)
-    rows = [{"optimizer": n, "ended near the line": f"{solved[n]:.0%}", "ratio r": f"{ratio[n]:.3f}"} for n in rules]
-    numbers: dict[str, Any] = {"ratio": ratio, "solved": solved, "starts": starts, "steps": steps, "ends": ends}
+    rows = [
+        {"optimizer": n, "ended near the line": f"{solved[n]:.0%}", "ratio r": f"{ratio[n]:.3f}"}
+        | {f"(x + y) / 2 at the end, starts {side} zero": f"{at:.2f}" for side, at in place[n].items()}
+        for n in rules
+    ]
+    numbers: dict[str, Any] = {"ratio": ratio, "solved": solved, "place": place, "starts": starts, "steps": steps}
+    numbers["ends"] = ends
     return Claim(
         *words,
         f"The ratio r is {found} for the learned optimizer and {ratio[ADAM]:.3f} for Adam. Of the learned one's trainings "

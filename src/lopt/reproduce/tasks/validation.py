@@ -12,7 +12,7 @@ from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
 from lopt.reproduce.tasks._held_out import SPLITS, held_out_tasks
-from lopt.reproduce.tasks._runs import absent, all_scores
+from lopt.reproduce.tasks._runs import absent, all_scores, refuse_unused, sized
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 BLIND = "blind"
@@ -38,12 +38,12 @@ def validation(
         programs: of `PROGRAMS`.
         tasks: held out, of which those on small data count.
         steps: of a training.
-        runs: a folder for the run directories of all meta-trainings.
+        runs: a folder for the run directories of meta-trainings.
 
     Raises:
-        InputError: for an unknown program, or a run directory of another configuration.
+        InputError: for an unknown program, `runs` without `meta_steps`, or a run directory of another configuration.
 
-    Source: Metz et al. 2020, sections 3.1 and 4.5.
+    Source: Metz et al. 2020.
     """
     del key
     words = (
@@ -54,6 +54,7 @@ def validation(
         "that of the one that does not, in every seed and by more than the 95 % interval over tasks of the paired difference.",
     )
     check_programs(programs)
+    refuse_unused(meta_steps, runs)
     if reason := absent((HOME, BLIND), seeds, meta_steps):
         return Claim(*words, f"Not run: {reason}", None, {})
     held = held_out_tasks(tasks, tuple(programs), steps)
@@ -78,7 +79,8 @@ def validation(
     ]
     return Claim(
         *words,
-        f"On {small.sum()} tasks with small data the normalised test loss without validation losses is above that with them by {gain}.",
+        f"On {small.sum()} tasks with small data the normalised test loss "
+        f"without validation losses is {sized(gain, 'above that with them by', 'below that with them by')}.",
         bool(gain.low > 0.0 and (above.mean(axis=1) > 0.0).all()),
         {"losses": losses, "gain": list(gain), "tasks_counted": int(small.sum())},
         rows,
