@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from lopt.reproduce.tasks._arms import ARMS, HOME, Trained, blinded, new_rule, t
 from lopt.reproduce.tasks._hand_designed import HandDesigned, ordered
 from lopt.reproduce.tasks._tasks import LARGEST, PROGRAMS, Pool, by_program, held_out, subset
 from lopt.reproduce.tasks.regularisation import nearest, paths, ring
+from lopt.reproduce.tasks.table import PUBLISHED
 from lopt.tasks import task_recipe
 from lopt.tasks.corpora.corpus import TEST_SEEDS, VALID_SEEDS
 from lopt.tasks.corpora.sampling import task_config
@@ -38,6 +40,7 @@ from lopt.tasks.corpora.sampling import task_config
 KEY = jax.random.key(0)
 NAMES = tuple(PROGRAMS)
 SMALL = ("softmax, breast cancer",)
+MEASURES = (more_tasks, architecture, clip, regularisation, table, validation)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,11 @@ SMALL = ("softmax, breast cancer",)
         (regularisation, {"starts": 6}, "must be a multiple of four"),
         (table, {"trials": 3}, "trials is 3 and candidates 28; each must be at least 10"),
         (table, {"arm": "100 task"}, "100 tasks"),
+        *((m, {"runs": "folder"}, "runs is folder, but .* give meta_steps too") for m in MEASURES),
+        *(
+            (m, {"programs": NAMES[:1]}, "were meta-trained on all; give meta_steps too")
+            for m in (clip, regularisation)
+        ),
         (validation, {"programs": ("wine",)}, "softmax"),
     ],
 )
@@ -60,7 +68,7 @@ def test_bad_input_is_refused_in_a_sentence(measure: Any, sizes: dict[str, Any],
         measure(KEY, **sizes)
 
 
-@pytest.mark.parametrize("measure", [more_tasks, architecture, clip, regularisation, table, validation])
+@pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("sizes", [{"meta_steps": 3}, {"seeds": 1}, {"seeds": 99}])
 def test_a_claim_without_its_budget_is_not_run(measure: Any, sizes: dict[str, Any]) -> None:
     claim = measure(KEY, **sizes)
@@ -145,15 +153,15 @@ def test_weights_that_do_not_fit_are_refused(size: str, tmp_path: Path, monkeypa
     for seed in (0, 1):
         lopt.save(tmp_path / f"{size.replace(' ', '-')}-{seed}", wrong)
     with pytest.raises(InputError, match=f"does not fit the arm {size}: it must be a .*lstm of its sizes"):
-        _runs.trained_arm(size, 0, None, NAMES)
+        _runs.trained_arm(size, 0)
 
 
 def test_arms_are_read_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runs, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(_runs, "trained_arm", _runs.trained_arm.__wrapped__)
+    monkeypatch.setattr(_runs, "_trained_arm", _runs._trained_arm.__wrapped__)
     rule = blinded(new_rule("hierarchical_lstm", KEY))
     _runs.write_arms({("blind", 0): Trained(rule, np.arange(100.0), 100, 2.5, 1000.0)}, tmp_path, parts=10)
-    found = _runs.trained_arm("blind", 0, None, NAMES)
+    found = _runs.trained_arm("blind", 0)
     assert found.optimizer.validation_every == 0
     assert jax.tree.structure(found.optimizer) == jax.tree.structure(rule)
     np.testing.assert_allclose(found.meta_loss, np.arange(10) * 10 + 4.5)
@@ -163,24 +171,48 @@ def test_arms_are_read_as_they_were_written(tmp_path: Path, monkeypatch: pytest.
 def test_every_shipped_arm_fits() -> None:
     for name in ARMS:
         for seed in range(2):
-            found = _runs.trained_arm(name, seed, None, NAMES)
+            found = _runs.trained_arm(name, seed)
             assert found.meta_steps >= _runs.LEAST
             assert np.isfinite(found.meta_loss).all()
+
+
+class Held:
+    """Eight held-out tasks. A rule on its own has its learning rate as its mean loss; hand-designed rivals have 0.3."""
+
+    spread = np.linspace(-0.1, 0.1, 8)
+    kept = np.ones(8, bool)
+    pools: ClassVar = {"one": SimpleNamespace(variations=SimpleNamespace(share=np.full(8, 0.1)))}
+    adam: ClassVar = dict.fromkeys(("train", "test"), np.full((14, 8), 0.3))
+
+    def losses(self, rules: Any) -> dict[str, np.ndarray]:
+        """The loss that the rule stands for."""
+        if len(rules) > 1:
+            return {s: x[: len(rules)] for s, x in self.adam.items()}
+        mean = float(jnp.exp(rules[0].log_learning_rate))
+        return {s: mean * (1.0 + self.spread[None]) for s in self.adam}
+
+    def normalised(self, losses: np.ndarray, split: str, best: np.ndarray | None = None) -> np.ndarray:
+        """As they are."""
+        del split, best
+        return losses
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, module: str, means: dict[str, tuple[float, float]]) -> None:
     """Arms whose scores have these means, one a seed, on eight tasks, and whose meta-losses fall to them from 1."""
     found = sys.modules[f"lopt.reproduce.tasks.{module}"]
-    spread = np.linspace(-0.1, 0.1, 8)
+    spread = Held.spread
 
     def trained(name: str, seed: int, *_: Any, **__: Any) -> Trained:
-        return Trained(Adam(), np.linspace(1.0, means[name][seed], 100), 100, 1.0, 10.0)
+        mean = means[name][seed]
+        return Trained(Adam(learning_rate=mean), np.linspace(1.0, mean, 100), 100, 1.0, 10.0)
 
     def scores(names: Any, seeds: int, *_: Any, **__: Any) -> dict[str, np.ndarray]:
         return {n: np.stack([means[n][s] * (1.0 + spread) for s in range(seeds)]) for n in names}
 
-    monkeypatch.setattr(found, "trained_arm", trained)
+    monkeypatch.setattr(found, "trained_arm", trained, raising=False)
     monkeypatch.setattr(found, "all_scores", scores, raising=False)
+    monkeypatch.setattr(found, "held_out_tasks", lambda *_: Held(), raising=False)
+    monkeypatch.setattr(found, "tuning_losses", lambda *given: np.full((len(given[-1]), 4), 0.5), raising=False)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +225,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, means: dict[str, tuple[fl
         ("clip", {HOME: (0.2, 0.3), "no clip": (1.0, 0.99)}, True),
         ("clip", {HOME: (0.2, 0.3), "no clip": (1.0, 0.3)}, False),
         ("clip", {HOME: (0.2, 1.3), "no clip": (1.0, 1.3)}, False),
+        ("validation", {HOME: (0.2, 0.3), "blind": (0.4, 0.5)}, True),
+        ("validation", {HOME: (0.2, 0.3), "blind": (0.1, 0.9)}, False),
+        ("validation", {HOME: (0.2, 0.3), "blind": (0.2, 0.3)}, False),
+        ("table", {HOME: (0.1, 0.1)}, True),
+        ("table", {HOME: (0.3, 0.3)}, False),
+        ("table", {HOME: (0.4, 0.5)}, False),
     ],
 )
 def test_claims_are_judged_by_their_criteria(
@@ -205,6 +243,53 @@ def test_claims_are_judged_by_their_criteria(
     assert claim.held is held
     assert claim.rows
     assert png_of(spec.draw(claim)).startswith(b"\x89PNG")
+
+
+def test_claims_meta_train_each_arm_of_a_seed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def counted(name: str, seed: int, **_: Any) -> Trained:
+        made.append((name, seed))
+        return Trained(Adam(learning_rate=0.1), np.linspace(1.0, 0.5, 60), 60, 1.0, 10.0)
+
+    monkeypatch.setattr(_runs, "train_arm", counted)
+    monkeypatch.setattr(_runs, "held_out_tasks", lambda *_: Held())
+    given: dict[str, Any] = {"seeds": 2, "meta_steps": 60, "runs": str(tmp_path)}
+    for measure in (more_tasks, architecture, clip):
+        assert measure(KEY, **given).held is not None
+    names = ("1 task", "10 tasks", HOME, "1000 tasks", "feed-forward", "LSTM", "no clip")
+    assert sorted(made) == sorted(itertools.product(names, (0, 1)))
+
+
+@pytest.mark.parametrize("trials", [10, 14, 100])
+def test_the_labels_of_the_table_follow_its_trials(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "table", {HOME: (0.1, 0.1)})
+    claim = table(KEY, meta_steps=100, trials=trials)
+    labels = list(claim.numbers["losses"])
+    assert [row["optimizer"] for row in claim.rows] == labels
+    assert {n for n in labels if "trials" in n} == {f"Adam8p, {t} trials for each task" for t in (10, trials)}
+    assert all(("(" in row["test mean"]) == (row["optimizer"] in PUBLISHED) for row in claim.rows)
+
+
+def test_a_bias_takes_both_sides_of_the_origin_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Biased(HandDesigned):
+        def update(self, updates: Any, state: Any, params: Any, **extra: Any) -> Any:
+            found, state = super().update(updates, state, params, **extra)
+            return jax.tree.map(lambda u: u + 0.1, found), state
+
+    rule = Biased({"learning_rate": 0.01})
+    monkeypatch.setattr(
+        sys.modules[regularisation.__module__], "trained_arm", lambda *_, **__: Trained(rule, np.ones(9), 9, 0.0, 0.0)
+    )
+    claim = regularisation(KEY, starts=8, steps=500)
+    begin = {"above": 0.46, "below": -0.46}  # of the nearest solutions; a step of 0.1, 500 times, adds 50
+    assert claim.numbers["place"]["Adam"] == pytest.approx(begin, abs=0.01)
+    assert claim.numbers["place"]["seed 0"] == pytest.approx({n: x + 50.0 for n, x in begin.items()}, abs=0.05)
+    assert claim.held is False
+    (axes, *_) = PAPER.claims["regularisation"].draw(claim).axes
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert low < -1.0 + 0.1
+        assert high > claim.numbers["ends"]["seed 0"].max()
 
 
 @pytest.mark.slow

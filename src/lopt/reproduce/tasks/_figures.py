@@ -72,7 +72,8 @@ def regularisation(claim: Claim) -> Any:
         met = met[np.isfinite(met).all(axis=1)]
         edge = 0.05 * float(np.ptp(met))
         limits = (float(met.min()) - edge, float(met.max()) + edge)
-        axes.set(title=name, xlim=limits, ylim=limits, aspect="equal")
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
+        axes.set_title(name, fontsize=9)
     return fig
 
 

@@ -90,7 +90,8 @@ def more_tasks(
     return Claim(
         *words,
         f"Mean normalised test losses by the size of the subset: {listed}. "
-        f"From the smallest to the largest it {sized(gain, 'falls by', 'rises by')} over tasks. The programs of an arm compile in {compiled:.0f} s at most; then it takes {speed:,.0f} inner steps a second.",
+        f"From the smallest to the largest it {sized(gain, 'falls by', 'rises by')} over tasks. "
+        f"The programs of an arm compile in {compiled:.0f} s at most; then it takes {speed:,.0f} inner steps a second.",
         held,
         {
             "sizes": list(sizes),
