@@ -38,6 +38,9 @@ KEY = jax.random.key(0)
         (default_model, {"noises": (0.0,)}, "noise is 0.0; it must be positive"),
         (frontier, {"trainer": "general-2"}, "general-1"),
         (bend, {"trainer": "general-2"}, "general-1"),
+        (frontier, {"costs": ()}, "the number of costs is 0; it must be at least 1"),
+        (bend, {"tuning": 0}, "tuning is 0; it must be at least 1"),
+        (continuation, {"learning_rates": ()}, "the number of rates is 0; it must be at least 1"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(measure: Any, sizes: dict[str, Any], sentence: str) -> None:
@@ -57,7 +60,6 @@ def test_weights_whose_card_names_no_tasks_are_refused(tmp_path: Path) -> None:
         (continuation, {"spectra": 15}, "15 spectra are too few; it takes 16"),
         (default_model, {"meta_steps": 49}, "49 meta-steps are too few; it takes 50"),
         (frontier, {"graphs": 15}, "15 graphs and 150 steps are too few; it takes 16 and 50"),
-        (frontier, {"costs": ()}, "one cost at least"),
         (bend, {"steps": 49}, "128 graphs and 49 steps are too few"),
     ],
 )
@@ -106,9 +108,18 @@ def test_the_evidence_is_that_of_the_whole_matrix() -> None:
     np.testing.assert_allclose(found, (-0.5 * log_determinant + weight * entropy - 0.5 * chi_square, chi_square))
 
 
-def test_maximum_entropy_wants_a_positive_default_model() -> None:
-    with pytest.raises(InputError, match="a default model must be positive"):
-        MaximumEntropy(np.eye(3), 0.1)(np.ones(3), np.array([1.0, 0.0, 1.0]))
+@pytest.mark.parametrize(
+    ("data", "model", "sentence"),
+    [
+        ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0), "a default model must be positive"),
+        ((1.0, 1.0, 1.0), (1.0, np.nan, 1.0), "a default model must be positive and finite"),
+        ((1.0, np.nan, 1.0), (1.0, 1.0, 1.0), "data has an element that is not finite"),
+        ((1.0, 1.0), (1.0, 1.0, 1.0), r"data has shape \(2,\); with this kernel it must be \(3,\)"),
+    ],
+)
+def test_maximum_entropy_refuses_what_it_cannot_use(data: Any, model: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        MaximumEntropy(np.eye(3), 0.1)(np.array(data), np.array(model))
 
 
 def test_maximum_entropy_fits_the_noise_and_no_more() -> None:

@@ -249,12 +249,12 @@ def _points(name: str, points: Any) -> tuple[tuple[float, float], ...]:
 
 def _entered(
     optimizers: Sequence[str] | Mapping[str, Optimizer | optax.GradientTransformation],
-) -> dict[str, Contender | Optimizer]:
+) -> Mapping[str, Contender | Optimizer]:
     if not optimizers:
         raise InputError("no optimizers were named; at least one must descend.")
     if isinstance(optimizers, Mapping):
         return {name: as_optimizer(optimizer) for name, optimizer in optimizers.items()}
-    return {**by_label(optimizers)}
+    return by_label(optimizers)
 
 
 def _task(name: str, scene: Scene) -> Task:

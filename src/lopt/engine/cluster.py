@@ -139,6 +139,11 @@ class RayEngine(Engine):
         """No."""
         return False
 
+    @property
+    def synchronous(self) -> bool:
+        """Where there is no staleness."""
+        return self.staleness is None
+
     def describe(self, estimators: Sequence[Estimator]) -> dict[str, Any]:
         """How estimates are accumulated; the number of workers only where estimators are replicated for them."""
         if self.staleness is None:

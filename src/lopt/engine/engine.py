@@ -36,6 +36,11 @@ class Engine(abc.ABC):
     def traceable(self) -> bool:
         """Whether `begin` and `gradients` are pure functions of arrays, so that they and the outer step compile into one program."""
 
+    @property
+    def synchronous(self) -> bool:
+        """Whether every meta-gradient is at the meta-parameters that it is asked for, with one estimate of every estimator; yes unless an engine says no."""
+        return True
+
     @abc.abstractmethod
     def begin(
         self, optimizer: Optimizer, estimators: Sequence[Estimator], key: PRNGKeyArray

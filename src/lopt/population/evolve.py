@@ -145,7 +145,7 @@ def evolve(
             f"trained_by is {rules.trained_by!r} with trainers from outside; it must be 'snapshot' or 'nobody'."
         )
     if engine is not None:
-        _must_serve(engine, estimators)
+        _must_serve(engine)
     state = begin(rules, stacked, estimators, tasks, coaches, key, horizon=cycles * rules.steps)
     run = lineage = None
     if run_dir is not None:
@@ -209,11 +209,11 @@ def evolve(
     return state
 
 
-def _must_serve(engine: Engine, estimators: Sequence[Estimator]) -> None:
+def _must_serve(engine: Engine) -> None:
     """Refuse an engine that cannot train a population."""
     if engine.traceable:
         raise InputError(f"engine is {engine}; a population takes one with workers, or None for this process.")
-    if "staleness" in engine.describe(estimators):
+    if not engine.synchronous:
         raise InputError("engine has a staleness; all members of a population take their meta-steps together.")
 
 

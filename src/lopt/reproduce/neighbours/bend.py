@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.neighbours._graphs import BITS, FLOAT, RATES, accuracy, trainers, uniform
@@ -36,6 +37,9 @@ def bend(
         steps: of a training.
         learning_rates: of Adam's grid.
 
+    Raises:
+        InputError: for no graph to tune on, or no rate.
+
     Source: Zhao et al. 2020, at the scale of one small machine.
     """
     words = (
@@ -47,6 +51,7 @@ def bend(
     )
     if graphs < GRAPHS or steps < STEPS:
         return Claim(*words, f"Not run: {too_small(graphs, steps)}", None, {})
+    at_least(1, tuning=tuning, **{"the number of rates": len(learning_rates)})
     tune_key, key = jax.random.split(key)
     keys = jax.random.split(key, graphs)
     optimizers, rate = trainers(trainer, jax.random.split(tune_key, tuning), steps, learning_rates)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.optimizer import Optimizer
 from lopt.optimizers import Adam
@@ -54,7 +55,7 @@ def continuation(
         learning_rates: of Adam's grid.
 
     Raises:
-        InputError: for weights that the claim does not fit.
+        InputError: for weights that the claim does not fit, no spectrum to tune on, or no rate.
 
     Source: Huang & Yang 2022, *Learned optimizers for analytic continuation*, at the scale of one small machine.
     """
@@ -68,6 +69,7 @@ def continuation(
     )
     if reason := too_small(spectra, meta_steps):
         return Claim(*words, reason, None, {})
+    at_least(1, tuning=tuning, **{"the number of rates": len(learning_rates)})
     optimizer = learned(weights, meta_steps)
     tune_key, key = jax.random.split(key)
     rows: list[dict[str, str]] = []

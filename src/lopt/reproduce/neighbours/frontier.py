@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.neighbours._graphs import FLOAT, RATES, WIDTHS, accuracy, search, trainers, uniform
@@ -43,6 +44,9 @@ def frontier(
         costs: $\lambda$ of the searches.
         learning_rates: of Adam's grid.
 
+    Raises:
+        InputError: for no cost, no graph to tune on, or no rate.
+
     Source: Zhao et al. 2020, *Learned Low Precision Graph Neural Networks*, at the scale of one small machine.
     """
     words = (
@@ -52,8 +56,9 @@ def frontier(
         f"For both optimizers and at every cost, the accuracy of searched networks is no more than {MARGIN:.0%} below that of uniform ones of as many bits: "
         "the lower end of the interval of the paired difference, over graphs, is above that.",
     )
-    if graphs < GRAPHS or steps < STEPS or not costs:
-        return Claim(*words, f"Not run: {too_small(graphs, steps)} With one cost at least.", None, {})
+    if graphs < GRAPHS or steps < STEPS:
+        return Claim(*words, f"Not run: {too_small(graphs, steps)}", None, {})
+    at_least(1, tuning=tuning, **{"the number of costs": len(costs), "the number of rates": len(learning_rates)})
     tune_key, key = jax.random.split(key)
     keys = jax.random.split(key, graphs)
     optimizers, rate = trainers(trainer, jax.random.split(tune_key, tuning), steps, learning_rates)

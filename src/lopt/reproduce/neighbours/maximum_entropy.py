@@ -81,7 +81,7 @@ class MaximumEntropy:
             start: $u$ to begin from; zero if not given.
 
         Returns:
-            $A$, $u$ and the number of steps.
+            $A$, $u$ and the number of steps; 500 where it has not converged.
         """
         rows, curvature = self._right, np.square(self._sizes)
         target = self._sizes * (self._left.T @ data)
@@ -135,11 +135,16 @@ class MaximumEntropy:
             model: $m$, positive.
 
         Raises:
-            InputError: for a default model that is not positive.
+            InputError: for arrays whose sizes are not those of the kernel, data that are not finite, or a default model that is not finite and positive.
         """
         data, model = np.asarray(data, np.float64), np.asarray(model, np.float64)
-        if not (model > 0).all():
-            raise InputError(f"model has an element of {model.min():g}; a default model must be positive.")
+        for name, given, size in (("data", data, len(self._left)), ("model", model, len(self._right))):
+            if given.shape != (size,):
+                raise InputError(f"{name} has shape {given.shape}; with this kernel it must be ({size},).")
+        if not np.isfinite(data).all():
+            raise InputError("data has an element that is not finite; all must be.")
+        if not ((model > 0) & np.isfinite(model)).all():
+            raise InputError(f"model has an element of {model.min():g}; a default model must be positive and finite.")
         weight, u, steps = FIRST, None, 0
         spectra, logs, weights, chi_squares = [], [], [], []
         while weight >= LEAST and (not logs or logs[-1] > max(logs) - ENOUGH):
