@@ -22,7 +22,7 @@ LEARNED = "learned, no tuning"
 ADAM14 = f"Adam, {len(ADAM_RATES)} rates for each task"
 
 
-def eights(trials: int) -> str:
+def _eights(trials: int) -> str:
     """The label of Adam8p at its best of so many trials for each task."""
     return f"Adam8p, {trials} trials for each task"
 
@@ -35,8 +35,8 @@ PUBLISHED: dict[str, tuple[float, float, float, float]] = {
     "NAdamW, one setting for all": (0.2152, 0.0984, 0.2294, 0.0867),
     ADAM14: (0.1504, 0.0674, 0.1520, 0.0632),
     "NAdamW, list of 10 for each task": (0.0828, 0.0396, 0.0862, 0.0385),
-    eights(10): (0.279, 0.133, 0.264, 0.129),
-    eights(100): (0.0954, 0.0469, 0.107, 0.0467),
+    _eights(10): (0.279, 0.133, 0.264, 0.129),
+    _eights(100): (0.0954, 0.0469, 0.107, 0.0467),
 }
 
 
@@ -112,8 +112,8 @@ def table(
         ours["NAdamW, one setting for all"][split] = nu["nadamw"][0]
         ours[ADAM14][split] = nu["adam"].min(axis=0)
         ours["NAdamW, list of 10 for each task"][split] = nu["nadamw"].min(axis=0)
-        ours[eights(10)][split] = nu["adam8"][:10].min(axis=0)
-        ours[eights(trials)][split] = nu["adam8"].min(axis=0)
+        ours[_eights(10)][split] = nu["adam8"][:10].min(axis=0)
+        ours[_eights(trials)][split] = nu["adam8"].min(axis=0)
     gain = mean_interval(ours[ADAM14]["train"] - ours[LEARNED]["train"])
     numbers: dict[str, Any] = {
         "losses": dict(ours),
@@ -142,4 +142,4 @@ def table(
     )
 
 
-__all__ = ["PUBLISHED", "eights", "table"]
+__all__ = ["PUBLISHED", "_eights", "table"]
