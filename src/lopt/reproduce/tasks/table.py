@@ -142,4 +142,4 @@ def table(
     )
 
 
-__all__ = ["PUBLISHED", "_eights", "table"]
+__all__ = ["PUBLISHED", "table"]
