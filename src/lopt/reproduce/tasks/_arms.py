@@ -139,7 +139,7 @@ def train_arm(
     outer = _outer(KINDS[arm.kind][1])
     meta = _begin(outer, rule, jax.random.fold_in(key, 1), jnp.asarray(arm.clip, jnp.float32))
     particles = tuple(_particles(e, rule, jax.random.fold_in(key, 2 + i)) for i, e in enumerate(estimators))
-    training = Training(meta, particles, np.zeros(meta_steps), np.zeros((), np.int32))
+    training = Training(meta, particles, np.zeros(meta_steps, np.float32), np.zeros((), np.int32))
     run = None
     if folder is not None:
         others = {"arm": name, "clip": str(arm.clip), "meta_steps": meta_steps, "programs": list(programs)}
@@ -167,7 +167,7 @@ def train_arm(
             run.log(
                 {
                     "step": step + 1,
-                    "meta_loss": losses[step],
+                    "meta_loss": float(losses[step]),
                     "inner_steps": (step + 1) * 2 * PAIRS * TRUNCATION,
                     "seconds": clock,
                 }
