@@ -22,7 +22,7 @@ from typing import Any
 import simpy
 import tyro
 
-from common import RESULTS, header, machine, show, write
+from common import RESULTS, header, local_ray, machine, show, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def row(name: str, workers: int, found: Outcome, costs: Costs, particles: int = 
     }
 
 
-def measure(workers: int, steps: int, address: str | None = None) -> dict[str, Any]:
+def measure(workers: int, steps: int) -> dict[str, Any]:
     """A real asynchronous run on the demo's mixture: throughput, staleness, and the costs of its parts."""
     import jax
     import numpy as np
@@ -172,7 +172,7 @@ def measure(workers: int, steps: int, address: str | None = None) -> dict[str, A
     from lopt.recipes import recipe
 
     optimizer, estimators, outer = recipe("demo").build(jax.random.key(0), steps)
-    engine: Any = RayEngine(workers, address=address, staleness=50, accumulate=len(estimators), patience=300.0)
+    engine: Any = RayEngine(workers, staleness=50, accumulate=len(estimators), patience=300.0)
     seconds: list[float] = []
     ages: list[int] = []
     answers, first = engine._answers, engine._first
@@ -225,7 +225,6 @@ def main(
     measured: tuple[int, ...] = (),
     steps: int = 60,
     cpus: int = 2,
-    address: str | None = None,
     costs: Costs = Costs(),
     out: Path = RESULTS / "scaling.json",
 ) -> None:
@@ -236,13 +235,14 @@ def main(
         measured: numbers of workers of real runs, whose costs are then those of the simulation.
         steps: meta-steps of a real run.
         cpus: that workers of real runs share.
-        address: of a running Ray, for real runs with more workers than cores.
         costs: of the simulation, where nothing is measured.
         out: where the figures go.
     """
     results: list[dict[str, Any]] = []
+    if measured:
+        local_ray(max(measured))
     for count in measured:
-        found = measure(count, steps, address)
+        found = measure(count, steps)
         if count == measured[0]:
             costs = dataclasses.replace(
                 costs,

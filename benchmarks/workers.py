@@ -2,7 +2,9 @@
 
 Run: `python benchmarks/workers.py`, on a quiet machine of two cores or more. Writes `benchmarks/results/workers.json`.
 
-The three ways take turns within one call, a block of meta-steps each; ratios are of blocks of the same turn. All are synchronous and of one thread a worker.
+The three ways take turns within one call, a block of meta-steps each; ratios are of blocks of the same turn. All are synchronous, and every
+process computes on one thread. What the machine itself gives two processes stands beside them: two meta-trainings that know nothing of each other,
+at once, over one alone.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+from lopt.machine import one_thread
+
+os.environ.update(one_thread())  # before JAX reads them
 
 import jax
 import numpy as np
+import ray
 import tyro
 
-from common import RESULTS, header, machine, show, spread, text, write
+from common import RESULTS, header, local_ray, machine, show, spread, text, write
 from lopt.engine import Engine, Local, RayEngine
 from lopt.meta_train import as_outer, meta_init, meta_step
 from lopt.recipes import recipe
@@ -52,11 +57,35 @@ class Way:
         return inner / (time.perf_counter() - began), time.process_time() - processor
 
 
+class Apart:
+    """A meta-training in a process of its own."""
+
+    def __init__(self, name: str):
+        os.environ.update(one_thread())
+        self.way = Way(name, Local(devices=1))
+
+    def block(self, steps: int) -> float:
+        """Inner steps per second."""
+        return self.way.block(steps)[0]
+
+
+def apart(name: str, turns: int, steps: int) -> np.ndarray:
+    """Inner steps per second of two processes together, over those of one while the other rests."""
+    kind: Any = ray.remote(Apart).options(num_cpus=1)
+    first, second = pair = [kind.remote(name) for _ in range(2)]
+    found = []
+    for _ in range(turns):
+        alone, *both = (ray.get([x.block.remote(steps) for x in some]) for some in ([first], pair))
+        found.append(np.sum(both) / np.sum(alone))
+    for each in (first, second):
+        ray.kill(each)
+    return np.array(found)
+
+
 def main(
     mixtures: tuple[str, ...] = tuple(MIXTURES),
-    turns: int = 15,
-    steps: int = 20,
-    address: str | None = None,
+    turns: int = 9,
+    steps: int = 15,
     out: Path = RESULTS / "workers.json",
 ) -> None:
     """Measure in turns.
@@ -65,30 +94,37 @@ def main(
         mixtures: recipes.
         turns: how many.
         steps: meta-steps of a block.
-        address: of a running Ray with three CPUs or more.
         out: where the figures go.
     """
+    local_ray(3)
     results = []
-    header("mixture", "one worker over this process", "two workers over one", "load of the machine")
+    header("mixture", "one worker over this process", "two workers over one", "two processes apart over one", "load")
     for name in mixtures:
-        engines = [Local(devices=1), *(RayEngine(n, address=address, patience=300.0) for n in (1, 2))]
+        engines = [Local(devices=1), *(RayEngine(n) for n in (1, 2))]
         ways = [Way(name, engine) for engine in engines]
         blocks = np.array([[way.block(steps) for way in ways] for _ in range(turns)])
         speed = blocks[:, :, 0]
+        for engine in engines[1:]:
+            if isinstance(engine, RayEngine):
+                engine.close()
         row = {
             "mixture": name,
             "inner_steps_per_second": {k: spread(speed[:, i]) for i, k in enumerate(("local", "one", "two"))},
             "one_over_local": spread(speed[:, 1] / speed[:, 0]),
             "two_over_one": spread(speed[:, 2] / speed[:, 1]),
+            "apart_over_one": spread(apart(name, turns, steps)),
             "driver_processor_seconds": {k: spread(blocks[:, i, 1]) for i, k in enumerate(("local", "one", "two"))},
             "load": os.getloadavg()[0],
         }
         results.append(row)
-        show(name, text(row["one_over_local"]), text(row["two_over_one"]), f"{row['load']:.1f}")
+        show(
+            name,
+            text(row["one_over_local"]),
+            text(row["two_over_one"]),
+            text(row["apart_over_one"]),
+            f"{row['load']:.1f}",
+        )
         write(out, machine(), results)
-        for engine in engines[1:]:
-            if isinstance(engine, RayEngine):
-                engine.close()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +14,10 @@ import optax
 import pytest
 
 import lopt
-from lopt.engine import Engine, Gradients, Local
+from lopt.engine import Drawn, Engine, Gradients, Local
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator, PerTask
-from lopt.meta_train import apply, as_outer, gradients, meta_init, meta_step, meta_train, result, step_key
+from lopt.meta_train import Interrupted, apply, as_outer, gradients, meta_init, meta_step, meta_train, result, step_key
 from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, Momentum
 
@@ -199,3 +201,61 @@ def test_as_many_devices_are_used_as_divide_the_pairs(monkeypatch: pytest.Monkey
         Local(devices=5).used([pes(pairs=8)])
     with pytest.raises(InputError, match="devices is 0; it must be at least 1"):
         Local(devices=0)
+
+
+# --- One estimator a meta-step. ---
+
+
+def mixture() -> list[PES]:
+    return [PES(lopt.tasks.Quadratic(dim=d), pairs=2, truncation=5, horizon=5, std=0.1) for d in (2, 3)]
+
+
+def test_one_estimator_is_drawn_as_often_as_its_share() -> None:
+    """Its estimate is the one that `gradients` takes of it, and the others rest."""
+    engine, estimators, optimizer = Drawn([3, 1]), mixture(), Momentum(learning_rate=0.1)
+    estimate = jax.jit(lambda e, *given: e.estimate(*given))
+    states = engine.begin(optimizer, estimators, KEY)
+    drawn = []
+    for step in range(80):
+        key = jax.random.fold_in(KEY, step)
+        found = engine.gradients(optimizer, estimators, states, key)
+        moved = [a is not b for a, b in zip(found.estimators, states, strict=True)]
+        assert sum(moved) == 1
+        which = moved.index(True)
+        own = jax.random.fold_in(key, which)
+        gradient, state, _ = estimate(estimators[which], optimizer, states[which], own)
+        assert_same((found.gradient, found.estimators[which]), (gradient, state))
+        assert found.metrics["inner_steps"] == estimators[which].inner_steps
+        drawn.append(which)
+        states = found.estimators
+    # Of 80 draws with probability 1/4, 20 are expected with a standard deviation of 3.9.
+    assert 8 <= sum(drawn) <= 32
+    assert engine.calls == 78
+    assert min(engine.first_seconds, engine.seconds) > 0.0
+
+
+def test_a_drawn_meta_training_resumes_bit_for_bit(tmp_path: Path) -> None:
+    def run(stop: int | None = None, **given: Any) -> Any:
+        def halt(progress: Any) -> None:
+            if progress.step == stop:
+                signal.raise_signal(signal.SIGINT)
+
+        engine = Drawn([1, 2])
+        return meta_train(
+            Momentum(), mixture(), optax.adam(1e-2), steps=6, key=KEY, engine=engine, on_step=halt, **given
+        )
+
+    with pytest.raises(Interrupted):
+        run(stop=2, run_dir=tmp_path)
+    assert_same(run(run_dir=tmp_path), run())
+
+
+@pytest.mark.parametrize("shares", [(), (1, 0), (1, -1), (1, float("nan"))])
+def test_shares_must_be_positive(shares: Any) -> None:
+    with pytest.raises(InputError, match="give a positive number for each estimator"):
+        Drawn(shares)
+
+
+def test_there_are_as_many_shares_as_estimators() -> None:
+    with pytest.raises(InputError, match="shares has 3 numbers; there are 2 estimators"):
+        meta_train(Momentum(), mixture(), optax.adam(1e-2), steps=1, key=KEY, engine=Drawn([1, 1, 1]))

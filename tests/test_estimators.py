@@ -631,7 +631,7 @@ def test_many_devices_give_the_numbers_of_one() -> None:
     kinds = ["pes", "noise_reuse_es", "full_es", "backprop", "merged"]
 
     def run(devices: int) -> dict[str, Any]:
-        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
         code = DEVICES.replace("KINDS", repr(kinds))
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         warned = re.findall(r"UserWarning: (\d of \d devices) are used", done.stderr)

@@ -17,8 +17,9 @@ from lopt.errors import InputError
 from lopt.optimizers import SGD, Adam
 from lopt.reproduce.neighbours import _graphs, _spectra, bend, continuation, default_model, frontier
 from lopt.reproduce.neighbours._graphs import BITS, FLOAT, Network, Search, SearchParams, network, uniform
+from lopt.reproduce.neighbours._recovery import draw, maximum_entropy, measured, recovery
 from lopt.reproduce.neighbours._spectra import NOISES, STEPS, Surrogate, meta_trained, surrogates
-from lopt.reproduce.neighbours.continuation import draw, maximum_entropy, measured, recovery, tuned
+from lopt.reproduce.neighbours.continuation import tuned
 from lopt.reproduce.neighbours.frontier import interpolated
 from lopt.reproduce.neighbours.maximum_entropy import MaximumEntropy
 from lopt.tasks.networks.quantized_gnn import QuantizedGNN, QuantizedParams

@@ -16,7 +16,11 @@ def cores() -> list[int]:
     return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
-def one_thread_flags() -> str:
-    """`XLA_FLAGS` of this process, for one of one thread."""
+def one_thread() -> dict[str, str]:
+    """Variables of the environment for a process in which JAX computes on one thread; what this process sets itself stays.
+
+    Small kernels gain nothing from a second thread, and waiting for it costs as much processor time again.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
-    return flags if "xla_cpu_multi_thread_eigen" in flags else f"{flags} {ONE_THREAD}".strip()
+    flags = flags if "xla_cpu_multi_thread_eigen" in flags else f"{flags} {ONE_THREAD}".strip()
+    return {"XLA_FLAGS": flags, "PJRT_NPROC": os.environ.get("PJRT_NPROC", "1")}

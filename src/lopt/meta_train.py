@@ -157,9 +157,16 @@ def meta_step(
     average: float = 0.0,
     engine: Engine = Local(devices=1),  # noqa: B008 - it is immutable
 ) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
-    """One meta-step: `gradients`, then `apply`. Pure where the engine is traceable, and `outer` is an argument like any other."""
+    """One meta-step: `gradients`, then `apply`. Pure where the engine is traceable, and `outer` is an argument like any other.
+
+    With another engine the outer step alone is compiled, and the states of the estimators may be what the engine likes.
+    """
     found = engine.gradients(state.optimizer, estimators, state.estimators, step_key(state))
-    return apply(outer, state, found, average=average)
+    if engine.traceable:
+        return apply(outer, state, found, average=average)
+    states, found = found.estimators, found._replace(estimators=())
+    state, metrics = _apply(outer, state._replace(estimators=()), found, average=average)
+    return state._replace(estimators=states), metrics
 
 
 def result(outer: Optimizer, state: MetaState) -> MetaState:
@@ -252,7 +259,7 @@ def meta_train(
         state = run.resume(state)
     if int(state.step) >= steps:
         return result(tx, state)
-    program: Any = partial(_apart, **options)
+    program: Any = partial(meta_step, **options)
     if engine.traceable:
         program = _meta_step.lower(estimators, tx, state, **options).compile()
     inner_steps = before = 0 if run is None else run.inner_steps_before
@@ -282,16 +289,6 @@ def meta_train(
             if stop:
                 raise Interrupted(result(tx, state), steps)
     return result(tx, state)
-
-
-def _apart(
-    estimators: Sequence[Estimator], outer: Optimizer, state: MetaState, *, average: float, engine: Engine
-) -> tuple[MetaState, dict[str, Float[Array, ""]]]:
-    """`meta_step` with an engine that no program can hold: only the outer step is compiled, and states may be what the engine likes."""
-    found = engine.gradients(state.optimizer, estimators, state.estimators, step_key(state))
-    states, found = found.estimators, found._replace(estimators=())
-    state, metrics = _apply(outer, state._replace(estimators=()), found, average=average)
-    return state._replace(estimators=states), metrics
 
 
 @contextmanager

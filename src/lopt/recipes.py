@@ -29,7 +29,7 @@ from lopt.meta_train import Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import create
-from lopt.run_directory import CONFIG, METRICS
+from lopt.run_directory import CONFIG, metrics_of
 from lopt.task import Split, Task
 from lopt.tasks.naming import Wrapping
 
@@ -440,7 +440,7 @@ def run(
         engine=engine,
         on_step=on_step,
     )
-    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    last = metrics_of(run_dir)[-1]
     card = zoo.Card(
         description=recipe.description,
         tasks=tuple(task.to_json() for task in recipe.tasks),

@@ -143,4 +143,9 @@ class RunDirectory:
         checkpoint.write_bytes(self.folder / CHECKPOINT, checkpoint.to_bytes(state))
 
 
-__all__ = ["RunDirectory", "configuration"]
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; a number that was not finite is `None`."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+__all__ = ["RunDirectory", "configuration", "metrics_of"]

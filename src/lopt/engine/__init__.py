@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lopt.engine.cluster import RayEngine, WorkerStatus
+from lopt.engine.drawn import Drawn
 from lopt.engine.engine import Engine, Gradients, Unreachable
 from lopt.engine.local import Local, gradients, merge
 
-__all__ = ["Engine", "Gradients", "Local", "RayEngine", "Unreachable", "WorkerStatus", "gradients", "merge"]
+__all__ = ["Drawn", "Engine", "Gradients", "Local", "RayEngine", "Unreachable", "WorkerStatus", "gradients", "merge"]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,14 @@ from lopt.checks import at_least, positive
 from lopt.engine.connection import connect, deaths
 from lopt.engine.engine import Engine, Gradients, Unreachable
 from lopt.engine.local import merge
-from lopt.engine.worker import Answer, Worker, pack, unpack, versions
+from lopt.engine.worker import Answer, Keys, Worker, pack, unpack, versions
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
-from lopt.machine import one_thread_flags
+from lopt.machine import one_thread
 from lopt.optimizer import Optimizer
 
 MOST_FAILED_STARTS = 3  # in a row, of workers
+INLINE_BYTES = 64 * 2**10  # Ray's own limit for an argument is 100 kB
 POLL_SECONDS = 0.5  # between looks for workers that come and go
 
 
@@ -172,10 +174,10 @@ class RayEngine(Engine):
         units = range(count * self.replicas)
         for unit in units:
             self._give(unit, None)
-        meta_params, promises = self.ray.put(pack(optimizer)), {}
+        meta_params, promises, keys = self._sent(optimizer), {}, self._keys(key)
         for hand in self.living:
             for unit in hand.units:
-                promises[unit] = hand.actor.begin.remote(unit, meta_params, pack(self._key(key, unit)))
+                promises[unit] = hand.actor.begin.remote(unit, meta_params, keys[unit])
         try:
             self.snapshot = {unit: self.ray.get(promises[unit]) for unit in units}
         except deaths(self.ray) as error:
@@ -196,13 +198,13 @@ class RayEngine(Engine):
         self.handed = None
         if self.version and self.version % self.snapshot_steps == 0:
             self._take_snapshot()
-        meta_params = self.ray.put(pack(optimizer))
+        meta_params = self._sent(optimizer)
         collect = self._all if self.staleness is None else self._first
         answers, ages, busy = collect(meta_params, key, len(estimators))
         self.version += 1
         steps = [e.inner_steps for e in estimators]
         numbers = range(len(answers)) if self.staleness is None else [u // self.replicas for u, _ in answers]
-        found = [(unpack(a.gradient), a.metrics) for _, a in answers]
+        found = [(a.gradient, a.metrics) for _, a in answers]
         gradient, metrics = _merge(found, tuple(steps[i] for i in numbers))
         now = time.perf_counter()
         told: dict[str, float] = {"workers": len(self.living), "replaced": self.replaced}
@@ -246,12 +248,12 @@ class RayEngine(Engine):
     ) -> tuple[list[tuple[int, Answer]], list[int], float]:
         """One estimate of every unit, in their order."""
         found: dict[int, Answer] = {}
-        busy = 0.0
+        busy, keys = 0.0, self._keys(key)
         while len(found) < count:
             out = {unit for call in self.under_way.values() for unit in call.units}
             for hand in self.living:
                 if todo := [unit for unit in hand.units if unit not in found and unit not in out]:
-                    self._ask(hand, todo, meta_params, [self._key(key, unit) for unit in todo])
+                    self._ask(hand, todo, meta_params, [keys[unit] for unit in todo])
             for call, (answers, seconds) in self._answers():
                 busy += seconds
                 found |= dict(zip(call.units, answers, strict=True))
@@ -282,15 +284,15 @@ class RayEngine(Engine):
                     unit = hand.units[hand.turn % len(hand.units)]
                     hand.turn += 1
                     self.given[unit] = self.given.get(unit, 0) + 1
-                    fresh = jax.random.fold_in(self._key(key, unit), self.given[unit])
+                    fresh = pack(_again(key, unit // self.replicas, unit % self.replicas, self.given[unit]))
                     self._ask(hand, [unit], meta_params, [fresh])
             for call, (answers, seconds) in self._answers():
                 busy += seconds
                 self.spare.append((call, answers))
 
-    def _ask(self, hand: _Hand, units: Sequence[int], meta_params: Any, keys: Sequence[PRNGKeyArray]) -> None:
+    def _ask(self, hand: _Hand, units: Sequence[int], meta_params: Any, keys: Sequence[Keys]) -> None:
         self.calls += 1
-        promise = hand.actor.estimates.remote(list(units), meta_params, [pack(key) for key in keys])
+        promise = hand.actor.estimates.remote(list(units), meta_params, list(keys))
         self.under_way[promise] = _Call(self.calls, hand, tuple(units), self.version)
 
     def _answers(self) -> Iterator[tuple[_Call, Any]]:
@@ -321,7 +323,7 @@ class RayEngine(Engine):
         cache = jax.config.values["jax_compilation_cache_dir"]
         kind = self.ray.remote(Worker).options(num_cpus=1, max_restarts=0, max_task_retries=0)
         for _ in range(count):
-            actor = kind.remote(one_thread_flags(), cache)
+            actor = kind.remote(one_thread(), cache)
             self.coming.append(_Hand(self.started, actor, actor.hello.remote()))
             self.started += 1
 
@@ -433,13 +435,40 @@ class RayEngine(Engine):
         """How many copies there are of every estimator, each with problems of its own, so that no worker is idle."""
         return 1 if self.staleness is None else -(-self.workers // count)
 
-    def _key(self, key: PRNGKeyArray, unit: int) -> PRNGKeyArray:
-        """The key of a unit: that of its estimator, as `Local` has it, for the first replica."""
-        key, replica = _fold_in(key, unit // self.replicas), unit % self.replicas
-        return _fold_in(key, replica) if replica else key
+    def _sent(self, optimizer: Optimizer) -> Any:
+        """Meta-parameters on their way: few travel with each call, more are put once where all workers of a machine read them."""
+        packed = pack(optimizer)
+        return packed if sum(x.nbytes for x in jax.tree.leaves(packed)) < INLINE_BYTES else self.ray.put(packed)
+
+    def _keys(self, key: PRNGKeyArray) -> list[Keys]:
+        """Of every unit: that of its estimator, as `Local` has it, for the first replica."""
+        found = jax.device_get(_numbers_of_keys(key, len(self.estimators), self.replicas))
+        return [Keys(numbers) for numbers in found]
 
 
-_fold_in = jnp.vectorize(jax.random.fold_in, excluded={1})  # a population has a key for each member
+def _fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
+    """A population has a key for each member."""
+    return jnp.vectorize(jax.random.fold_in, excluded={1})(key, number)
+
+
+def _unit_key(key: PRNGKeyArray, estimator: Any, replica: Any) -> PRNGKeyArray:
+    own = _fold_in(key, estimator)
+    return jnp.where(replica > 0, _fold_in(own, replica), own)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _numbers_of_keys(key: PRNGKeyArray, estimators: int, replicas: int) -> list[jax.Array]:
+    """In one program: each operation on its own would take a meta-step milliseconds."""
+    units = [divmod(unit, replicas) for unit in range(estimators * replicas)]
+    return [jax.random.key_data(_unit_key(key, *unit)) for unit in units]
+
+
+@jax.jit
+def _again(key: PRNGKeyArray, estimator: Any, replica: Any, times: Any) -> PRNGKeyArray:
+    """The key of a unit that is given out once more in a meta-step, or in the next."""
+    return jax.random.fold_in(_unit_key(key, estimator, replica), times)
+
+
 _merge = jax.jit(merge, static_argnums=1)
 
 

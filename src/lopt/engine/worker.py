@@ -56,17 +56,17 @@ class Worker:
     """A process with units: each is an estimator and its inner problems in flight.
 
     Args:
-        flags: `XLA_FLAGS` of this process.
+        variables: of the environment, as `lopt.machine.one_thread` has them.
         cache: where compiled programs are kept, or `None`.
     """
 
-    def __init__(self, flags: str, cache: str | None):
-        os.environ["XLA_FLAGS"] = flags  # JAX reads it at the first computation
+    def __init__(self, variables: dict[str, str], cache: str | None):
+        os.environ.update(variables)  # JAX reads them at the first computation
         jax.config.update("jax_compilation_cache_dir", cache)
         self.estimators: dict[int, Any] = {}
         self.states: dict[int, Any] = {}
         self.init = jax.jit(lambda e, o, k: e.init(o, k))
-        self.estimate = jax.jit(lambda e, o, s, k: e.estimate(o, s, k))
+        self.estimate = jax.jit(lambda e, o, s, numbers: e.estimate(o, s, jax.random.wrap_key_data(numbers)))
 
     def hello(self) -> tuple[dict[str, str], int, str]:
         """Versions, process id, host."""
@@ -92,13 +92,13 @@ class Worker:
         """The states of units."""
         return [pack(self.states[unit]) for unit in units]
 
-    def estimates(self, units: Sequence[int], optimizer: Any, keys: Sequence[Any]) -> tuple[list[Answer], float]:
+    def estimates(self, units: Sequence[int], optimizer: Any, keys: Sequence[Keys]) -> tuple[list[Answer], float]:
         """One estimate of each unit, and the seconds that they took."""
         began, found = time.perf_counter(), []
         meta_params = unpack(optimizer)
         for unit, key in zip(units, keys, strict=True):
             state = self.states[unit]
-            gradient, state, metrics = self.estimate(self.estimators[unit], meta_params, state, unpack(key))
+            gradient, state, metrics = self.estimate(self.estimators[unit], meta_params, state, key.data)
             found.append((unit, state, gradient, metrics))
         answers = [Answer(pack(gradient), pack(metrics)) for _, _, gradient, metrics in found]
         self.states |= {unit: state for unit, state, _, _ in found}

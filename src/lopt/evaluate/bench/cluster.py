@@ -11,19 +11,19 @@ import jax
 
 from lopt.engine.connection import connect, deaths
 from lopt.evaluate.bench.workers import Job, Outcome
-from lopt.machine import one_thread_flags
+from lopt.machine import one_thread
 
 
 class Server:
     """What a process of the cluster runs.
 
     Args:
-        flags: `XLA_FLAGS` of this process.
+        variables: of the environment, as `lopt.machine.one_thread` has them.
         cache: where compiled programs are kept, or `None`.
     """
 
-    def __init__(self, flags: str, cache: str | None):
-        os.environ["XLA_FLAGS"] = flags  # JAX reads it at the first computation
+    def __init__(self, variables: dict[str, str], cache: str | None):
+        os.environ.update(variables)  # JAX reads them at the first computation
         jax.config.update("jax_compilation_cache_dir", cache)
 
     def do(self, call: Callable[..., Any], arguments: tuple[Any, ...], new_group: bool) -> tuple[Any, str | None]:
@@ -46,7 +46,7 @@ class RayWorker:
     def __init__(self, address: str | None = None):
         self.ray = connect(address)
         kind = self.ray.remote(Server).options(num_cpus=1, max_restarts=0, max_task_retries=0)
-        self.actor = kind.remote(one_thread_flags(), jax.config.values["jax_compilation_cache_dir"])
+        self.actor = kind.remote(one_thread(), jax.config.values["jax_compilation_cache_dir"])
         self.group: Hashable = None
         self.new_group = False
         self.job: Job | None = None

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from lopt.machine import one_thread_flags
+from lopt.machine import one_thread
 
 
 class Job(NamedTuple):
@@ -39,7 +39,7 @@ class Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         cache = jax.config.values["jax_compilation_cache_dir"]
-        self.process = context.Process(target=_serve, args=(theirs, one_thread_flags(), cache), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, one_thread(), cache), daemon=True)
         self.process.start()
         theirs.close()
         self.group: Hashable = None
@@ -128,9 +128,9 @@ def work(
             worker.close()
 
 
-def _serve(connection: Connection, flags: str, cache: str | None) -> None:
+def _serve(connection: Connection, variables: dict[str, str], cache: str | None) -> None:
     """What the process runs."""
-    os.environ["XLA_FLAGS"] = flags
+    os.environ.update(variables)
     import jax
 
     jax.config.update("jax_compilation_cache_dir", cache)

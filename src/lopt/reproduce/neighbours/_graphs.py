@@ -27,6 +27,8 @@ HOPS = 3  # neighbourhoods to choose from: the node itself, its neighbours, thei
 SHARPNESS = 5.0  # what logits are multiplied by: a step of 0.01 then counts in a search of some hundred
 SURE = 50.0  # a logit that decides
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # of Adam
+MARGIN = 0.01  # of accuracy
+GRAPHS, STEPS = 16, 50  # below which nothing can be said
 Layers = tuple[eqx.nn.Linear, eqx.nn.Linear]
 
 
@@ -232,3 +234,8 @@ def trainers(
     scores = [float(accuracy(Adam(learning_rate=rate), design, keys, steps).mean()) for rate in rates]
     best = rates[int(np.argmax(scores))]
     return {"Adam": Adam(learning_rate=best), str(weights): learned}, best
+
+
+def too_small(graphs: int, steps: int) -> str:
+    """What a budget is and what it takes."""
+    return f"{graphs} graphs and {steps} steps are too few; it takes {GRAPHS} and {STEPS}."

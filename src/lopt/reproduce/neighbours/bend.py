@@ -11,8 +11,18 @@ from jaxtyping import PRNGKeyArray
 from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.neighbours._graphs import BITS, FLOAT, RATES, accuracy, trainers, uniform
-from lopt.reproduce.neighbours.frontier import GRAPHS, MARGIN, STEPS, too_small
+from lopt.reproduce.neighbours._graphs import (
+    BITS,
+    FLOAT,
+    GRAPHS,
+    MARGIN,
+    RATES,
+    STEPS,
+    accuracy,
+    too_small,
+    trainers,
+    uniform,
+)
 
 AT = (4, 8)  # bits of weights and of activations
 BELOW = ((2, 8), (4, 4))  # one step less of either

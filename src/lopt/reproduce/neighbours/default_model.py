@@ -12,8 +12,8 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
+from lopt.reproduce.neighbours._recovery import draw, maximum_entropy, measured, recovery, too_small
 from lopt.reproduce.neighbours._spectra import NOISES, STEPS, learned, surrogates
-from lopt.reproduce.neighbours.continuation import draw, maximum_entropy, measured, recovery, too_small
 
 LEAST = 1e-9  # of a default model: a frequency whose mass is zero could get none
 

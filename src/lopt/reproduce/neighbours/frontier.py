@@ -13,10 +13,20 @@ from jaxtyping import Float, PRNGKeyArray
 from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.neighbours._graphs import FLOAT, RATES, WIDTHS, accuracy, search, trainers, uniform
+from lopt.reproduce.neighbours._graphs import (
+    FLOAT,
+    GRAPHS,
+    MARGIN,
+    RATES,
+    STEPS,
+    WIDTHS,
+    accuracy,
+    search,
+    too_small,
+    trainers,
+    uniform,
+)
 
-MARGIN = 0.01  # of accuracy
-GRAPHS, STEPS = 16, 50  # below which nothing can be said
 COSTS = (0.03, 0.3, 1.0)
 KINDS = {"searched": True, "bit widths searched alone": False}  # whether neighbourhoods are chosen too
 
@@ -125,11 +135,6 @@ def interpolated(
     points = np.asarray(sorted(uniforms), np.float64)
     curves = np.stack([uniforms[int(b)] for b in points], axis=-1)
     return np.asarray([np.interp(b, points, curve) for b, curve in zip(bits, curves, strict=True)])
-
-
-def too_small(graphs: int, steps: int) -> str:
-    """What a budget is and what it takes."""
-    return f"{graphs} graphs and {steps} steps are too few; it takes {GRAPHS} and {STEPS}."
 
 
 __all__ = ["frontier", "interpolated"]

@@ -27,7 +27,7 @@ from lopt.optimizer import Optimizer
 from lopt.optimizers import SGD, Adam, create
 from lopt.population import Diverged, Report, Rules, best, evolve
 from lopt.population.lineage import LINEAGE
-from lopt.run_directory import METRICS
+from lopt.run_directory import metrics_of
 from lopt.task import Task
 
 HORIZON = 50  # inner steps
@@ -234,7 +234,7 @@ def self_train(
     """
     given: dict[str, Any] = {"engine": engine, "on_cycle": on_cycle, "must_last": True}
     found = run_arm("self", seed=seed, cycles=cycles, where=run_dir, members=members, **given)
-    last = json.loads((run_dir / METRICS).read_text().splitlines()[-1])
+    last = metrics_of(run_dir)[-1]
     cycle, member = np.unravel_index(found.losses.argmin(), found.losses.shape)
     line = ancestry(found, int(member), int(cycle) + 1)
     card = zoo.Card(

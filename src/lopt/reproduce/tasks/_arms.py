@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from lopt.checks import at_least
-from lopt.engine import Gradients
+from lopt.engine import Drawn
 from lopt.errors import InputError
 from lopt.estimators import PES
-from lopt.meta_train import MetaState, apply, as_outer, meta_init
+from lopt.meta_train import Progress, meta_train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers import HierarchicalLSTM, create
 from lopt.reproduce.tasks._tasks import PROGRAMS, by_program, subset
-from lopt.run_directory import RunDirectory, configuration
+from lopt.run_directory import metrics_of
 
 PAIRS, TRUNCATION, HORIZON, STD = 4, 20, 100, 0.01  # of PES; particles, inner steps, inner steps
 CLIP = 0.1  # of every element of a meta-gradient
-EVERY = 200  # meta-steps between checkpoints
 
 # Architectures, small: their fields and the outer learning rate. As in the paper, the LSTM has a lower one.
 KINDS: dict[str, tuple[dict[str, Any], float]] = {
@@ -82,15 +77,6 @@ class Trained(NamedTuple):
     inner_steps_per_second: float  # all particles together, without those
 
 
-class Training(NamedTuple):
-    """A meta-training in flight."""
-
-    meta: MetaState  # its estimators are in `particles`
-    particles: tuple[Any, ...]  # of each program
-    meta_loss: Float[np.ndarray, " meta_steps"]
-    step: Int[np.ndarray, ""]
-
-
 def new_rule(kind: str, key: PRNGKeyArray) -> Optimizer:
     """An optimizer of one of the `KINDS` with random weights."""
     return create(kind, **KINDS[kind][0], key=key)
@@ -136,76 +122,31 @@ def train_arm(
     )
     rule = new_rule(arm.kind, jax.random.fold_in(key, 0))
     rule = blinded(rule) if arm.blind else rule
-    outer = _outer(KINDS[arm.kind][1])
-    meta = _begin(outer, rule, jax.random.fold_in(key, 1), jnp.asarray(arm.clip, jnp.float32))
-    particles = tuple(_particles(e, rule, jax.random.fold_in(key, 2 + i)) for i, e in enumerate(estimators))
-    training = Training(meta, particles, np.zeros(meta_steps, np.float32), np.zeros((), np.int32))
-    run = None
+    shares = [float(p.count) for p in pools.values()]
+    losses: dict[int, float] = {}
+
+    def keep(progress: Progress) -> None:
+        losses[progress.step] = progress.meta_loss
+        on_step(progress.step, progress.meta_loss)
+
+    engine = Drawn(shares)
+    found = meta_train(
+        rule,
+        estimators,
+        optax.chain(optax.clip(arm.clip), optax.adam(KINDS[arm.kind][1])),
+        steps=meta_steps,
+        key=jax.random.fold_in(key, 1),
+        run_dir=folder,
+        settings={"arm": name, "programs": list(programs)},
+        engine=engine,
+        on_step=keep,
+    )
     if folder is not None:
-        others = {"arm": name, "clip": str(arm.clip), "meta_steps": meta_steps, "programs": list(programs)}
-        run = RunDirectory(folder, configuration(rule, estimators, outer.to_optax(), key=key, **others))
-        training = run.resume(training)
-    shares = np.array([float(p.count) for p in pools.values()]) / arm.size
-    before = 0.0 if run is None else run.seconds_before
-    began, seconds, met, first = time.perf_counter(), 0.0, set(), 0.0
-    losses, start = np.array(training.meta_loss), int(training.step)
-    for step in range(start, meta_steps):
-        at = time.perf_counter()
-        which = int(np.random.default_rng((seed, step)).choice(len(shares), p=shares))
-        found, own, metrics = _estimate(
-            estimators[which], training.meta.optimizer, training.particles[which], _key(key, step)
-        )
-        meta, _ = _apply(outer, training.meta, Gradients(found, (), metrics))
-        losses[step] = float(metrics["meta_loss"])
-        held = tuple(own if i == which else p for i, p in enumerate(training.particles))
-        training = Training(meta, held, losses, np.asarray(step + 1, np.int32))
-        spent = time.perf_counter() - at
-        seconds, first = (seconds + spent, first) if which in met else (seconds, first + spent)
-        met.add(which)
-        if run is not None:
-            clock = round(before + time.perf_counter() - began, 3)
-            run.log(
-                {
-                    "step": step + 1,
-                    "meta_loss": float(losses[step]),
-                    "inner_steps": (step + 1) * 2 * PAIRS * TRUNCATION,
-                    "seconds": clock,
-                }
-            )
-            if (step + 1) % EVERY == 0 or step + 1 == meta_steps:
-                run.save(training)
-        on_step(step + 1, losses[step])
-    counted = max(meta_steps - start - len(met), 0) * 2 * PAIRS * TRUNCATION
-    rate = counted / seconds if seconds else 0.0
-    return Trained(training.meta.optimizer, losses, meta_steps, first, rate)
+        losses = {line["step"]: line["meta_loss"] for line in metrics_of(folder)}
+    curve = np.array([losses[step + 1] for step in range(meta_steps)], np.float64)
+    inner = engine.calls * 2 * PAIRS * TRUNCATION
+    rate = inner / engine.seconds if engine.calls else 0.0
+    return Trained(found.optimizer, curve, meta_steps, engine.first_seconds, rate)
 
-
-def _key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.fold_in(key, 99), step)
-
-
-@lru_cache(maxsize=8)  # compiled programs are tied to it
-def _outer(learning_rate: float) -> Optimizer:
-    """A clip, whose limit is a number of the state, so that arms may differ in it, and Adam."""
-    return as_outer(optax.chain(optax.inject_hyperparams(optax.clip)(max_delta=CLIP), optax.adam(learning_rate)))
-
-
-@jax.jit
-def _begin(outer: Optimizer, rule: Optimizer, key: PRNGKeyArray, clip: Float[Array, ""]) -> MetaState:
-    state = meta_init(rule, (), outer, key)
-    return eqx.tree_at(lambda s: s.outer[0].hyperparams["max_delta"], state, clip)
-
-
-@jax.jit
-def _particles(estimator: PES, rule: Optimizer, key: PRNGKeyArray) -> Any:
-    return estimator.init(rule, key)
-
-
-@jax.jit
-def _estimate(estimator: PES, rule: Optimizer, particles: Any, key: PRNGKeyArray) -> Any:
-    return estimator.estimate(rule, particles, key)
-
-
-_apply = jax.jit(apply, static_argnames="average")
 
 __all__ = ["ARMS", "HOME", "KINDS", "Arm", "Blind", "Trained", "blinded", "new_rule", "train_arm"]
