@@ -10,8 +10,9 @@ import numpy as np
 import tyro
 
 from common import header, show
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.stability._arms import ARMS, home_task, train_arms
-from lopt.reproduce.stability._runs import late, write_arms
+from lopt.reproduce.stability._runs import write_arms
 
 
 def main(
@@ -54,7 +55,7 @@ def main(
     write_arms(found, out, command=command)
     header("arm", "meta-loss of the last tenth, by seed")
     for name, trained in found.items():
-        show(name, np.array2string(late(trained), precision=3))
+        show(name, np.array2string(last_tenth(trained.meta_loss), precision=3))
 
 
 if __name__ == "__main__":

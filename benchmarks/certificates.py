@@ -23,6 +23,7 @@ import lopt
 from common import RESULTS, header, machine, show, write
 from lopt.analyze import critical_factor, growth, multiplied_losses, observed_factor, overshoot
 from lopt.analyze.linear import Linear
+from lopt.reproduce._curves import last_tenth
 
 TASKS = {
     "quadratic": lambda: lopt.tasks.Quadratic(dim=10),
@@ -92,7 +93,7 @@ def look(name: str, task_name: str, warm_up: int, steps: int, seed: int) -> dict
         multiplied_losses(rule, task, inner, there, jnp.asarray(FACTORS, jnp.float32), steps), np.float64
     )
     present, first = float(losses[FACTORS == 1.0, :10].mean()), float(early[0])
-    late = losses[:, -max(1, steps // 10) :].mean(axis=1)
+    late = last_tenth(losses)
     leaves = observed_factor(losses.max(axis=1), FACTORS, 2.0 * present)  # a maximum with a NaN is NaN
     loses = observed_factor(late, FACTORS, 0.5 * (first + present))
     predicted = critical_factor(rule, task, inner, there)

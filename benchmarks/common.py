@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from lopt.evaluate import timing
 from lopt.evaluate.timing import machine
 from lopt.machine import cores
 
-__all__ = ["RESULTS", "cores", "header", "local_ray", "machine", "show", "spread", "text", "write"]
+__all__ = ["RESULTS", "cores", "header", "machine", "show", "spread", "text", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,17 +39,6 @@ def header(*cells: str) -> None:
 def text(values: dict[str, float]) -> str:
     """A `spread` to three digits."""
     return "{median:.3g} ({q1:.3g} - {q3:.3g})".format(**values)
-
-
-def local_ray(cpus: int) -> None:
-    """Start Ray here with so many CPUs, whatever the machine has: engines that take turns have a place for each of their workers."""
-    import ray
-
-    from lopt.engine.connection import QUIET
-
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
-    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 
 
 def write(out: Path, facts: dict[str, Any], results: list[dict[str, Any]]) -> None:

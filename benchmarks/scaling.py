@@ -22,7 +22,7 @@ from typing import Any
 import simpy
 import tyro
 
-from common import RESULTS, header, local_ray, machine, show, write
+from common import RESULTS, header, machine, show, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +240,9 @@ def main(
     """
     results: list[dict[str, Any]] = []
     if measured:
-        local_ray(max(measured))
+        from lopt.engine.connection import connect
+
+        connect(cpus=max(measured))
     for count in measured:
         found = measure(count, steps)
         if count == measured[0]:

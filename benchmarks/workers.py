@@ -23,8 +23,9 @@ import numpy as np
 import ray
 import tyro
 
-from common import RESULTS, header, local_ray, machine, show, spread, text, write
+from common import RESULTS, header, machine, show, spread, text, write
 from lopt.engine import Engine, Local, RayEngine
+from lopt.engine.connection import connect
 from lopt.meta_train import as_outer, meta_init, meta_step
 from lopt.recipes import recipe
 
@@ -58,10 +59,9 @@ class Way:
 
 
 class Apart:
-    """A meta-training in a process of its own."""
+    """A meta-training in a process of its own, which inherits the variables of this one."""
 
     def __init__(self, name: str):
-        os.environ.update(one_thread())
         self.way = Way(name, Local(devices=1))
 
     def block(self, steps: int) -> float:
@@ -74,6 +74,7 @@ def apart(name: str, turns: int, steps: int) -> np.ndarray:
     kind: Any = ray.remote(Apart).options(num_cpus=1)
     first, second = pair = [kind.remote(name) for _ in range(2)]
     found = []
+    ray.get([each.block.remote(1) for each in pair])  # compiled
     for _ in range(turns):
         alone, *both = (ray.get([x.block.remote(steps) for x in some]) for some in ([first], pair))
         found.append(np.sum(both) / np.sum(alone))
@@ -96,7 +97,8 @@ def main(
         steps: meta-steps of a block.
         out: where the figures go.
     """
-    local_ray(3)
+    facts = machine()
+    connect(cpus=3)  # a place for the workers of both engines, which take turns
     results = []
     header("mixture", "one worker over this process", "two workers over one", "two processes apart over one", "load")
     for name in mixtures:
@@ -124,7 +126,7 @@ def main(
             text(row["apart_over_one"]),
             f"{row['load']:.1f}",
         )
-        write(out, machine(), results)
+        write(out, facts, results)
 
 
 if __name__ == "__main__":

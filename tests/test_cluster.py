@@ -21,9 +21,11 @@ import pytest
 
 import lopt
 from lopt import checkpoint, cli
-from lopt.engine import Local, RayEngine, Unreachable, connection, worker
+from lopt.engine import Drawn, Local, RayEngine, Unreachable, connection, worker
+from lopt.engine import cluster as cluster_module
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator, PerTask
+from lopt.machine import one_thread
 from lopt.meta_train import meta_train
 from lopt.optimizers import Momentum
 from lopt.population import Population, Rules, evolve
@@ -134,14 +136,44 @@ def test_states_travel_with_their_keys() -> None:
     assert back["key"].dtype == tree["key"].dtype
 
 
+def test_every_unit_has_a_key_of_its_own() -> None:
+    """That of its estimator, as in one process, for the first replica; and another each time that it is given out."""
+
+    def folded(key: Any, *numbers: int) -> np.ndarray:
+        for number in numbers:
+            key = jax.random.fold_in(key, number)
+        return np.asarray(jax.random.key_data(key))
+
+    found = np.asarray(cluster_module._numbers_of_keys(KEY, 3, 2))
+    expected = [folded(KEY, unit // 2, *([unit % 2] if unit % 2 else [])) for unit in range(6)]
+    np.testing.assert_array_equal(found, expected)
+    assert len({tuple(x) for x in found.tolist()}) == 6
+    later = cluster_module._numbers_of_a_later_key(KEY, 3, 2, 5)
+    np.testing.assert_array_equal(later, folded(KEY, 1, 1, 5))
+    several = np.asarray(cluster_module._numbers_of_keys(jax.random.split(KEY, 4), 2, 1))  # a population
+    for member, key in enumerate(jax.random.split(KEY, 4)):
+        np.testing.assert_array_equal(several[:, member], [folded(key, 0), folded(key, 1)])
+
+
+def test_a_worker_computes_on_one_thread_unless_its_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/x")
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    first = one_thread()
+    assert first == {"XLA_FLAGS": "--xla_dump_to=/x --xla_cpu_multi_thread_eigen=false", "PJRT_NPROC": "1"}
+    monkeypatch.setenv("XLA_FLAGS", first["XLA_FLAGS"])
+    monkeypatch.setenv("PJRT_NPROC", "2")
+    assert one_thread() == first | {"PJRT_NPROC": "2"}
+
+
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
         (Local(), r"engine is Local\(devices=None\); a population takes one with workers, or None"),
         (
             RayEngine(2, staleness=3),
-            "engine has a staleness; all members of a population take their meta-steps together",
+            "engine leaves out some estimates; all members of a population take their meta-steps together",
         ),
+        (Drawn([1, 1]), "engine leaves out some estimates"),
     ],
 )
 def test_a_population_refuses_other_engines(engine: Any, words: str) -> None:
@@ -216,8 +248,12 @@ def kill_at(moments: set[int], engine: RayEngine) -> Callable[[Any], None]:
 
 
 @cluster
-@pytest.mark.parametrize("workers", [1, 3])
-def test_synchronous_numbers_are_those_of_local(engine: Any, expected: list[np.ndarray], workers: int) -> None:
+@pytest.mark.parametrize(("workers", "inline_bytes"), [(1, 0), (3, 2**16)])
+def test_synchronous_numbers_are_those_of_local(
+    engine: Any, expected: list[np.ndarray], workers: int, inline_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether meta-parameters travel with the call or are put where workers read them."""
+    monkeypatch.setattr(cluster_module, "INLINE_BYTES", inline_bytes)
     found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=engine(workers))
     for x, y in zip(numbers(found), expected, strict=True):
         np.testing.assert_array_equal(x, y)
@@ -408,9 +444,7 @@ def test_more_workers_than_the_cluster_has_cpus_are_refused(engine: Any) -> None
 
 @cluster
 def test_workers_of_another_version_are_refused(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lopt.engine import cluster as module
-
-    monkeypatch.setattr(module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
+    monkeypatch.setattr(cluster_module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
     with pytest.raises(InputError, match=r"lopt is 9\.9 here and .* at the worker on .*; install one"):
         engine(1).begin(*arguments()[:2], KEY)
 

@@ -306,7 +306,9 @@ def test_an_arm_resumes_and_refuses_another_configuration(tmp_path: Path) -> Non
 
     with pytest.raises(Interrupted):
         train_arm("feed-forward", 0, **given, folder=folder, on_step=stop)
-    resumed = train_arm("feed-forward", 0, **given, folder=folder)
+    taken: list[int] = []
+    resumed = train_arm("feed-forward", 0, **given, folder=folder, on_step=lambda step, _: taken.append(step))
+    assert taken[0] > 2
     np.testing.assert_array_equal(resumed.meta_loss, whole.meta_loss)
     for x, y in zip(jax.tree.leaves(resumed.optimizer), jax.tree.leaves(whole.optimizer), strict=True):
         np.testing.assert_array_equal(x, y)

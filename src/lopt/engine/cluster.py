@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lopt.checks import at_least, positive
@@ -284,7 +285,7 @@ class RayEngine(Engine):
                     unit = hand.units[hand.turn % len(hand.units)]
                     hand.turn += 1
                     self.given[unit] = self.given.get(unit, 0) + 1
-                    fresh = pack(_again(key, unit // self.replicas, unit % self.replicas, self.given[unit]))
+                    fresh = Keys(np.asarray(_numbers_of_a_later_key(key, unit, self.replicas, self.given[unit])))
                     self._ask(hand, [unit], meta_params, [fresh])
             for call, (answers, seconds) in self._answers():
                 busy += seconds
@@ -442,8 +443,8 @@ class RayEngine(Engine):
 
     def _keys(self, key: PRNGKeyArray) -> list[Keys]:
         """Of every unit: that of its estimator, as `Local` has it, for the first replica."""
-        found = jax.device_get(_numbers_of_keys(key, len(self.estimators), self.replicas))
-        return [Keys(numbers) for numbers in found]
+        found = _numbers_of_keys(key, len(self.estimators), self.replicas)
+        return [Keys(numbers) for numbers in np.asarray(found)]
 
 
 def _fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
@@ -451,22 +452,22 @@ def _fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
     return jnp.vectorize(jax.random.fold_in, excluded={1})(key, number)
 
 
-def _unit_key(key: PRNGKeyArray, estimator: Any, replica: Any) -> PRNGKeyArray:
-    own = _fold_in(key, estimator)
+def _unit_key(key: PRNGKeyArray, unit: Any, replicas: int) -> PRNGKeyArray:
+    own, replica = _fold_in(key, unit // replicas), unit % replicas
     return jnp.where(replica > 0, _fold_in(own, replica), own)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _numbers_of_keys(key: PRNGKeyArray, estimators: int, replicas: int) -> list[jax.Array]:
+def _numbers_of_keys(key: PRNGKeyArray, estimators: int, replicas: int) -> jax.Array:
     """In one program: each operation on its own would take a meta-step milliseconds."""
-    units = [divmod(unit, replicas) for unit in range(estimators * replicas)]
-    return [jax.random.key_data(_unit_key(key, *unit)) for unit in units]
+    units = jnp.arange(estimators * replicas)
+    return jax.vmap(lambda unit: jax.random.key_data(_unit_key(key, unit, replicas)))(units)
 
 
-@jax.jit
-def _again(key: PRNGKeyArray, estimator: Any, replica: Any, times: Any) -> PRNGKeyArray:
-    """The key of a unit that is given out once more in a meta-step, or in the next."""
-    return jax.random.fold_in(_unit_key(key, estimator, replica), times)
+@partial(jax.jit, static_argnums=2)
+def _numbers_of_a_later_key(key: PRNGKeyArray, unit: Any, replicas: int, times: Any) -> jax.Array:
+    """The key of a unit that is given out as often as `times`, this time included."""
+    return jax.random.key_data(jax.random.fold_in(_unit_key(key, unit, replicas), times))
 
 
 _merge = jax.jit(merge, static_argnums=1)

@@ -23,12 +23,13 @@ ANSWER_SECONDS = 5.0  # for an address to take a connection
 STORE_BYTES = 200 * 2**20  # of shared memory, for meta-parameters and states on their way
 
 
-def connect(address: str | None = None, *, workers: int = 1) -> Any:
+def connect(address: str | None = None, *, workers: int = 1, cpus: int | None = None) -> Any:
     """Ray's module, connected: to the cluster that this process is connected to, to another, or to a new one on this machine.
 
     Args:
         address: of a cluster: `HOST:PORT`, `ray://HOST:PORT`, or `auto` for one that runs on this machine. With `None` there will be a new one.
         workers: as many CPUs as are needed.
+        cpus: that a new cluster has; as many as this process may use if `None`.
 
     Raises:
         InputError: without the extra `ray`, for an address that does not answer, or fewer CPUs than workers.
@@ -38,11 +39,12 @@ def connect(address: str | None = None, *, workers: int = 1) -> Any:
     with needs_extra("ray"):
         import ray
     if not ray.is_initialized():
-        if address is None and workers > len(cores()):
-            raise InputError(f"workers is {workers}; this machine has {len(cores())} CPUs for them.")
+        cpus = cpus or len(cores())
+        if address is None and workers > cpus:
+            raise InputError(f"workers is {workers}; this machine has {cpus} CPUs for them.")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address is None:
-            options |= {"num_cpus": len(cores()), "include_dashboard": False, "object_store_memory": STORE_BYTES}
+            options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE_BYTES}
             options |= {"_node_ip_address": "127.0.0.1", "address": "local"}  # else Ray asks its environment
         else:
             _must_answer(address)

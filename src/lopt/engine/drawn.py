@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lopt.engine.engine import Engine, Gradients
-from lopt.engine.local import merge
 from lopt.errors import InputError
-from lopt.estimators.estimator import Estimator, EstimatorState
+from lopt.estimators.estimator import Estimator, EstimatorState, MetaGradient
 from lopt.optimizer import Optimizer
 
 
@@ -27,11 +26,6 @@ class Drawn(Engine):
 
     Args:
         shares: $p_i$ up to a factor, one for each estimator.
-
-    Attributes:
-        first_seconds: what first calls took, which is mostly compilation.
-        calls: how many others there were.
-        seconds: what those took.
 
     Raises:
         InputError: for shares that are not positive and finite, and in `begin` for another number of them than of estimators.
@@ -48,10 +42,8 @@ class Drawn(Engine):
     def __init__(self, shares: Sequence[int | float]):
         given = np.asarray(shares, np.float64)
         if not given.size or not np.isfinite(given).all() or (given <= 0.0).any():
-            raise InputError(f"shares is {[*shares]}; give a positive number for each estimator.")
+            raise InputError(f"shares is {given.tolist()}; give a positive number for each estimator.")
         self.shares = tuple((given / given.sum()).tolist())
-        self.first_seconds, self.calls, self.seconds = 0.0, 0, 0.0
-        self._met: set[int] = set()
 
     @property
     def traceable(self) -> bool:
@@ -79,17 +71,9 @@ class Drawn(Engine):
         key: PRNGKeyArray,
     ) -> Gradients:
         """An estimate of one estimator; the states of the others stay as they are."""
-        which = int(np.random.default_rng(np.asarray(jax.random.key_data(key))).choice(len(states), p=self.shares))
-        began = time.perf_counter()
+        which = int(_draw(jax.random.fold_in(key, len(states)), jnp.asarray(self.shares)))
         own = jax.random.fold_in(key, which)
-        gradient, state, metrics = jax.block_until_ready(_estimate(estimators[which], optimizer, states[which], own))
-        spent = time.perf_counter() - began
-        if which in self._met:
-            self.calls, self.seconds = self.calls + 1, self.seconds + spent
-        else:
-            self.first_seconds += spent
-            self._met.add(which)
-        gradient, metrics = merge([(gradient, metrics)], [estimators[which].inner_steps])
+        gradient, state, metrics = _estimate(estimators[which], optimizer, states[which], own)
         return Gradients(gradient, (*states[:which], state, *states[which + 1 :]), metrics)
 
     def gather(self, states: tuple[EstimatorState, ...]) -> tuple[EstimatorState, ...]:
@@ -107,5 +91,13 @@ def _begin(estimator: Estimator, optimizer: Optimizer, key: PRNGKeyArray) -> Est
 
 
 @jax.jit
-def _estimate(estimator: Estimator, optimizer: Optimizer, state: EstimatorState, key: PRNGKeyArray) -> Any:
-    return estimator.estimate(optimizer, state, key)
+def _draw(key: PRNGKeyArray, shares: Float[Array, " estimators"]) -> Int[Array, ""]:
+    return jax.random.choice(key, shares.shape[0], p=shares)
+
+
+@jax.jit
+def _estimate(
+    estimator: Estimator, optimizer: Optimizer, state: EstimatorState, key: PRNGKeyArray
+) -> tuple[MetaGradient, EstimatorState, dict[str, Float[Array, ""]]]:
+    gradient, state, metrics = estimator.estimate(optimizer, state, key)
+    return gradient, state, {"inner_steps": jnp.asarray(estimator.inner_steps, jnp.float32)} | metrics

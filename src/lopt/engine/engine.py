@@ -14,9 +14,9 @@ from lopt.optimizer import Optimizer
 
 
 class Gradients(NamedTuple):
-    """One estimate of every estimator of a mixture."""
+    """One estimate of every estimator of a mixture, or of some where the engine is not synchronous."""
 
-    gradient: MetaGradient  # the mean over the estimators
+    gradient: MetaGradient  # the mean of the estimates
     estimators: tuple[EstimatorState, ...]  # the next states
     metrics: dict[str, Float[Array, ""]]  # means, but `inner_steps` is a sum
 
@@ -61,7 +61,7 @@ class Engine(abc.ABC):
         states: tuple[EstimatorState, ...],
         key: PRNGKeyArray,
     ) -> Gradients:
-        """One estimate of every estimator.
+        """One estimate of every estimator, or of some where the engine is not synchronous.
 
         Args:
             optimizer: the meta-parameters.

@@ -42,6 +42,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        **{name: os.environ[name] for name in ("PJRT_NPROC",) if name in os.environ},  # threads of JAX on the CPU
     }
 
 

@@ -214,7 +214,9 @@ def _must_serve(engine: Engine) -> None:
     if engine.traceable:
         raise InputError(f"engine is {engine}; a population takes one with workers, or None for this process.")
     if not engine.synchronous:
-        raise InputError("engine has a staleness; all members of a population take their meta-steps together.")
+        raise InputError(
+            "engine leaves out some estimates; all members of a population take their meta-steps together, on all tasks."
+        )
 
 
 def best(state: Population) -> Optimizer:

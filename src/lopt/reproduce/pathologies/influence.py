@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lopt.estimators import PES, Backprop, ESSingle, Particles, TruncatedES
 from lopt.meta_train import MetaState, as_outer, meta_init, meta_step
 from lopt.optimizer import Optimizer
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.task import Split, Task
 from lopt.tasks import InfluenceBalancing
@@ -129,7 +130,7 @@ def influence(
         for c in (*contenders, aside)
     }
     away = abs(theta - best)
-    ends = {label: curve[:, -max(1, meta_steps // 10) :].mean(axis=1) for label, curve in curves.items()}
+    ends = {label: last_tenth(curve) for label, curve in curves.items()}
     # The final distance, of the seed that supports the claim least.
     distance = {label: np.abs(end - best) / away for label, end in ends.items()}
     wrong = {c.label: bool(distance[c.label].min() > 1.0) for c in contenders if not c.sees_all}

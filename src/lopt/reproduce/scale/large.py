@@ -15,6 +15,7 @@ from lopt.errors import InputError
 from lopt.evaluate.training import train
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.scale._versus import WEIGHTS, learned_optimizer
 from lopt.tasks import MissingDataError, TaskName, create
@@ -52,8 +53,7 @@ class Course(NamedTuple):
     @property
     def trained(self) -> bool:
         """Whether the last tenth ends at half of the first window or below."""
-        late = self.losses[-max(1, len(self.losses) // 10) :]
-        return bool(late.mean() <= TRAINED * self.losses[0])
+        return bool(last_tenth(self.losses) <= TRAINED * self.losses[0])
 
 
 def large(
@@ -165,7 +165,7 @@ def _judged(words: tuple[str, str, str, str], found: dict[str, Course], steps: i
             "network": name,
             "parameters": f"{c.parameters:,}",
             f"first {WINDOW} steps": f"{c.losses[0]:.3f}",
-            "last tenth": f"{c.losses[-max(1, len(c.losses) // 10) :].mean():.3f}",
+            "last tenth": f"{last_tenth(c.losses):.3f}",
             "greatest": f"{c.losses.max():.3f}",
             "diverged": "yes" if c.diverged else "no",
         }

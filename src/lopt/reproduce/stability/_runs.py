@@ -21,6 +21,7 @@ from lopt.evaluate.training import train_batch
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.population.evolve import stack
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.stability._arms import (
     ARMS,
     BLACK_BOX,
@@ -37,7 +38,6 @@ from lopt.zoo import Card
 
 WEIGHTS = Path(__file__).parent / "weights"  # of every arm and seed, with cards, and `meta_loss.csv`
 DIVERGED = 2.0  # times the loss at the start, as in a certificate
-LATE = 0.1  # share of the meta-steps, the last ones, that judge a meta-training
 
 
 @lru_cache(maxsize=4)
@@ -122,14 +122,11 @@ def absent(names: Sequence[str], seeds: int, meta_steps: int | None) -> str:
     return ""
 
 
-def late(trained: Trained) -> Float[np.ndarray, " seeds"]:
-    """The mean meta-loss of the last meta-steps."""
-    return trained.meta_loss[:, -max(1, round(LATE * trained.meta_loss.shape[1])) :].mean(axis=1)
-
-
 def best_star(arms: Mapping[str, Trained]) -> str:
     """Of the arms that have both terms, the one with the lowest mean meta-loss of the last meta-steps: by meta-training alone."""
-    return min((name for name in arms if name in STAR_ARMS), key=lambda name: float(late(arms[name]).mean()))
+    return min(
+        (name for name in arms if name in STAR_ARMS), key=lambda name: float(last_tenth(arms[name].meta_loss).mean())
+    )
 
 
 def trainings(
@@ -220,7 +217,6 @@ __all__ = [
     "diverged",
     "first_at",
     "home_runs",
-    "late",
     "level",
     "smoothed",
     "trained_arms",

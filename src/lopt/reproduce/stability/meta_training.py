@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lopt.evaluate.scores.statistics import mean_interval
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.stability._arms import ARMS, BLACK_BOX, HORIZON
-from lopt.reproduce.stability._runs import absent, best_star, first_at, home_runs, late, smoothed, trained_arms
+from lopt.reproduce.stability._runs import absent, best_star, first_at, home_runs, smoothed, trained_arms
 
 
 def meta_training(
@@ -52,7 +53,7 @@ def meta_training(
     curves = {name: smoothed(arm.meta_loss) for name, arm in arms.items()}
     count = arms[star].meta_steps
     fresh = {name: losses[..., :HORIZON].mean(axis=(1, 2)) for name, losses in runs.items()}
-    target = float(curves[BLACK_BOX][:, -max(1, curves[BLACK_BOX].shape[1] // 10) :].mean())
+    target = float(last_tenth(curves[BLACK_BOX]).mean())
     stretch = count / curves[star].shape[1]
     reached = {name: (first_at(c.mean(axis=0), target) + 1) * stretch for name, c in curves.items()}
     gain = mean_interval(fresh[BLACK_BOX] - fresh[star])
@@ -65,14 +66,14 @@ def meta_training(
         "target": target,
         "meta_steps_to_target": reached,
         "curves": curves,
-        "late_meta_loss": {name: late(arm) for name, arm in arms.items()},
+        "late_meta_loss": {name: last_tenth(arm.meta_loss) for name, arm in arms.items()},
         "fresh_meta_loss": fresh,
         "gain": list(gain),
     }
     rows = [
         {
             "arm": name,
-            "meta-loss of the last tenth of the meta-steps": str(mean_interval(late(arms[name]))),
+            "meta-loss of the last tenth of the meta-steps": str(mean_interval(last_tenth(arms[name].meta_loss))),
             f"mean loss of {HORIZON} steps, fresh problems": str(mean_interval(fresh[name])),
             "meta-steps to where the black box ends": f"{reached[name]:.0f}" if np.isfinite(reached[name]) else "never",
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +75,10 @@ class Trained(NamedTuple):
     optimizer: Optimizer
     meta_loss: Float[np.ndarray, " parts"]  # of every meta-step, or means over stretches of them
     meta_steps: int
-    compile_seconds: float  # what first calls of programs took; next to nothing where another arm has made them
-    inner_steps_per_second: float  # all particles together, without those
+    compile_seconds: (
+        float  # what meta-steps took beyond their median; little where another arm has compiled the programs
+    )
+    inner_steps_per_second: float  # all particles together, in a meta-step of the median
 
 
 def new_rule(kind: str, key: PRNGKeyArray) -> Optimizer:
@@ -122,31 +126,36 @@ def train_arm(
     )
     rule = new_rule(arm.kind, jax.random.fold_in(key, 0))
     rule = blinded(rule) if arm.blind else rule
-    shares = [float(p.count) for p in pools.values()]
-    losses: dict[int, float] = {}
+    losses: list[float] = []
+    at = [time.perf_counter()]
 
     def keep(progress: Progress) -> None:
-        losses[progress.step] = progress.meta_loss
+        losses.append(progress.meta_loss)
+        at.append(time.perf_counter())
         on_step(progress.step, progress.meta_loss)
 
-    engine = Drawn(shares)
     found = meta_train(
         rule,
         estimators,
-        optax.chain(optax.clip(arm.clip), optax.adam(KINDS[arm.kind][1])),
+        _outer(arm.clip, KINDS[arm.kind][1]),
         steps=meta_steps,
         key=jax.random.fold_in(key, 1),
         run_dir=folder,
         settings={"arm": name, "programs": list(programs)},
-        engine=engine,
+        engine=Drawn([int(p.count) for p in pools.values()]),
         on_step=keep,
     )
     if folder is not None:
-        losses = {line["step"]: line["meta_loss"] for line in metrics_of(folder)}
-    curve = np.array([losses[step + 1] for step in range(meta_steps)], np.float64)
-    inner = engine.calls * 2 * PAIRS * TRUNCATION
-    rate = inner / engine.seconds if engine.calls else 0.0
-    return Trained(found.optimizer, curve, meta_steps, engine.first_seconds, rate)
+        losses = [line["meta_loss"] for line in metrics_of(folder)]
+    seconds = np.diff(at)
+    usual = float(np.median(seconds)) if len(seconds) else np.inf
+    compiling = float(seconds.sum()) - usual * len(seconds) if len(seconds) else 0.0
+    return Trained(found.optimizer, np.array(losses, np.float64), meta_steps, compiling, 2 * PAIRS * TRUNCATION / usual)
+
+
+@lru_cache(maxsize=16)  # what is built anew compiles anew
+def _outer(clip: float, learning_rate: float) -> optax.GradientTransformation:
+    return optax.chain(optax.clip(clip), optax.adam(learning_rate))
 
 
 __all__ = ["ARMS", "HOME", "KINDS", "Arm", "Blind", "Trained", "blinded", "new_rule", "train_arm"]

@@ -210,23 +210,11 @@ def sized(estimate: Estimate, rising: str, falling: str) -> str:
     return f"{rising} {estimate}" if mean >= 0.0 else f"{falling} {Estimate(-mean, -high, -low)}"
 
 
-def late(curve: np.ndarray, share: float = 0.1) -> float:
-    """The mean of the last part of a curve."""
-    return float(curve[-max(1, round(share * len(curve))) :].mean())
-
-
-def early(curve: np.ndarray, share: float = 0.1) -> float:
-    """The mean of the first part of a curve."""
-    return float(curve[: max(1, round(share * len(curve)))].mean())
-
-
 __all__ = [
     "WEIGHTS",
     "absent",
     "all_scores",
     "arm_scores",
-    "early",
-    "late",
     "refuse_unused",
     "sized",
     "trained_arm",

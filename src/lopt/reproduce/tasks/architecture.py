@@ -10,9 +10,10 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, all_scores, late, refuse_unused, sized, trained_arm
+from lopt.reproduce.tasks._runs import absent, all_scores, refuse_unused, sized, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 RIVALS = ("feed-forward", "LSTM")
@@ -70,7 +71,7 @@ def architecture(
     rows = [
         {
             "rule": "hierarchical LSTM" if n == HOME else n,
-            "meta-loss of the last tenth": str(mean_interval(np.array([late(c) for c in curves[n]]))),
+            "meta-loss of the last tenth": str(mean_interval(last_tenth(curves[n]))),
             "normalised test loss, mean": f"{losses[n].mean():.3f}",
             **{f"seed {seed}": f"{losses[n][seed].mean():.3f}" for seed in range(seeds)},
             "above the hierarchical LSTM": "" if n == HOME else str(gains[n]),

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lopt.evaluate.scores.statistics import mean_interval
+from lopt.reproduce._curves import first_tenth, last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import HOME
-from lopt.reproduce.tasks._runs import absent, early, late, refuse_unused, trained_arm
+from lopt.reproduce.tasks._runs import absent, refuse_unused, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 FREE = "no clip"
@@ -54,14 +55,14 @@ def clip(
         return Claim(*words, f"Not run: {reason}", None, {})
     given: dict[str, Any] = {"meta_steps": meta_steps, "programs": tuple(programs), "runs": runs}
     curves = {n: np.stack([trained_arm(n, s, **given).meta_loss for s in range(seeds)]) for n in (HOME, FREE)}
-    progress = {n: np.array([early(c) - late(c) for c in x]) for n, x in curves.items()}
+    progress = {n: first_tenth(x) - last_tenth(x) for n, x in curves.items()}
     held = bool((progress[HOME] > 0.0).all() and (progress[FREE] <= LITTLE * progress[HOME]).all())
     labels = {HOME: "clipped at 0.1", FREE: "not clipped"}
     rows = [
         {
             "meta-gradients": labels[n],
-            "first tenth": f"{np.mean([early(c) for c in curves[n]]):.3f}",
-            "last tenth": f"{np.mean([late(c) for c in curves[n]]):.3f}",
+            "first tenth": f"{first_tenth(curves[n]).mean():.3f}",
+            "last tenth": f"{last_tenth(curves[n]).mean():.3f}",
             **{f"progress, seed {seed}": f"{progress[n][seed]:.3f}" for seed in range(seeds)},
         }
         for n in (HOME, FREE)

@@ -11,9 +11,10 @@ from jaxtyping import PRNGKeyArray
 
 from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
+from lopt.reproduce._curves import last_tenth
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.tasks._arms import ARMS
-from lopt.reproduce.tasks._runs import absent, all_scores, late, refuse_unused, sized, trained_arm
+from lopt.reproduce.tasks._runs import absent, all_scores, refuse_unused, sized, trained_arm
 from lopt.reproduce.tasks._tasks import PROGRAMS, check_programs
 
 SIZES = {ARMS[name].size: name for name in ("1 task", "10 tasks", "100 tasks", "1000 tasks")}
@@ -82,7 +83,7 @@ def more_tasks(
             "tasks": f"{size:,}",
             "normalised test loss, mean": f"{means[n]:.3f}",
             **{f"seed {seed}": f"{losses[n][seed].mean():.3f}" for seed in range(seeds)},
-            "meta-loss of the last tenth": str(mean_interval(np.array([late(t.meta_loss) for t in trained[n]]))),
+            "meta-loss of the last tenth": str(mean_interval(np.array([last_tenth(t.meta_loss) for t in trained[n]]))),
         }
         for size, n in zip(sizes, names, strict=True)
     ]
