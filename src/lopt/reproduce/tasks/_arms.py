@@ -75,9 +75,7 @@ class Trained(NamedTuple):
     optimizer: Optimizer
     meta_loss: Float[np.ndarray, " parts"]  # of every meta-step, or means over stretches of them
     meta_steps: int
-    compile_seconds: (
-        float  # what meta-steps took beyond their median; little where another arm has compiled the programs
-    )
+    compile_seconds: float  # what meta-steps took beyond their median; little for programs that are compiled
     inner_steps_per_second: float  # all particles together, in a meta-step of the median
 
 
