@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -132,10 +130,7 @@ def fingerprint(transformation: optax.GradientTransformation, meta_params: Optim
         return state, tx.update(gradient, state, params, value=value)
 
     with jax.numpy_dtype_promotion("standard"):
-        traced = jax.make_jaxpr(program)(params, params, jax.ShapeDtypeStruct((), jnp.float32))
-    found = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
-    found.update(checkpoint.digest(traced.consts).encode())
-    return found.hexdigest()
+        return checkpoint.digest_of_program(program, params, params, jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def transformations(estimator: Estimator) -> list[optax.GradientTransformation]:

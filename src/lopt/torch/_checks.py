@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,22 +16,27 @@ with needs_extra("torch"):
     from torch import Tensor
 
 
-def check_parameter(p: Tensor, device: torch.device | None) -> None:
-    """Refuse a parameter that no rule can take.
+def check_parameters(params: Sequence[Tensor], backend: str) -> None:
+    """Refuse parameters that no rule can take, or not together.
 
     Args:
-        p: the parameter.
-        device: of the other parameters.
+        params: the parameters.
+        backend: what computes the update.
 
     Raises:
-        InputError: for one that is sparse, or not real floating-point, or on another device.
+        InputError: for one that is sparse, or not real floating-point, or on another device than the first, or not on the CPU for JAX.
     """
-    if p.layout != torch.strided:
-        raise InputError(f"A parameter is sparse ({p.layout}); LearnedOptimizer takes dense ones.")
-    if not p.is_floating_point():
-        raise InputError(f"A parameter is {p.dtype}; LearnedOptimizer takes real floating-point ones.")
-    if device is not None and p.device != device:
-        raise InputError(f"Parameters are on {device} and {p.device}; LearnedOptimizer takes those of one device.")
+    for p in params:
+        if p.layout != torch.strided:
+            raise InputError(f"A parameter is sparse ({p.layout}); LearnedOptimizer takes dense ones.")
+        if not p.is_floating_point():
+            raise InputError(f"A parameter is {p.dtype}; LearnedOptimizer takes real floating-point ones.")
+        if p.device != params[0].device:
+            raise InputError(
+                f"Parameters are on {params[0].device} and {p.device}; LearnedOptimizer takes those of one device."
+            )
+        if backend == "jax" and p.device.type != "cpu":
+            raise InputError(f'A parameter is on {p.device}; backend="jax" is for the CPU.')
 
 
 def dense(gradient: Any) -> Tensor:
@@ -45,7 +51,7 @@ def dense(gradient: Any) -> Tensor:
 
 
 def evaluates_elsewhere(rule: Optimizer, horizon: int | None) -> bool:
-    """Whether the parameters to deploy, `eval_params`, are others than those that a training holds."""
+    """Whether the parameters to deploy, `eval_params`, may be others than those that a training holds."""
     found: list[bool] = []
 
     def look(x: jax.Array) -> jax.Array:
@@ -58,21 +64,14 @@ def evaluates_elsewhere(rule: Optimizer, horizon: int | None) -> bool:
     return found[0]
 
 
+@torch.compiler.disable  # JAX traces the rule, which is no part of a graph
 def needs_loss(rule: Optimizer, horizon: int | None) -> bool:
     """Whether the rule needs the loss.
 
     Raises:
         InputError: where it needs the horizon and has none.
     """
-    name = type(rule).__name__
-    try:
-        trace.layout(rule, [(1,)], horizon)
-    except InputError as error:
-        if horizon is not None:
-            raise
-        raise InputError(
-            f"{name} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps)."
-        ) from error
+    trace.layout(rule, [(1,)], horizon)
 
     def step(x: jax.Array) -> Any:
         params = {"x": x}

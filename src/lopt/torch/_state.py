@@ -8,11 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from lopt import checkpoint
 from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.optimizers import OPTIMIZERS
-from lopt.torch._trace import Layout
+from lopt.torch._trace import Layout, as_tree
 from lopt.zoo import Card
 
 with needs_extra("torch"):
@@ -20,23 +23,43 @@ with needs_extra("torch"):
     from torch import Tensor
 
 States = dict[Any, dict[str, Tensor]]
+PROGRAM = "digest of the program"
 
 
 def card_of(rule: Optimizer) -> Card:
     """What decides what a rule does, as a card. Its fingerprint tells rules apart; it is of the weights as they would be written now.
 
-    Fields that are no JSON, such as an optax transformation, count by their type alone.
+    Fields that are no JSON, such as an optax transformation, count by their type. Where there are any, so does the program of the rule.
 
     Args:
         rule: the optimizer.
     """
     kinds = {kind: name for name, kind in OPTIMIZERS.items()}
     fields = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.metadata.get("static")}
+    others = []
+
+    def kind(field: Any) -> str:
+        others.append(field)
+        return f"{type(field).__module__}.{type(field).__qualname__}"
+
+    written = json.loads(json.dumps(fields, default=kind))
     return Card(
         optimizer=kinds.get(type(rule), f"{type(rule).__module__}.{type(rule).__qualname__}"),
-        fields=json.loads(json.dumps(fields, default=lambda x: f"{type(x).__module__}.{type(x).__qualname__}")),
+        fields=written | ({PROGRAM: _program(rule)} if others else {}),
         sha256=hashlib.sha256(checkpoint.to_bytes(rule)).hexdigest(),
     )
+
+
+def _program(rule: Optimizer) -> str:
+    """The digest of what a rule does with a matrix and a vector."""
+
+    def program(rule: Optimizer, grads: Any, params: Any, value: jax.Array) -> Any:
+        state = rule.init(params, horizon=100, key=jax.random.key(0))
+        return state, rule.update(grads, state, params, value=value, valid_value=value)
+
+    params = as_tree([jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 3), (3,))])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rule)
+    return checkpoint.digest_of_program(program, like, params, params, jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def adopt(states: States, layout: Layout, params: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:

@@ -31,7 +31,12 @@ class TorchStep:
         out = self._run(*grads, *params, *self._leaves, *losses)
         numbers = [*(x for x in (*grads, *params) if x.numel()), grads[0].new_zeros(1)]
         finite = torch.stack(torch._foreach_norm(numbers, float("inf"))).max() < LARGEST  # pyright: ignore[reportPrivateImportUsage]
-        for old, leaf in zip(self._leaves, out[len(grads) :], strict=True):
-            if old is not leaf:
-                old.copy_(torch.where(finite, leaf, old))
-        return [torch.where(finite, u, 0.0) for u in out[: len(grads)]], finite
+        updates = [torch.where(finite, u, 0.0) for u in out[: len(grads)]]
+        del out[: len(grads)]
+        # What the program returns may be the state that it read: all is computed before the first of it is overwritten.
+        kept = [k for k, old in enumerate(self._leaves) if old is not out[k]]
+        for k in kept:
+            out[k] = torch.where(finite, out[k], self._leaves[k])
+        if kept:
+            torch._foreach_copy_([self._leaves[k] for k in kept], [out[k] for k in kept])  # pyright: ignore[reportPrivateImportUsage]
+        return updates, finite

@@ -32,12 +32,14 @@ class Leaf(NamedTuple):
         tensor: the number of the tensor it belongs to; `None` for what belongs to all.
         axis: along which it has one entry for every tensor that is not empty; `None` for what has no such axis.
         shape: of the leaf.
+        dtype: of the leaf, in JAX.
     """
 
     name: str
     tensor: int | None
     axis: int | None
     shape: Shape
+    dtype: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,20 @@ def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Lay
         rule: the optimizer.
         shapes: of the tensors.
         horizon: steps of the training.
+
+    Raises:
+        InputError: where the rule needs the horizon and has none, and for a state that is not as `Leaf` describes it.
     """
 
     def leaves(shapes: Sequence[Shape]) -> tuple[list[tuple[Any, Any]], Any]:
-        state = jax.eval_shape(lambda p: _start(rule, horizon, p), _params(shapes))
+        try:
+            state = jax.eval_shape(lambda p: _start(rule, horizon, p), _params(shapes))
+        except InputError as error:
+            if horizon is not None:
+                raise
+            raise InputError(
+                f"{type(rule).__name__} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps)."
+            ) from error
         return jax.tree_util.tree_leaves_with_path(state), jax.tree.structure(state)
 
     own, treedef = leaves(shapes)
@@ -85,8 +97,12 @@ def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Lay
         tensor = next((numbers[k.key] for k in path if isinstance(k, DictKey) and k.key in numbers), None)
         rest = [k for k in path if not (isinstance(k, DictKey) and k.key in numbers)]
         name = keystr(tuple(rest), simple=True, separator=".")
+        if keystr(path) not in more:
+            raise InputError(
+                f"The state has {name}, and not for one tensor more; lopt.torch takes states whose names do not depend on the tensors."
+            )
         axis = None if tensor is not None else _axis(name, leaf.shape, more[keystr(path)])
-        found.append(Leaf(name, tensor, axis, leaf.shape))
+        found.append(Leaf(name, tensor, axis, leaf.shape, leaf.dtype))
     return Layout(tuple(found), treedef)
 
 
@@ -136,7 +152,7 @@ def step_program(
         InputError: for what the rule refuses, such as no loss, and what PyTorch has no operation for.
     """
     params = _params(shapes)
-    kinds = jax.eval_shape(lambda p: jax.tree.leaves(_start(rule, 1, p)), params)
+    kinds = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in state.leaves]
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
 
     def step(grads: Any, params: Any, leaves: Any, values: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch import _trace as trace
 from lopt.torch._bridge import Bridge
-from lopt.torch._checks import check_parameter, dense, evaluates_elsewhere, needs_loss
+from lopt.torch._checks import check_parameters, dense, evaluates_elsewhere, needs_loss
 from lopt.torch._elsewhere import eval_params
 from lopt.torch._program import Program
 from lopt.torch._sharding import is_sharded, local_part, whole
@@ -44,13 +44,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         rule: the name or path of a saved optimizer, or an `Optimizer`.
         lr: $\eta$, a multiplier of the learned update: the learned optimizer has its own step size, so 1 is where to begin.
         weight_decay: $\lambda$, decoupled from the update as in AdamW.
-        horizon: steps of the training, for rules that want to know.
+        horizon: steps of the training, for rules that want to know. `load_state_dict` restores it.
         backend: what computes the update: `"jax"`, compiled for the CPU; `"torch"`, operations of PyTorch, on any device; or `"auto"`: JAX
             for plain tensors on a CPU, PyTorch for all others.
 
     Raises:
         InputError: for an unknown name, parameters that are not real floating-point numbers or lie on several devices, a horizon below
-            1, a rule that needs the horizon and was not given it, an unknown backend, or JAX for parameters that are not on a CPU.
+            1, an unknown backend, or JAX for parameters that are not on a CPU.
 
     Examples:
         >>> import torch
@@ -81,14 +81,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.backend: Backend = backend
         self.rule = rule if isinstance(rule, Optimizer) else load(rule)
         self.fingerprint = card_of(self.rule).fingerprint
-        self.needs_loss = needs_loss(self.rule, horizon)
-        self.evaluates_elsewhere = evaluates_elsewhere(self.rule, horizon)
         self._forget()
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "fingerprint": self.fingerprint}
         super().__init__(params, defaults)
 
     def _forget(self) -> None:
         """Trace anew at the next step."""
+        self._needs_loss: bool | None = None
         self._layouts: dict[Any, trace.Layout] = {}
         self._programs: dict[Any, Program] = {}
         self._release()
@@ -96,6 +95,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _release(self) -> None:
         """Bind the state anew at the next step."""
         self._bound: tuple[Any, trace.Layout, Sequence[Tensor], TorchStep | Bridge] | None = None
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the rule needs the training loss."""
+        if self._needs_loss is None:
+            self._needs_loss = needs_loss(self.rule, self._horizon)
+        return self._needs_loss
 
     @property
     def state(self) -> States:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -128,11 +134,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     raise InputError(
                         f"The group has {name} {group[name]}; it is one for the whole optimizer: {self.defaults[name]}."
                     )
-            device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else None
-            for p in group["params"]:
-                check_parameter(p, device)
-                if self.backend == "jax" and p.device.type != "cpu":
-                    raise InputError(f'A parameter is on {p.device}; backend="jax" is for the CPU.')
+            check_parameters([p for g in self.param_groups for p in g["params"]], self.backend)
         except InputError:
             self.param_groups.pop()
             raise
@@ -159,7 +161,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             What the closure returned.
 
         Raises:
-            InputError: without the loss where the rule needs it and a rate is not zero, and for a sparse gradient.
+            InputError: without the loss where the rule needs it and a rate is not zero, without the horizon where the rule needs it, for
+                parameters that have moved to where the optimizer does not run, and for a sparse gradient.
         """
         found = None
         if closure is not None:
@@ -198,24 +201,35 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not pairs:
                 continue
             own, found = (list(x) for x in zip(*pairs, strict=True))
+            wide = own
             if decay:
-                for x in own:
-                    x.copy_(torch.where(finite, x * (1.0 - lr * decay), x))
+                # A half has no digits for a small decay: it is rounded once, with the update.
+                wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in own]
+                most = max((x.dtype for x in wide), key=lambda kind: kind.itemsize)
+                kept = 1.0 - finite.to(most) * (lr * decay)
+                torch._foreach_mul_(wide, kept)  # pyright: ignore[reportPrivateImportUsage]
             if isinstance(lr, Tensor) or lr != 1:
                 found = torch._foreach_mul(found, lr)  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_add_(own, found)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(wide, found)  # pyright: ignore[reportPrivateImportUsage]
+            for x, exact in zip(own, wide, strict=True):
+                if x is not exact:
+                    x.copy_(exact)
 
     def _bind(self, params: Sequence[Tensor], losses: tuple[str, ...]) -> TorchStep | Bridge:
         """The step for these parameters, which holds their state."""
-        seen = (*map(id, params), *losses)
+        seen = (*map(id, params), *(p.device for p in params), *losses)
         if self._bound is not None and self._bound[0] == seen:
             return self._bound[3]
         return self._bind_anew(params, losses, seen)
 
     @torch.compiler.disable  # what starts states, traces rules and hands over to JAX is no part of a graph
     def _bind_anew(self, params: Sequence[Tensor], losses: tuple[str, ...], seen: Any) -> TorchStep | Bridge:
-        if self.evaluates_elsewhere and any(_TRAINED in s for s in self.state.values()):
+        states = self.state
+        if any(_TRAINED in s for s in states.values()):
             raise InputError("The model holds the parameters to evaluate; call optimizer.train() before the next step.")
+        check_parameters(params, self.backend)  # they may have moved to another device since they were given
+        for p, own in states.items():
+            own.update({name: x.to(p.device) for name, x in own.items()})
         self._start(params)
         layout, shapes = self._layout(params), [tuple(p.shape) for p in params]
         leaves = gather(self.state, layout, params)
@@ -224,7 +238,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             step = Bridge(self.rule, shapes, layout, leaves, losses)
             scatter(self.state, layout, params, [x.to("meta") for x in leaves])  # JAX holds it, once
         else:
-            key = (*shapes, *losses)
+            key = (*shapes, *losses, params[0].device)
             if key not in self._programs:
                 self._programs[key] = trace.step_program(self.rule, shapes, layout, params[0].device, losses=losses)
             step = TorchStep(self._programs[key], leaves)
@@ -252,14 +266,17 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         A schedule-free rule is one. For all others, nothing changes. `train` goes back; a step before that is refused.
         """
-        params = [p for group in self.param_groups for p in group["params"] if self.state.get(p)]
-        if not self.evaluates_elsewhere or not params or _TRAINED in self.state[params[0]]:
+        states = self.state
+        params = [p for group in self.param_groups for p in group["params"] if states.get(p)]
+        if not params or _TRAINED in states[params[0]] or not evaluates_elsewhere(self.rule, self._horizon):
             return
-        layout = self._layout(params)
-        found = eval_params(self.rule, layout, gather(self.state, layout, params), [_seen(p) for p in params])
+        layout, seen = self._layout(params), [_seen(p) for p in params]
+        found = eval_params(self.rule, layout, gather(states, layout, params), seen)
         self._release()
+        if all(torch.equal(x, p.cpu()) for x, p in zip(found, seen, strict=True)):
+            return
         for p, x in zip(params, found, strict=True):
-            self.state[p][_TRAINED] = p.detach().clone()
+            states[p][_TRAINED] = p.detach().clone()
             own, part = local_part(p, x.to(p.device))
             own.copy_(part)
 
@@ -316,8 +333,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
             **super().__getstate__(),
             "rule": self.rule,
             "fingerprint": self.fingerprint,
-            "needs_loss": self.needs_loss,
-            "evaluates_elsewhere": self.evaluates_elsewhere,
             "backend": self.backend,
         }
 
