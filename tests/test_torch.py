@@ -106,6 +106,16 @@ def test_lr_multiplies_the_update_and_decay_is_decoupled(backend: str, rules: An
     torch.testing.assert_close(found[0.5, 0.2], found[0.5, 0.0] - 0.1 * before, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_decay_and_update_are_rounded_once(dtype: torch.dtype) -> None:
+    # Neither half of the least step down moves the parameter, both together do.
+    step = torch.finfo(dtype).eps / 2
+    p = nn.Parameter(torch.ones(3, dtype=dtype))
+    p.grad = torch.full_like(p, 0.3 * step)
+    LearnedOptimizer([p], lopt.create("sgd", learning_rate=1.0), weight_decay=0.3 * step).step()
+    assert torch.equal(p.detach(), torch.full_like(p, 1.0 - step))
+
+
 def test_groups_have_rates_and_decays_of_their_own(rules: Any) -> None:
     params = [nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3)]
     for p in params:
@@ -270,6 +280,32 @@ def test_a_parameter_may_join_later_and_stay_away(backend: str, name: str, rules
     assert not torch.equal(p, before)
 
 
+def on(p: Tensor, device: str) -> None:
+    """Move a parameter, as `Module.to` may, in place."""
+    moved = nn.Parameter(p.detach().to(device))
+    p.grad = None
+    torch.utils.swap_tensors(p, moved)
+    p.grad = torch.ones_like(p)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_the_state_goes_where_the_parameters_are(name: str, rules: Any) -> None:
+    params = [nn.Parameter(torch.ones(3, 2)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizers = [LearnedOptimizer(params, rules(name), horizon=HORIZON, backend=b) for b in ("auto", "jax")]  # pyright: ignore[reportArgumentType]
+    for optimizer in optimizers:
+        optimizer.step(loss=1.0)
+    on(params[0], "meta")
+    with pytest.raises(InputError, match="Parameters are on meta and cpu"):
+        optimizers[0].step(loss=1.0)
+    on(params[1], "meta")
+    optimizers[0].step(loss=1.0)
+    assert {v.device.type for p in params for v in optimizers[0].state[p].values()} == {"meta"}
+    with pytest.raises(InputError, match="for the CPU"):
+        optimizers[1].step(loss=1.0)
+
+
 def test_tied_parameters_move_once() -> None:
     model = make("transformer")
     optimizer = LearnedOptimizer(model.parameters(), lopt.create("sgd", learning_rate=1.0))
@@ -289,6 +325,15 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: LearnedOptimizer([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]),
         "cpu and meta",
     ),
+    "device of an empty group": (
+        lambda: LearnedOptimizer(
+            [
+                {"params": []},
+                {"params": [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]},
+            ]
+        ),
+        "cpu and meta",
+    ),
     "lr": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lr=-1.0), "lr is -1.0"),
     "decay": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], weight_decay=-1.0), "weight_decay is -1.0"),
     "backend": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], backend="cpu"), "auto, jax, torch"),  # pyright: ignore[reportArgumentType]
@@ -298,7 +343,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "horizon": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], horizon=0), "horizon is 0"),
     "no horizon": (
-        lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lopt.create("velo", lstm_hidden=8, bank=4)),
+        lambda: single(lopt.create("velo", lstm_hidden=8, bank=4), 2)[1].step(),
         r"VeLO needs the length",
     ),
     "group": (
@@ -392,9 +437,9 @@ def test_resume_is_bit_exact(backend: str, name: str, dtype: torch.dtype, rules:
     saved = torch.load(file, weights_only=True)
     other = make("mlp", seed=1, dtype=dtype)
     other.load_state_dict(saved["model"])
-    resumed = LearnedOptimizer(
-        other.parameters(), rules(name), horizon=HORIZON + 1, backend=backend
-    )  # the saved one counts
+    # The saved horizon counts, also where a rule that needs one was given none.
+    told = None if name == "velo" else HORIZON + 1
+    resumed = LearnedOptimizer(other.parameters(), rules(name), horizon=told, backend=backend)
     resumed.load_state_dict(saved["optimizer"])
     assert resumed.param_groups[0]["lr"] == 0.5
     for m, o in ((model, optimizer), (other, resumed)):
@@ -440,6 +485,13 @@ def test_a_state_dict_of_other_weights_is_refused(rules: Any) -> None:
         _, other = single(rule, 3)
         with pytest.raises(InputError, match="other weights"):
             other.load_state_dict(saved)
+    _, first = single(lopt.optimizers.FromOptax(optax.contrib.schedule_free_sgd(0.1)), 3)
+    _, other = single(lopt.optimizers.FromOptax(optax.contrib.schedule_free_sgd(0.5)), 3)
+    _, alike = single(lopt.optimizers.FromOptax(optax.contrib.schedule_free_sgd(0.1)), 3)
+    first.step()
+    alike.load_state_dict(first.state_dict())
+    with pytest.raises(InputError, match="other weights"):
+        other.load_state_dict(first.state_dict())
     with pytest.raises(InputError, match="no fingerprint"):
         optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
 
@@ -520,6 +572,22 @@ def test_eval_changes_nothing_for_other_rules(rules: Any) -> None:
     assert not torch.equal(p, before)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("told", ["at once", "by the state dict"])
+def test_eval_does_not_stop_a_rule_that_keeps_no_average(told: str, backend: str, rules: Any) -> None:
+    p, optimizer = single(rules("controlled_muon"), 3, 2, horizon=HORIZON, backend=backend)
+    optimizer.step()
+    if told == "by the state dict":
+        q, resumed = single(rules("controlled_muon"), 3, 2, backend=backend)
+        resumed.load_state_dict(optimizer.state_dict())
+        q.data, p, optimizer = p.data.clone(), q, resumed
+    before = p.detach().clone()
+    optimizer.eval()
+    assert torch.equal(p, before)
+    optimizer.step()
+    assert not torch.equal(p, before)
+
+
 # A user's own rule, and what there is no operation for.
 
 
@@ -557,6 +625,60 @@ def test_loops_and_branches_are_followed(sign: float) -> None:
     torch.testing.assert_close(p.detach().float(), torch.from_numpy(np.array(expected[0])))
 
 
+class Aliases(Loops):
+    """A state of which one part becomes another, and the old one the update."""
+
+    def init(self, params: Any, *, key: Any = None, horizon: Any = None) -> Any:
+        return {name: jax.tree.map(jnp.zeros_like, params) for name in ("m", "previous")}
+
+    def update(
+        self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any
+    ) -> Any:
+        return state["m"], {"m": updates, "previous": state["m"]}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rule_may_return_its_state(backend: str) -> None:
+    p, optimizer = single(Aliases(), 2, backend=backend)
+    found = []
+    for step in range(3):
+        before = p.detach().clone()
+        p.grad = torch.full_like(p, step + 1.0)
+        optimizer.step()
+        state = {k: float(v[0]) for k, v in optimizer.state[p].items()}
+        found.append((float((p.detach() - before)[0]), state["m"], state["previous"]))
+    assert found == [(0.0, 1.0, 0.0), (1.0, 2.0, 1.0), (2.0, 3.0, 2.0)]
+
+
+class NamesByCount(Loops):
+    """A state with a name that says how many tensors there are."""
+
+    def init(self, params: Any, *, key: Any = None, horizon: Any = None) -> Any:
+        return {f"of {len(params)}": jnp.zeros(())}
+
+
+class Horizon(Loops):
+    """A state as long as the training."""
+
+    def init(self, params: Any, *, key: Any = None, horizon: Any = None) -> Any:
+        return jnp.arange(float(horizon))
+
+    def update(
+        self, updates: Any, state: Any, params: Any, *, value: Any = None, valid_value: Any = None, **extra: Any
+    ) -> Any:
+        return jax.tree.map(lambda g: jnp.full_like(g, state.sum()), updates), state[::-1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_layout_of_the_state_is_followed_or_refused(backend: str) -> None:
+    p, optimizer = single(Horizon(), 2, horizon=4, backend=backend)
+    before = p.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(p.detach() - before, torch.full((2,), 6.0))
+    with pytest.raises(InputError, match="The state has of 1, and not for one tensor more"):
+        single(NamesByCount(), 2, backend=backend)[1].step()
+
+
 class Losses(Loops):
     """Both losses as the update."""
 
@@ -576,7 +698,7 @@ def test_the_losses_are_told_apart(backend: str) -> None:
         torch.testing.assert_close(p.detach() - before, torch.full((2,), expected))
 
 
-class Sorts(Loops):
+class Factors(Loops):
     """A rule with a primitive that is not in the table."""
 
     def update(
@@ -586,7 +708,7 @@ class Sorts(Loops):
 
 
 def test_a_primitive_without_an_operation_is_named() -> None:
-    _, optimizer = single(Sorts(), 2, 2, backend="torch")
+    _, optimizer = single(Factors(), 2, 2, backend="torch")
     with pytest.raises(InputError, match="JAX primitive cholesky"):
         optimizer.step()
 

@@ -28,6 +28,7 @@ PROGRAM = Path(torch_processes.__file__)
         pytest.param("ddp", "general-1", marks=pytest.mark.slow),
         pytest.param("ddp", "velo", marks=pytest.mark.slow),
         pytest.param("fsdp", "velo", marks=pytest.mark.slow),
+        pytest.param("fsdp", "controlled_muon", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_do_what_one_does(mode: str, rule: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -27,7 +28,8 @@ STEPS, SAVED = 4, 2  # steps of the training, and after how many of them the che
 
 def create(rule: str) -> lopt.Optimizer:
     """A saved optimizer, or a small one of a kind."""
-    return lopt.load(rule) if rule in lopt.zoo.available() else lopt.create(rule, lstm_hidden=8, bank=4)
+    small: dict[str, Any] = {"velo": {"lstm_hidden": 8, "bank": 4}, "controlled_muon": {"key": jax.random.key(0)}}
+    return lopt.load(rule) if rule in lopt.zoo.available() else lopt.create(rule, **small[rule])
 
 
 def train_alone(model: nn.Module, optimizer: LearnedOptimizer, steps: range) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from lopt.errors import InputError, needs_extra
-from lopt.torch._operations import TAKES_NUMBERS, Number, cut, dtype, expression, number
+from lopt.torch._operations import Number, cut, dtype, expression, number, takes_numbers
 from lopt.torch._source import NAME, Block, Line, Loop, render
 
 with needs_extra("torch"):
@@ -43,7 +43,9 @@ HOST: dict[str, tuple[str, Callable[..., Any]]] = {
     "eq": ("({} == {})", operator.eq),
     "ne": ("({} != {})", operator.ne),
     "select_n": ("({2} if {0} else {1})", lambda which, no, yes: yes if which else no),
+    "convert_element_type": ("int({})", int),
 }
+WRAPS = {"add", "sub", "mul", "convert_element_type"}
 Counters = dict[str, int]
 
 
@@ -112,8 +114,8 @@ class _Writer:
 
     # Values.
 
-    def constant(self, given: Any) -> Value:
-        array = np.asarray(given)
+    def constant(self, given: Any, kind: Any = None) -> Value:
+        array = np.asarray(given, kind)  # a literal may be a number of Python, of more digits than its kind has
         if array.dtype.name == "bfloat16":
             return self.known(torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16))
         return self.known(torch.from_numpy(np.array(array, order="C")))
@@ -172,7 +174,7 @@ class _Writer:
         found |= dict(zip(jaxpr.invars, args, strict=True))
 
         def read(v: Any) -> Value:
-            return self.constant(v.val) if isinstance(v, core.Literal) else found[v]
+            return self.constant(v.val, getattr(v.aval, "dtype", None)) if isinstance(v, core.Literal) else found[v]
 
         for eqn in jaxpr.eqns:
             found |= dict(zip(eqn.outvars, self.equation(eqn, [read(v) for v in eqn.invars]), strict=True))
@@ -184,6 +186,8 @@ class _Writer:
         if name in CALLS:
             inner = next(p[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in p)
             return self.inline(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), args)
+        if name == "optimization_barrier":
+            return args
         if name == "platform_index":
             chosen = [i for i, platforms in enumerate(p["platforms"]) if platforms is None or ACCELERATOR in platforms]
             return [self.known(torch.tensor(chosen[0], dtype=torch.int32))]
@@ -198,7 +202,7 @@ class _Writer:
         if all(v.known is not None for v in args) and sum(o.aval.size for o in eqn.outvars) <= FOLD:
             return [self.known(x) for x in self.fold(eqn, args)]
         numbers = [v.host is not None or (v.known is not None and not v.known.ndim) for v in args]
-        if all(numbers) and (name in HOST or name == "convert_element_type"):
+        if all(numbers) and computes_on_host(eqn):
             return [self.host(eqn, args)]
         return self.emit(eqn, args)
 
@@ -206,10 +210,13 @@ class _Writer:
         """An equation as an expression of tensors."""
         name, depth = eqn.primitive.name, max((v.depth for v in args), default=0)
         first = {"dynamic_slice": 1, "dynamic_update_slice": 2}.get(name, len(args))
+        able = takes_numbers(eqn)
         texts = [
-            self.operand(v, o.aval, name in TAKES_NUMBERS or i >= first)
+            self.operand(v, o.aval, i in able or i >= first)
             for i, (v, o) in enumerate(zip(args, eqn.invars, strict=True))
         ]
+        if first == len(args) and all(isinstance(x, Number) for x in texts):
+            texts = [self.tensor(v, o.aval) for v, o in zip(args, eqn.invars, strict=True)]
         if first < len(args) and all(isinstance(i, Number) for i in texts[first:]):
             piece = eqn.outvars[0].aval.shape if first == 1 else eqn.invars[1].aval.shape
             where = cut(texts[first:], piece, eqn.invars[0].aval.shape)
@@ -260,12 +267,15 @@ class _Writer:
     def host(self, eqn: Any, args: list[Value]) -> Value:
         """A number of the host made of others."""
         fns = [v.host or partial(_the_same, v.known) for v in args]
-        depth = max(v.depth for v in args)
-        if eqn.primitive.name == "convert_element_type":
-            kind = {"b": bool, "i": int, "u": int}.get(np.dtype(eqn.outvars[0].aval.dtype).kind, float)
-            return Value(f"{kind.__name__}({args[0].text})", depth, host=lambda c: kind(fns[0](c)))
+        depth, kind = max(v.depth for v in args), np.dtype(eqn.outvars[0].aval.dtype)
         text, fn = HOST[eqn.primitive.name]
-        return Value(text.format(*(v.text for v in args)), depth, host=lambda c: fn(*(f(c) for f in fns)))
+        written = text.format(*(v.text for v in args))
+        if eqn.primitive.name not in WRAPS:
+            return Value(written, depth, host=lambda c: fn(*(f(c) for f in fns)))
+        # Integers of Python have no bounds; those of JAX wrap around.
+        low, count = int(np.iinfo(kind).min), 2 ** (8 * kind.itemsize)
+        wrapped = f"(({written} - {low}) % {count} + {low})"
+        return Value(wrapped, depth, host=lambda c: (fn(*(f(c) for f in fns)) - low) % count + low)
 
     # Branches and loops.
 
@@ -322,7 +332,7 @@ class _Writer:
                 begin = int(value.known.item())
                 count = partial(_count, counter, begin, step)
                 inside.append(Value(f"({begin} + {counter} * {step})", depth, host=count))
-                outside.append(self.constant(np.int32(begin + length * step)))
+                outside.append(self.constant(np.asarray(begin + length * step).astype(var.aval.dtype)))
                 continue
             name, buffer = self.fresh("c"), is_overwritten(body, var, result)
             self.state(self.tensor(value, var.aval) + ".clone()" * buffer, depth - 1, [name])
@@ -355,6 +365,14 @@ class _Writer:
             Value(self.line(f"torch.stack({v.text}{order})", depth - 1), depth - 1) for v in outside[end - first :]
         ]
         return [*outside[: end - first], *stacked]
+
+
+def computes_on_host(eqn: Any) -> bool:
+    """Whether Python computes what JAX does, given numbers: integers and truths; its floats have more digits than those of a rule."""
+    name, kinds = eqn.primitive.name, [np.dtype(v.aval.dtype).kind for v in (*eqn.invars, *eqn.outvars)]
+    if name == "select_n" and len(eqn.invars) != 3:
+        return False
+    return name in HOST and all(kind in "biu" for kind in kinds) and not (name in WRAPS and kinds[-1] == "b")
 
 
 def increment(jaxpr: core.Jaxpr, var: core.Var, result: Any) -> int | None:
