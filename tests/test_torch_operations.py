@@ -208,8 +208,10 @@ def compare(found: Sequence[Any], expected: Sequence[Any], near: float) -> None:
         assert (np.signbit(own) == np.signbit(wide))[zero].all()
 
 
-@pytest.mark.parametrize("known", ["nothing", "the last", "all"])
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [(k, x) for k, row in ROWS.items() for x in ("nothing", "the last", "all") if len(row.inputs) > 1 or x != "the last"],
+)
 def test_an_operation_gives_what_jax_gives(name: str, known: str) -> None:
     function, inputs, near = ROWS[name]
     count = {"nothing": len(inputs), "the last": len(inputs) - 1, "all": 0}[known]

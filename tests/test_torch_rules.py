@@ -127,10 +127,16 @@ def test_updates_are_those_of_jax(name: str, network: str, record_property: Any)
     assert np.median(found) < TYPICAL
 
 
-@pytest.mark.parametrize("name", ["star", "relative_mlp", "velo", "controlled_muon"])
-def test_the_bridge_hands_over_what_jax_computes(name: str) -> None:
-    # Equal tensors, which go over as stacks.
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        *(pytest.param(name, "mlp", marks=pytest.mark.slow) for name in (*SAVED, *ROWS)),
+        # Equal tensors, which go over as stacks.
+        *((name, "equal") for name in ("star", "relative_mlp", "velo", "controlled_muon")),
+    ],
+)
+def test_the_bridge_hands_over_what_jax_computes(name: str, network: str) -> None:
     optimizer = rule(name)
-    training = in_jax(optimizer, "equal", 5)
+    training = in_jax(optimizer, network, 5)
     own = max(of_rounding(optimizer, training, seed=0))
     assert max(in_torch(optimizer, training, "jax")) < max(TOLERANCE, MULTIPLE * own)
