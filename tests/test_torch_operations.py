@@ -18,7 +18,9 @@ from lopt.torch import _operations as operations
 from lopt.torch._program import convert
 
 NAN, INF = float("nan"), float("inf")
-FLOATS = np.array([-INF, -1e30, -3.7, -2.5, -1.0, -0.5, -0.0, 0.0, 0.49999997, 0.5, 1.5, 2.5, 1e-18, 3e9, INF, NAN], "f4")
+FLOATS = np.array(
+    [-INF, -1e30, -3.7, -2.5, -1.0, -0.5, -0.0, 0.0, 0.49999997, 0.5, 1.5, 2.5, 1e-18, 3e9, INF, NAN], "f4"
+)
 OTHERS = np.array([2.0, -1.0, 0.0, -0.0, NAN, 0.3, 1.0, -2.0, 0.5, INF, -INF, 3.0, 1e10, -1e-3, 7.0, 1.0], "f4")
 UNITS = np.array([-1.0, -0.9, -1e-6, -0.0, 0.0, 0.3, 0.999, 1.0, NAN, 2.0], "f4")
 POSITIVE = np.array([0.0, 1e-20, 0.3, 1.0, 2.5, 60.0, 1e30, INF, NAN], "f4")
@@ -90,7 +92,10 @@ ROWS: dict[str, Row] = {
     "not": Row(lax.bitwise_not, [TRUTHS]),
     "round away": Row(lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), [FLOATS]),
     "round to even": Row(lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), [FLOATS]),
-    **{k: Row(f, [FLOATS, OTHERS]) for k, f in of("add", "sub", "mul", "div", "eq", "ne", "ge", "gt", "le", "lt").items()},
+    **{
+        k: Row(f, [FLOATS, OTHERS])
+        for k, f in of("add", "sub", "mul", "div", "eq", "ne", "ge", "gt", "le", "lt").items()
+    },
     **{k: Row(f, [FLOATS, OTHERS], 1e-6) for k, f in of("max", "min", "rem", "atan2").items()},
     "pow": Row(lax.pow, [FLOATS, OTHERS], 3e-6),
     "pow by a half": Row(lambda x: lax.pow(x, jnp.float32(0.5)), [POSITIVE], 1e-6),
@@ -99,14 +104,24 @@ ROWS: dict[str, Row] = {
     "integer_pow of integers": Row(lambda x: lax.integer_pow(x, 3), [INTS]),
     **{
         f"{k} of integers": Row(f, [INTS, DIVISORS])
-        for k, f in of("add", "sub", "mul", "div", "rem", "max", "min", "bitwise_and", "bitwise_or", "bitwise_xor").items()
+        for k, f in of(
+            "add", "sub", "mul", "div", "rem", "max", "min", "bitwise_and", "bitwise_or", "bitwise_xor"
+        ).items()
     },
     **{f"{k} of bytes": Row(f, [BYTES, BYTES[::-1].copy()]) for k, f in of("add", "sub", "mul", "div", "rem").items()},
-    **{f"{k} of small integers": Row(f, [SMALL, SMALL[::-1].copy()]) for k, f in of("add", "mul", "div", "rem").items()},
-    **{f"{k} of truths": Row(f, [TRUTHS, ~TRUTHS]) for k, f in of("bitwise_and", "bitwise_or", "max", "min", "eq").items()},
+    **{
+        f"{k} of small integers": Row(f, [SMALL, SMALL[::-1].copy()]) for k, f in of("add", "mul", "div", "rem").items()
+    },
+    **{
+        f"{k} of truths": Row(f, [TRUTHS, ~TRUTHS])
+        for k, f in of("bitwise_and", "bitwise_or", "max", "min", "eq").items()
+    },
     **{
         f"{k} with {n} {side}": Row(lambda x, f=f, n=n, s=side: f(x, n) if s == "right" else f(n, x), [x], 3e-6)
-        for x, numbers in ((FLOATS, (np.float32(0.1), np.float32(-2), np.float32(-0.0))), (INTS, (np.int32(3), np.int32(0), np.int32(-1))))
+        for x, numbers in (
+            (FLOATS, (np.float32(0.1), np.float32(-2), np.float32(-0.0))),
+            (INTS, (np.int32(3), np.int32(0), np.int32(-1))),
+        )
         for k, f in of("add", "sub", "mul", "div", "rem", "max", "min", "eq", "lt", "ge").items()
         for n in numbers
         for side in ("right", "left")
@@ -157,8 +172,12 @@ ROWS: dict[str, Row] = {
     "as precise": Row(lambda x: lax.reduce_precision(x, 8, 23), [FLOATS]),
     "matrices": Row(lambda x, y: x @ y, [WHOLE.astype("f4") / 2**30, np.ones((4, 2), "f4")], 1e-6),
     "matrices of halves": Row(dot, [HALVES, HALVES.T], 1e-6),
-    "matrices of bytes": Row(lambda x, y: lax.dot(x, y, preferred_element_type=jnp.int32), [SMALL[None], SMALL[:, None]]),
-    "batches": Row(lambda x, y: jnp.einsum("bij,bkj->bik", x, y), [np.ones((2, 3, 4), "f4"), np.ones((2, 5, 4), "f4")], 1e-6),
+    "matrices of bytes": Row(
+        lambda x, y: lax.dot(x, y, preferred_element_type=jnp.int32), [SMALL[None], SMALL[:, None]]
+    ),
+    "batches": Row(
+        lambda x, y: jnp.einsum("bij,bkj->bik", x, y), [np.ones((2, 3, 4), "f4"), np.ones((2, 5, 4), "f4")], 1e-6
+    ),
     **{f"take {mode}": Row(take(mode), [GRID, np.array([0, 5, -1, -9, 2], "i4")]) for mode in ("fill", "clip", "wrap")},
     "take integers": Row(take("fill"), [WHOLE, np.array([0, 5, -1, -9, 2], "i4")]),
     "take truths": Row(take("fill"), [TRUTHS, np.array([0, 5, -1, -9, 2], "i4")]),
@@ -169,7 +188,9 @@ ROWS: dict[str, Row] = {
         for i in (-5, 0, 1, 9)
     },
     **{
-        f"dynamic update at {i}": Row(lambda x, u, i: lax.dynamic_update_slice(x, u, (i, i)), [GRID, GRID[:2, :3] + 1, np.int32(i)])
+        f"dynamic update at {i}": Row(
+            lambda x, u, i: lax.dynamic_update_slice(x, u, (i, i)), [GRID, GRID[:2, :3] + 1, np.int32(i)]
+        )
         for i in (-5, 0, 1, 9)
     },
     "pad": Row(lambda x: lax.pad(x, np.float32(NAN), [(1, 2, 0), (0, 1, 0)]), [GRID]),
@@ -210,7 +231,12 @@ def compare(found: Sequence[Any], expected: Sequence[Any], near: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [(k, x) for k, row in ROWS.items() for x in ("nothing", "the last", "all") if len(row.inputs) > 1 or x != "the last"],
+    [
+        (k, x)
+        for k, row in ROWS.items()
+        for x in ("nothing", "the last", "all")
+        if len(row.inputs) > 1 or x != "the last"
+    ],
 )
 def test_an_operation_gives_what_jax_gives(name: str, known: str) -> None:
     function, inputs, near = ROWS[name]
@@ -231,7 +257,13 @@ def test_every_operation_of_the_table_is_compared() -> None:
     seen: set[str] = set()
     for row in ROWS.values():
         seen |= names(jax.make_jaxpr(row.function)(*row.inputs).jaxpr)
-    listed = {*operations.UNARY, *operations.BINARY, *operations.REDUCTIONS, *operations.CUMULATIVE, *operations.FLAT_REDUCTIONS}
+    listed = {
+        *operations.UNARY,
+        *operations.BINARY,
+        *operations.REDUCTIONS,
+        *operations.CUMULATIVE,
+        *operations.FLAT_REDUCTIONS,
+    }
     assert {*listed, *operations.FORMS} - seen == {"expand_dims"}  # which JAX writes as another
 
 

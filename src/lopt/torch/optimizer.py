@@ -211,9 +211,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if isinstance(lr, Tensor) or lr != 1:
                 found = torch._foreach_mul(found, lr)  # pyright: ignore[reportPrivateImportUsage]
             torch._foreach_add_(wide, found)  # pyright: ignore[reportPrivateImportUsage]
-            for x, exact in zip(own, wide, strict=True):
-                if x is not exact:
-                    x.copy_(exact)
+            if wide is not own:
+                for x, exact in zip(own, wide, strict=True):
+                    if x is not exact:
+                        x.copy_(exact)
 
     def _bind(self, params: Sequence[Tensor], losses: tuple[str, ...]) -> TorchStep | Bridge:
         """The step for these parameters, which holds their state."""
