@@ -24,7 +24,10 @@ def local_part(p: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
     """What this process holds of a parameter, and the same part of a whole tensor of its shape."""
     if not is_sharded(p):
         return p, update
-    from torch.distributed.tensor import DTensor, Replicate
+    try:
+        from torch.distributed.tensor import DTensor, Replicate
+    except ImportError:  # before PyTorch 2.5
+        from torch.distributed._tensor import DTensor, Replicate
 
     sharded: Any = p
     mesh, everywhere = sharded.device_mesh, [Replicate()] * sharded.device_mesh.ndim
