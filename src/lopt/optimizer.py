@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -152,8 +152,10 @@ def _check_params(params: Params) -> None:
 
 def are_finite(*trees: PyTree) -> Bool[Array, ""]:
     """Whether all numbers of some trees are below `LARGEST` in size."""
-    numbers = (x.astype(jnp.float32) for x in jax.tree.leaves(trees))
-    return jnp.asarray([jnp.all(jnp.abs(x) < LARGEST) for x in numbers]).all()
+    # Counted, in float32: XLA compiles a sum three times as quickly as a reduction of truth values.
+    tensors = [x.astype(jnp.float32) for x in jax.tree.leaves(trees)]
+    beyond = [jnp.sum(jnp.where(jnp.abs(x) < LARGEST, 0.0, 1.0)) for x in tensors]
+    return jnp.all(jnp.asarray(beyond) == 0)
 
 
 def update_if_finite(
@@ -177,30 +179,49 @@ def _guarded(
     arrays: Mapping[str, Any],
     others: Mapping[str, Any] | None = None,
 ) -> tuple[Updates, State]:
-    finite = are_finite(updates, params)
-
-    def take(given: tuple[Any, ...]) -> tuple[Updates, State]:
-        optimizer, updates, state, params, arrays = given
+    def take(given: tuple[Any, ...], state: State) -> tuple[Updates, State]:
+        optimizer, updates, params, arrays = given
         return optimizer.update(updates, state, params, **(arrays if others is None else eqx.combine(arrays, others)))
 
-    def skip(given: tuple[Any, ...]) -> tuple[Updates, State]:
-        _, _, state, params, _ = given
-        return jax.tree.map(jnp.zeros_like, params), state
+    return step_if(are_finite(updates, params), take, (optimizer, updates, params, arrays), state, params)
+
+
+_compiled = jax.jit(_guarded)
+
+
+def step_if(
+    condition: Bool[Array, ""],
+    take: Callable[[Any, Any], tuple[Any, Any]],
+    given: Any,
+    state: Any,
+    params: Any,
+) -> tuple[Any, Any]:
+    """`take(given, state)`, updates and a new state, or zeros like `params` and the old state. Reverse-mode differentiation goes through it.
+
+    Args:
+        condition: whether to take the step.
+        take: the step.
+        given: what it needs beside the state, as one tree.
+        state: what it replaces.
+        params: arrays of the shapes of the updates.
+    """
+
+    def skip(operands: tuple[Any, Any]) -> tuple[Any, Any]:
+        return jax.tree.map(jnp.zeros_like, params), operands[1]
 
     @jax.custom_jvp
-    def step(finite: Array, given: tuple[Any, ...]) -> tuple[Updates, State]:
+    def step(condition: Array, operands: tuple[Any, Any]) -> tuple[Any, Any]:
         # A loop of one or no trip: unlike `lax.cond`, it lets XLA overwrite the state in place.
-        def body(_: Array, carry: tuple[Updates, State]) -> tuple[Updates, State]:
-            return take((*given[:2], carry[1], *given[3:]))
+        def body(_: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            return take(operands[0], carry[1])
 
-        return jax.lax.fori_loop(0, finite.astype(jnp.int32), body, skip(given))
+        return jax.lax.fori_loop(0, condition.astype(jnp.int32), body, skip(operands))
 
     @step.defjvp
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         # A loop of an unknown number of trips has no reverse mode; a branch has.
-        return jax.jvp(lambda finite, given: jax.lax.cond(finite, take, skip, given), primals, tangents)
+        return jax.jvp(
+            lambda condition, operands: jax.lax.cond(condition, lambda o: take(*o), skip, operands), primals, tangents
+        )
 
-    return step(finite, (optimizer, updates, state, params, arrays))
-
-
-_compiled = jax.jit(_guarded)
+    return step(condition, (given, state))

@@ -13,7 +13,7 @@ import numpy as np
 
 from lopt.blocks.tensors import STACKED
 from lopt.errors import needs_extra
-from lopt.optimizer import Optimizer, are_finite, update_if_finite
+from lopt.optimizer import Optimizer, are_finite, step_if
 from lopt.torch._trace import Layout, Shape, as_tree
 
 with needs_extra("torch"):
@@ -134,26 +134,33 @@ class Bridge:
 def _step(
     plan: Plan, rule: Optimizer, grads: Arrays, state: Arrays, params: Arrays, losses: Sequence[Any]
 ) -> tuple[Arrays, jax.Array, Arrays]:
-    """One step on stacks. What is taken apart here and what a rule stacks of it again is the same to XLA."""
+    """One step on stacks. The guard is around them: within it, what is taken apart here and what a rule stacks of it again is the same to XLA."""
 
-    def whole(stacks: Arrays) -> dict[str, jax.Array]:
-        rows: dict[int, jax.Array] = {}
-        for stack, array in zip(plan.stacks, stacks, strict=True):
-            rows |= dict(zip(stack, _unstacked(array, len(stack)), strict=True))
-        return as_tree([rows[i] for i in range(len(rows))])
+    def take(given: tuple[Any, ...], state: Arrays) -> tuple[Arrays, Arrays]:
+        rule, grads, params, losses = given
+        tree = plan.layout.treedef.unflatten(_rows(plan.fields, state))
+        updates, new = rule.update(
+            as_tree(_rows(plan.stacks, grads)), tree, as_tree(_rows(plan.stacks, params)), **losses
+        )
+        return _stacks(plan.stacks, jax.tree.leaves(updates)), _stacks(plan.fields, jax.tree.leaves(new))
 
+    finite = are_finite(grads, params)
+    extra = dict(zip(plan.losses, losses, strict=True))
+    updates, new = step_if(finite, take, (rule, grads, params, extra), state, params)
+    return updates, finite, new
+
+
+def _rows(stacks: Sequence[Sequence[int]], arrays: Arrays) -> Arrays:
+    """The rows of stacks, each at its number."""
     rows: dict[int, jax.Array] = {}
-    for field, array in zip(plan.fields, state, strict=True):
-        rows |= dict(zip(field, _unstacked(array, len(field)), strict=True))
-    tree = plan.layout.treedef.unflatten([rows[k] for k in range(len(rows))])
-    seen = whole(grads), whole(params)
-    updates, new = update_if_finite(rule, seen[0], tree, seen[1], **dict(zip(plan.losses, losses, strict=True)))
-    leaves, flat = jax.tree.leaves(new), jax.tree.leaves(updates)
-    return (
-        [_stacked([flat[i] for i in stack]) for stack in plan.stacks],
-        are_finite(*seen),
-        [_stacked([leaves[k] for k in field]) for field in plan.fields],
-    )
+    for stack, array in zip(stacks, arrays, strict=True):
+        rows |= dict(zip(stack, _unstacked(array, len(stack)), strict=True))
+    return [rows[i] for i in range(len(rows))]
+
+
+def _stacks(stacks: Sequence[Sequence[int]], rows: Arrays) -> Arrays:
+    """The reverse of `_rows`."""
+    return [_stacked([rows[i] for i in stack]) for stack in stacks]
 
 
 def _stacked(rows: Sequence[Any]) -> Any:
