@@ -408,11 +408,11 @@ def test_a_worker_that_hangs_is_replaced(engine: Any, tmp_path: Path) -> None:
 @cluster
 def test_a_long_estimate_is_no_hang(engine: Any) -> None:
     it, seconds = engine(1), []
-    estimator = PES(lopt.tasks.Quadratic(dim=2, noise=0.1), pairs=1, truncation=2_000_000, horizon=2_000_000)
+    estimator = PES(lopt.tasks.Quadratic(dim=2, noise=0.1), pairs=1, truncation=6_000_000, horizon=6_000_000)
 
     def on_step(_: Any) -> None:
         seconds.append(time.monotonic())
-        it.pool.patience = 1.5
+        it.pool.patience = 3.0
 
     optimizer, _, outer = arguments()
     meta_train(optimizer, estimator, outer, steps=2, key=KEY, engine=it, on_step=on_step)

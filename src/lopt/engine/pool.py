@@ -83,7 +83,7 @@ class WorkerPool:
         self.snapshot: dict[int, Any] = {}  # states by unit, packed
         self.due: set[int] = set()  # units whose state should come with their next answer
         self.calls = self.started = self.replaced = self.failed = 0
-        self.next_start = self.next_look = 0.0
+        self.next_start = self.looked = 0.0
         self.begun = self.warned = False
 
     def start(self) -> None:
@@ -235,9 +235,9 @@ class WorkerPool:
     def _look(self) -> None:
         """Lose the workers that have given no sign of life for too long."""
         now = time.monotonic()
-        if now < self.next_look:
+        if now < self.looked + self.patience / LOOKS:
             return
-        self.next_look = now + self.patience / LOOKS
+        self.looked = now
         asked = [worker.alive for worker in self.living if worker.alive is not None]
         seen = set(self.ray.wait(asked, num_returns=len(asked), timeout=0)[0]) if asked else set()
         for worker in [*self.living]:
