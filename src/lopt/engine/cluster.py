@@ -179,8 +179,8 @@ class RayEngine(Engine):
     def gather(self, states: tuple[EstimatorState, ...]) -> tuple[EstimatorState, ...]:
         """The states of the workers. Where one is lost meanwhile, the last snapshots of its units.
 
-        Asynchronous, they are the last snapshots, because nobody waits for the slowest worker. New ones come with the next estimates, so that what a
-        checkpoint holds is no older than the one before it.
+        Asynchronous, they are the last snapshots, because nobody waits for the slowest worker. New ones come with the next estimates, for the next
+        checkpoint.
         """
         if self.pool is None or not all(isinstance(state, _Held) for state in states):
             return states
