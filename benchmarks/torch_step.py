@@ -2,7 +2,8 @@
 
 Every optimizer takes its turn after AdamW, so that whatever else the machine does falls on both; a ratio is of neighbours. The gradients
 are random and stay: the step alone is timed. The tensors: two layers of an MLP, a small transformer of 64 tensors, and a matrix of 10^6.
-`torch.optim.Muon` takes the matrices, and AdamW beside it the rest, as it is used.
+`torch.optim.Muon` takes the matrices, and AdamW beside it the rest, as it is used. PyLO, the field's port to PyTorch, is timed where it can be
+imported: its rule of the paper of `small_fc`, with random weights, for its own are downloaded.
 The process keeps to as many cores as it has threads, so that JAX and PyTorch have the same. Its own processor time is beside the clock's:
 on a busy machine it is the one that repeats.
 
@@ -11,7 +12,9 @@ Run: `python benchmarks/torch_step.py`. Writes `benchmarks/results/torch_step.js
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -55,6 +58,23 @@ class Muon:
         return {p: state for part in self.parts for p, state in part.state.items()}
 
 
+def pylo(params: list[torch.Tensor]) -> Any:
+    """PyLO's `AdafacLO_naive`, which is the rule of `small_fc` in operations of PyTorch."""
+    from pylo.models.Meta_MLP import MetaMLP  # pyright: ignore[reportMissingImports]
+    from pylo.optim import AdafacLO_naive  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory() as folder:
+        MetaMLP(input_size=39, hidden_size=32, hidden_layers=1).save_pretrained(folder)
+        return AdafacLO_naive(params, hf_key=folder)
+
+
+# Not of lopt: how each is made, and where it is.
+PEERS: dict[str, tuple[Callable[[list[torch.Tensor]], Any], Callable[[], bool]]] = {
+    "muon": (Muon, lambda: hasattr(torch.optim, "Muon")),  # from PyTorch 2.9 on
+    "pylo": (pylo, lambda: importlib.util.find_spec("pylo") is not None),
+}
+
+
 class Step:
     """An optimizer on tensors of its own."""
 
@@ -86,7 +106,7 @@ class Step:
 
 def main(
     tensors: tuple[str, ...] = tuple(SHAPES),
-    optimizers: tuple[str, ...] = ("general-1", "muon"),
+    optimizers: tuple[str, ...] = ("general-1", "small_fc", "muon", "pylo"),
     backends: tuple[Backend, ...] = ("jax", "torch"),
     seconds: float = 10.0,
     threads: int = 1,
@@ -97,8 +117,8 @@ def main(
 
     Args:
         tensors: which of `SHAPES`.
-        optimizers: names of saved optimizers, and `muon` for `torch.optim.Muon`, where PyTorch has it.
-        backends: of the saved optimizers.
+        optimizers: names from `lopt list`, and of `PEERS`, which are left out where they are missing.
+        backends: of the optimizers of lopt.
         seconds: about how long to measure each.
         threads: of PyTorch.
         device: where.
@@ -116,12 +136,8 @@ def main(
         adamw = Step(SHAPES[kind], lambda p: torch.optim.AdamW(p, foreach=True), device)
         adamw()
         for name, backend in contenders(optimizers, backends):
-            if name == "muon":
-                if not hasattr(torch.optim, "Muon"):  # PyTorch has it from 2.9 on
-                    continue
-                step = Step(SHAPES[kind], Muon, device)
-            else:
-                step = Step(SHAPES[kind], partial(LearnedOptimizer, rule=lopt.load(name), backend=backend), device)
+            make = PEERS[name][0] if name in PEERS else partial(LearnedOptimizer, rule=made(name), backend=backend)
+            step = Step(SHAPES[kind], make, device)
             first = step()
             once = adamw()[0] + step()[0] + adamw()[0]
             times, ratios, busy = [], [], []
@@ -159,7 +175,13 @@ def main(
 
 def contenders(optimizers: tuple[str, ...], backends: tuple[Backend, ...]) -> list[tuple[str, str]]:
     """Optimizers and where they run."""
-    return [(name, b) for name in optimizers for b in (backends if name != "muon" else ("",))]
+    there = [name for name in optimizers if name not in PEERS or PEERS[name][1]()]
+    return [(name, b) for name in there for b in (backends if name not in PEERS else ("",))]
+
+
+def made(name: str) -> lopt.Optimizer:
+    """A saved optimizer, or a rule as it is before meta-training."""
+    return lopt.create(name) if name in lopt.optimizers.OPTIMIZERS else lopt.load(name)
 
 
 if __name__ == "__main__":
