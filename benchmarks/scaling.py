@@ -1,16 +1,19 @@
-"""How far does meta-training scale? What was measured here, and a discrete-event simulation of 1 to 10,000 asynchronous workers.
+"""How far does meta-training scale? A discrete-event simulation of 1 to 10,000 asynchronous workers, beside real runs.
 
-Run: `python benchmarks/scaling.py` (a simulation with the given costs), or `--measured 1 2` to measure the costs here first, and to compare
-the simulation with real runs. Writes `benchmarks/results/scaling.json`.
+Run: `python benchmarks/scaling.py` simulates, in two minutes. It writes `benchmarks/results/scaling.json` and draws
+`docs/images/workers-throughput.png`. `--measured 1 2 4 8` first makes real runs with so many workers and writes what was measured into
+`benchmarks/results/scaling_measured.json`. With or without it the simulation of real runs has the costs of that file's first run.
 
 The model: a worker computes for a log-normal time, in some steps many times longer; its answer passes the driver's network card and waits for the
-driver, which takes estimates one after the other and makes an outer step of every so many. Workers fail at random and are replaced. Three ways
-to run: each worker on its own; a hundred workers behind an accumulator that sends one sum for every hundred estimates; workers with ten times the particles.
+driver, which takes estimates one after the other and makes an outer step of every so many. Three ways to run: each worker on its own; a hundred
+workers behind an accumulator that sends one sum for every hundred estimates; workers with ten times the particles. Workers fail at random and are
+replaced. That is rare in the time that a table's row takes, so what failures cost has rows of its own, of minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 import statistics
@@ -24,16 +27,19 @@ import tyro
 
 from common import RESULTS, header, machine, show, write
 
+FIGURE = Path(__file__).parent.parent / "docs" / "images" / "workers-throughput.png"
+WAYS = ("alone", "accumulators", "ten times the particles")
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Seconds and bytes, as measured; see `measure`."""
+    """Seconds and bytes. What the driver takes is measured, on the mixture of `demo` with one worker; the rest is assumed."""
 
     step: float = 0.05  # of one estimate
     sigma: float = 0.3  # of the logarithm of that time
     stragglers: float = 0.01  # the part of the steps that take ten times as long
-    estimate: float = 0.0015  # of the driver, for each estimate
-    outer: float = 0.002  # of the driver, for each outer step
+    estimate: float = 0.0026  # of the driver, for each estimate
+    outer: float = 0.0033  # of the driver, for each outer step
     message: int = 20_000  # each way
     bandwidth: float = 1.25e8  # bytes a second of the driver's network card
     latency: float = 0.0005
@@ -48,6 +54,7 @@ class Outcome:
     taken: int = 0
     dropped: int = 0
     steps: int = 0
+    failures: int = 0
     seconds: float = 0.0
     driver: float = 0.0  # busy seconds
     card: float = 0.0
@@ -75,15 +82,24 @@ def simulate(
         group: workers behind one accumulator; 1 for none.
         estimates: a worker.
         seed: of all times.
-        cpus: that workers share; one each if `None`.
+        cpus: that workers and the driver share, which goes before them; one each if `None`.
     """
     env, rng, found = simpy.Environment(), random.Random(seed), Outcome()
     driver, card = simpy.Resource(env), simpy.Resource(env)
-    cores = None if cpus is None else simpy.Resource(env, cpus)
+    cores = None if cpus is None else simpy.PriorityResource(env, cpus)
     state = {"version": 0, "sum": 0}
     waiting: dict[int, list[int]] = {}
     end = estimates * costs.step * math.exp(costs.sigma**2 / 2) * (1 + 9 * costs.stragglers)
     wire = costs.message / costs.bandwidth
+
+    def compute(seconds: float, priority: int) -> Generator[Any, Any, None]:
+        """On a core, which may have to become free first."""
+        if cores is None:
+            yield env.timeout(seconds)
+            return
+        with cores.request(priority) as turn:
+            yield turn
+            yield env.timeout(seconds)
 
     def deliver(versions: list[int]) -> Generator[Any, Any, None]:
         """One message to the driver, whatever it sums up."""
@@ -93,7 +109,7 @@ def simulate(
             found.card += 2 * wire
         with driver.request() as turn:
             yield turn
-            yield env.timeout(costs.estimate)
+            yield from compute(costs.estimate, 0)
             found.driver += costs.estimate
             for version in versions:
                 age = state["version"] - version
@@ -104,7 +120,7 @@ def simulate(
                 found.ages.append(age)
                 state["sum"] += 1
             while state["sum"] >= accumulate:
-                yield env.timeout(costs.outer)
+                yield from compute(costs.outer, 0)
                 found.driver += costs.outer
                 state["sum"] -= accumulate
                 state["version"] += 1
@@ -115,13 +131,9 @@ def simulate(
         while True:
             version = state["version"]
             seconds = costs.step * rng.lognormvariate(0, costs.sigma) * (10 if rng.random() < costs.stragglers else 1)
-            if cores is None:
-                yield env.timeout(seconds)
-            else:
-                with cores.request() as turn:
-                    yield turn
-                    yield env.timeout(seconds)
+            yield from compute(seconds, 1)
             if env.now > fails:
+                found.failures += 1
                 yield env.timeout(costs.replace)
                 fails = env.now + rng.expovariate(1 / costs.life)
                 continue
@@ -142,7 +154,7 @@ def simulate(
     return found
 
 
-def row(name: str, workers: int, found: Outcome, costs: Costs, particles: int = 1) -> dict[str, Any]:
+def summary(name: str, workers: int, found: Outcome, costs: Costs, particles: int = 1) -> dict[str, Any]:
     """What a table says of a simulation."""
     ideal = workers * found.seconds / (costs.step * math.exp(costs.sigma**2 / 2) * (1 + 9 * costs.stragglers))
     ages = sorted(found.ages) or [0]
@@ -156,6 +168,7 @@ def row(name: str, workers: int, found: Outcome, costs: Costs, particles: int = 
         "staleness_median": statistics.median(ages),
         "staleness_95": ages[int(0.95 * (len(ages) - 1))],
         "dropped": round(found.dropped / max(1, found.taken + found.dropped), 4),
+        "failures": found.failures,
         "driver_busy": round(used["the driver"], 3),
         "card_busy": round(used["its network card"], 3),
         "bottleneck": most if used[most] > 0.9 else "none",
@@ -175,23 +188,16 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     engine: Any = RayEngine(workers, staleness=50, accumulate=len(estimators), patience=300.0)
     seconds: list[float] = []
     ages: list[int] = []
-    answers, first = engine._answers, engine._first
-
-    def noted() -> Any:
-        for call, answer in answers():
-            seconds.append(answer[1])
-            ages.append(engine.version - call.version)
-            yield call, answer
-
-    engine._answers = noted
     waited: list[float] = []
+    first = engine._first
 
     def timed(*args: Any) -> Any:
         began = time.perf_counter()
-        try:
-            return first(*args)
-        finally:
-            waited.append(time.perf_counter() - began)
+        answers, found = first(*args)
+        waited.append(time.perf_counter() - began)
+        seconds.extend(answer.seconds for _, answer in answers)
+        ages.extend(found)
+        return answers, found
 
     engine._first = timed
     at: list[float] = []
@@ -210,6 +216,7 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     sent = sum(x.nbytes for x in jax.tree.leaves(worker.pack(optimizer)))
     return {
         "workers": workers,
+        "accumulate": len(estimators),
         "estimates_per_second": count / took,
         "step_median": float(np.median(steady)),
         "step_sigma": float(np.std(np.log(steady))),
@@ -220,59 +227,133 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     }
 
 
+def costs_of(found: dict[str, Any], costs: Costs) -> Costs:
+    """Those of a real run. What the driver's process computes is for its estimates and its outer steps; the latter are on their own."""
+    outer = max(0.0, found["driver_seconds_an_outer_step"])
+    return dataclasses.replace(
+        costs,
+        step=found["step_median"],
+        sigma=found["step_sigma"],
+        stragglers=0.0,
+        estimate=max(0.0, found["driver_cpu_seconds_an_estimate"] - outer / found["accumulate"]),
+        outer=outer,
+        message=found["message_bytes"],
+    )
+
+
+def beside(found: dict[str, Any], costs: Costs, cpus: int) -> dict[str, Any]:
+    """A real run, and what the simulation says of it."""
+    predicted = simulate(
+        found["workers"], costs, accumulate=found["accumulate"], staleness=50, estimates=1000, cpus=cpus
+    )
+    return {
+        "workers": found["workers"],
+        "measured_estimates_per_second": round(found["estimates_per_second"], 1),
+        "simulated_estimates_per_second": round(predicted.taken / predicted.seconds, 1),
+        "measured_staleness_mean": round(found["staleness_mean"], 2),
+        "simulated_staleness_mean": round(statistics.mean(predicted.ages), 2),
+    }
+
+
+def draw(results: list[dict[str, Any]], figure: Path) -> None:
+    """The picture of the docs: the simulation, and the simulation of real runs beside them."""
+    import matplotlib.pyplot as plt
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+    for way, colour, marker in zip(WAYS, ("#0072B2", "#009E73", "#D55E00"), "o^s", strict=True):
+        rows = [r for r in results if r.get("way") == way]
+        left.plot(*_points(rows, "estimates_per_second"), marker=marker, color=colour, label=way)
+    alone = [r for r in results if r.get("way") == WAYS[0]]
+    ideal = [r["estimates_per_second"] / r["efficiency"] for r in alone]
+    left.plot([r["workers"] for r in alone], ideal, color="black", ls=":", label="ideal")
+    left.set(xscale="log", yscale="log", title="simulated, 50 ms an estimate")
+    real = [r["beside"] for r in results if "beside" in r]
+    right.plot(*_points(real, "simulated_estimates_per_second"), color="#0072B2", label="simulated")
+    right.plot(*_points(real, "measured_estimates_per_second"), "D", color="black", label="measured")
+    right.set(title="demo on two cores", ylim=(0, None))
+    for ax in (left, right):
+        ax.set(xlabel="workers", ylabel="estimates a second")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    fig.savefig(figure, dpi=130)
+
+
+def _points(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    return [r["workers"] for r in rows], [r[name] for r in rows]
+
+
 def main(
     workers: tuple[int, ...] = (1, 2, 4, 8, 32, 100, 320, 1_000, 3_200, 10_000),
+    lives: tuple[float, ...] = (24 * 3600.0, 3600.0, 600.0, 60.0),
     measured: tuple[int, ...] = (),
-    steps: int = 60,
+    steps: int = 100,
     cpus: int = 2,
     costs: Costs = Costs(),
+    measurements: Path = RESULTS / "scaling_measured.json",
     out: Path = RESULTS / "scaling.json",
+    figure: Path = FIGURE,
 ) -> None:
     """Simulate, and first measure where numbers of workers are given for that.
 
     Args:
         workers: to simulate.
-        measured: numbers of workers of real runs, whose costs are then those of the simulation.
+        lives: mean seconds until a worker fails, to simulate.
+        measured: numbers of workers of real runs.
         steps: meta-steps of a real run.
-        cpus: that workers of real runs share.
-        costs: of the simulation, where nothing is measured.
-        out: where the figures go.
+        cpus: that the workers and the driver of real runs share.
+        costs: of the simulation.
+        measurements: where what was measured goes, and comes from.
+        out: where the simulation goes.
+        figure: the picture to draw.
     """
-    results: list[dict[str, Any]] = []
     if measured:
         from lopt.engine.connection import connect
 
         connect(cpus=max(measured))
+    real: list[dict[str, Any]] = []
     for count in measured:
-        found = measure(count, steps)
-        if count == measured[0]:
-            costs = dataclasses.replace(
-                costs,
-                step=found["step_median"],
-                sigma=found["step_sigma"],
-                stragglers=0.0,
-                estimate=found["driver_cpu_seconds_an_estimate"],
-                outer=max(0.0, found["driver_seconds_an_outer_step"]),
-                message=found["message_bytes"],
-            )
-        predicted = simulate(count, costs, accumulate=4, staleness=50, estimates=400, cpus=cpus)
-        found["predicted_estimates_per_second"] = predicted.taken / predicted.seconds
-        found["predicted_staleness_mean"] = statistics.mean(predicted.ages)
-        results.append({"validation": found})
-        write(out, machine(), results)
-        print(found)
+        real.append(measure(count, steps))
+        print(real[-1])
+        write(measurements, machine(), real)
+    real = json.loads(measurements.read_text())["results"]
+
+    facts = machine()
+    results: list[dict[str, Any]] = []
+    header("workers", "estimates/s, measured", "simulated", "mean staleness, measured", "simulated")
+    given = costs_of(real[0], costs)
+    for found in real:
+        row = beside(found, given, cpus)
+        show(*row.values())
+        results.append({"beside": row})
+    results.append({"costs_beside": dataclasses.asdict(given)})
+
+    print()
     results.append({"costs": dataclasses.asdict(costs)})
-    header("way", "workers", "estimates/s", "efficiency", "staleness, median", "95 %", "dropped", "driver busy", "card busy", "bottleneck")  # fmt: skip
+    columns = "way, workers, estimates/s, efficiency, median staleness, 95 %, dropped, failures, driver busy, card busy, bottleneck"
+    header(*columns.split(", "))
     large = dataclasses.replace(costs, step=10 * costs.step)
     for count in workers:
-        ways: dict[str, tuple[Costs, int, int]] = {"alone": (costs, 1, 1)}
-        if count >= 100:
-            ways |= {"accumulators": (costs, 100, 1), "ten times the particles": (large, 1, 10)}
-        for name, (given, group, particles) in ways.items():
-            found = simulate(count, given, accumulate=max(4, count), staleness=5, group=group)
-            results.append(row(name, count, found, given, particles))
+        for name, given, group, particles in zip(WAYS, (costs, costs, large), (1, 100, 1), (1, 1, 10), strict=True):
+            if count < 100 and name != WAYS[0]:
+                continue
+            estimates = min(2_000, max(20, 100_000 // count))
+            found = simulate(count, given, accumulate=max(4, count), staleness=5, group=group, estimates=estimates)
+            results.append(summary(name, count, found, given, particles))
             show(*results[-1].values())
-            write(out, machine(), results)
+
+    print()
+    header("mean life of a worker, s", "failures", "estimates/s", "efficiency")
+    for life in lives:
+        given = dataclasses.replace(costs, life=life)
+        found = simulate(100, given, accumulate=100, staleness=5, group=100, estimates=4_000)
+        row = summary(WAYS[1], 100, found, given)
+        row = {"life": life, "seconds": round(found.seconds, 1), "workers": 100} | {
+            name: row[name] for name in ("failures", "estimates_per_second", "efficiency")
+        }
+        results.append({"failing": row})
+        show(life, *list(row.values())[3:])
+    write(out, facts, results)
+    draw(results, figure)
 
 
 if __name__ == "__main__":

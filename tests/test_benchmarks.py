@@ -199,3 +199,19 @@ def test_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     table = capsys.readouterr().out
     assert "| both |" in table
     assert "| decay-1.0 |" in table
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path: Path) -> None:
+    """The driver alone is the bottleneck of a hundred workers; failures happen, and cost what they must."""
+    arguments = ("--workers", "1", "100", "--lives", "1e9", "60", "--figure", str(tmp_path / "scaling.png"))
+    results = run("scaling.py", tmp_path / "scaling.json", *arguments)
+    assert [r["beside"]["workers"] for r in results if "beside" in r] == [1, 2, 4, 8]
+    one, alone, accumulators, _ = [r for r in results if "way" in r]
+    assert 0.8 < one["efficiency"] < 1.0
+    assert (alone["bottleneck"], accumulators["bottleneck"]) == ("the driver", "none")
+    never, often = [r["failing"] for r in results if "failing" in r]
+    assert never["failures"] == 0
+    assert often["failures"] == pytest.approx(100 * often["seconds"] / (60 + 20), rel=0.2)
+    assert often["efficiency"] / never["efficiency"] == pytest.approx(60 / (60 + 20), abs=0.05)
+    assert (tmp_path / "scaling.png").stat().st_size > 0

@@ -23,6 +23,7 @@ import lopt
 from lopt import checkpoint, cli
 from lopt.engine import Drawn, Local, RayEngine, Unreachable, connection, worker
 from lopt.engine import cluster as cluster_module
+from lopt.engine import pool as pool_module
 from lopt.errors import InputError
 from lopt.estimators import PES, Estimator, PerTask
 from lopt.machine import one_thread
@@ -340,19 +341,140 @@ def test_old_estimates_are_dropped_and_counted(engine: Any, tmp_path: Path) -> N
 
 @cluster
 def test_no_answer_is_used_twice(engine: Any) -> None:
-    """Every call has a number; the answers of a dead worker's calls are void."""
+    """What a meta-step averages are answers of calls of their own; each answer that came is in one meta-step, is dropped, or waits."""
     it = engine(2, staleness=50, accumulate=2)
-    taken: list[int] = []
-    answers = it._answers
+    came: list[tuple[int, Any]] = []
+    merged: list[Any] = []
+    first = it._first
 
-    def noted() -> Iterator[Any]:
-        for call, answer in answers():
-            taken.append(call.number)
-            yield call, answer
+    def noted(pool: Any, *others: Any) -> Any:
+        if not merged:
+            answers = pool.answers
 
-    it._answers = noted
+            def note() -> Iterator[Any]:
+                for call, found in answers():
+                    came.extend((call.number, answer) for answer in found)
+                    yield call, found
+
+            pool.answers = note
+        taken, ages = first(pool, *others)
+        merged.extend(answer for _, answer in taken)
+        return taken, ages
+
+    it._first = noted
     meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, on_step=kill_at({20}, it))
-    assert len(taken) == len(set(taken)) >= 2 * STEPS
+    assert it.pool.replaced == 1
+    of = {id(answer): number for number, answer in came}
+    numbers = [of[id(answer)] for answer in merged]
+    assert len(numbers) == len(set(numbers)) == 2 * STEPS
+    assert len({number for number, _ in came}) == len(came) == 2 * STEPS + it.dropped + len(it.spare)
+
+
+@cluster
+def test_a_worker_that_dies_at_its_start_is_replaced(
+    engine: Any, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inner problems are drawn again at the others: nothing is lost, so the numbers are those of `Local`."""
+    call, killed = pool_module.WorkerPool.call, []
+
+    def kill(pool: Any, worker: Any, method: str, *others: Any, **fields: Any) -> None:
+        if method == "begin" and not killed:
+            killed.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        call(pool, worker, method, *others, **fields)
+
+    monkeypatch.setattr(pool_module.WorkerPool, "call", kill)
+    it = engine(2)
+    found = meta_train(*arguments(), steps=STEPS, key=KEY, engine=it)
+    assert it.pool.replaced == 1
+    for x, y in zip(numbers(found), expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@cluster
+def test_a_worker_that_hangs_is_replaced(engine: Any, tmp_path: Path) -> None:
+    it = engine(2)
+
+    def on_step(progress: Any) -> None:
+        if progress.step == 7:
+            it.pool.patience = 8.0
+            os.kill(it.status()[0].pid, signal.SIGSTOP)
+
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
+    assert [line["step"] for line in lines(tmp_path)] == [*range(1, STEPS + 1)]
+    assert lines(tmp_path)[-1]["replaced"] == 1
+
+
+@cluster
+def test_a_long_estimate_is_no_hang(engine: Any) -> None:
+    it, seconds = engine(1), []
+    estimator = PES(lopt.tasks.Quadratic(dim=2, noise=0.1), pairs=1, truncation=6_000_000, horizon=6_000_000)
+
+    def on_step(_: Any) -> None:
+        seconds.append(time.monotonic())
+        it.pool.patience = 3.0
+
+    optimizer, _, outer = arguments()
+    meta_train(optimizer, estimator, outer, steps=2, key=KEY, engine=it, on_step=on_step)
+    assert seconds[1] - seconds[0] > 2 * it.pool.patience
+    assert it.pool.replaced == 0
+
+
+@cluster
+def test_workers_that_cannot_start_end_no_run_that_has_others(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying:
+        def __init__(self, *_: Any):
+            os._exit(1)
+
+        def hello(self) -> None: ...
+
+    it = engine(2)
+
+    def on_step(progress: Any) -> None:
+        if progress.step == 5:
+            monkeypatch.setattr(pool_module, "Worker", Dying)
+            os.kill(it.status()[0].pid, signal.SIGKILL)
+        waits = 5 <= progress.step < STEPS and it.pool.failed <= pool_module.MOST_FAILED_STARTS
+        time.sleep(0.5 if waits else 0.0)
+
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
+    assert it.pool.failed > pool_module.MOST_FAILED_STARTS
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [*range(1, STEPS + 1)]
+    assert found[-1]["workers"] == 1
+    it.stop()
+    with pytest.raises(Unreachable, match="Workers cannot start"):
+        it.begin(*arguments()[:2], KEY)
+
+
+@cluster
+def test_snapshots_and_checkpoints_wait_for_no_worker(engine: Any) -> None:
+    """Asynchronous, states come with estimates: nothing else is asked for, and a checkpoint has what has come."""
+    it = engine(2, staleness=9, snapshot_steps=5)
+    digests, asked = [], []
+
+    def on_step(progress: Any) -> None:
+        asked.append({call.method for call in it.pool.under_way.values()})
+        if progress.step % 20 == 0:
+            calls = it.pool.calls
+            digests.append(checkpoint.digest(it.gather((cluster_module._Held(),))))
+            assert it.pool.calls == calls
+
+    meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, on_step=on_step)
+    assert set.union(*asked) == {"estimates"}
+    assert len(set(digests)) == 3
+
+
+@cluster
+def test_a_process_has_one_cluster(ray_cluster: Any) -> None:
+    _, cluster = ray_cluster
+    for address in (None, "auto", cluster.address):
+        connection.connect(address)
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(InputError, match=f"address is '{address}'; this process is connected to the cluster at"):
+            connection.connect(address)
 
 
 @cluster
@@ -391,8 +513,8 @@ def test_without_a_worker_the_run_is_saved(engine: Any, tmp_path: Path, monkeypa
 
     def on_step(progress: Any) -> None:
         if progress.step == 7:
-            it.patience = 1.0
-            monkeypatch.setattr(it, "_summon", lambda count: None)  # as where no machine is left
+            it.pool.patience = 1.0
+            monkeypatch.setattr(it.pool, "_summon", lambda count: None)  # as where no machine is left
             os.kill(it.status()[0].pid, signal.SIGKILL)
 
     with pytest.raises(Unreachable, match="No worker could be reached for 1 s; the same command goes on"):
@@ -444,9 +566,31 @@ def test_more_workers_than_the_cluster_has_cpus_are_refused(engine: Any) -> None
 
 @cluster
 def test_workers_of_another_version_are_refused(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
+    monkeypatch.setattr(pool_module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
     with pytest.raises(InputError, match=r"lopt is 9\.9 here and .* at the worker on .*; install one"):
         engine(1).begin(*arguments()[:2], KEY)
+
+
+@cluster
+def test_a_late_worker_of_another_version_ends_no_run(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, which one warning says, and the run goes on with the others."""
+    it = engine(2)
+
+    def on_step(progress: Any) -> None:
+        if progress.step == 5:
+            monkeypatch.setattr(pool_module, "versions", lambda: worker.versions() | {"lopt": "9.9"})
+            os.kill(it.status()[0].pid, signal.SIGKILL)
+        time.sleep(0.5 if 5 <= progress.step < STEPS and it.pool.failed < 2 else 0.0)
+
+    with pytest.warns(UserWarning, match="refused") as warned:
+        meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
+    assert it.pool.failed >= 2
+    (said,) = [str(warning.message) for warning in warned if "refused" in str(warning.message)]
+    assert "the run goes on without it: lopt is 9.9 here" in said
+    assert [line["step"] for line in lines(tmp_path)] == [*range(1, STEPS + 1)]
+    assert lines(tmp_path)[-1]["workers"] == 1
 
 
 @cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ import pytest
 import safetensors.numpy
 
 import lopt
-from lopt import checkpoint, recipes
+from lopt import checkpoint, cli, recipes
 from lopt.checkpoint import CheckpointError
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, PES, ESSingle, Estimator, Growing, HeavyTailed, LogUniform, Unrolls, Widening
@@ -482,6 +483,71 @@ def test_a_file_in_the_place_of_the_run_directory(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="run"):
         run(tmp_path / "run" / "below")
     assert (tmp_path / "run").read_text() == "in the way"
+
+
+class FullDisk:
+    """While it is `full`, half of what is written to files of a name gets through, then the error comes that a full disk gives: it names no file."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str):
+        self.full, self.name, self.open = False, name, Path.open
+        monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: self.opened(path, *args, **kwargs))
+
+    def opened(self, path: Path, *args: Any, **kwargs: Any) -> Any:
+        file: Any = self.open(path, *args, **kwargs)
+        return Half(file) if self.full and self.name in path.name else file
+
+
+class Half:
+    """A file on a full disk."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def __enter__(self) -> Half:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+
+    def write(self, content: Any) -> None:
+        self.file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def writelines(self, content: list[str]) -> None:
+        self.write("".join(content))
+
+
+@pytest.mark.parametrize("name", [METRICS, CHECKPOINT])
+def test_a_disk_that_fills_up_loses_nothing(
+    whole: tuple[MetaState, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The error names the file, what was saved stands, and the same call goes on once there is space."""
+    disk = FullDisk(monkeypatch, name)
+
+    def on_step(progress: Progress) -> None:
+        disk.full = progress.step >= 4
+
+    with pytest.raises(OSError, match=f"No space left on device; free some space, and the same command.*{name}"):
+        run(tmp_path, on_step=on_step)
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG, METRICS, CHECKPOINT}, "no half of a file is left"
+    disk.full = False
+    resumed_at = []
+    state = run(tmp_path, on_step=lambda p: resumed_at.append(p.step))
+    assert resumed_at == [*range(5, STEPS + 1)]
+    assert_same(state, whole[0])
+    assert without_time(lines(tmp_path)) == without_time(lines(whole[1]))
+
+
+def test_a_full_disk_is_one_sentence_at_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FullDisk(monkeypatch, CHECKPOINT).full = True
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["meta-train", "--recipe", "smoke", "--steps", "2", "--run-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    remedy = "free some space, and the same command goes on from the last checkpoint"
+    assert said == f"lopt: {tmp_path / CHECKPOINT}: No space left on device; {remedy}"
 
 
 def copy(source: Path, target: Path) -> Path:

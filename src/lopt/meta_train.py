@@ -228,7 +228,7 @@ def meta_train(
 
     Raises:
         InputError: for fewer than one step, an average that is not in [0, 1), or a run directory that is damaged or belongs to another configuration.
-        OSError: for a run directory that cannot be written.
+        OSError: for a run directory that cannot be written, or a disk that is full. It names the file; the last checkpoint stands.
         Interrupted: after Ctrl-C.
         Unreachable: where an engine has lost all its workers; what was done until then is saved.
 

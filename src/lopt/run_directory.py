@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +75,7 @@ class RunDirectory:
 
     Raises:
         InputError: for a folder of another configuration, or a damaged one.
-        OSError: for a folder that cannot be written.
+        OSError: for a folder that cannot be written, or a disk that is full; it names the file.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
@@ -86,7 +88,8 @@ class RunDirectory:
             for name in (CHECKPOINT, METRICS):
                 if (folder / name).exists():
                     raise InputError(f"{folder} is damaged: it has {name} and no {CONFIG}. Choose another directory.")
-            checkpoint.write_text(path, json.dumps(config, indent=2) + "\n")
+            with _writing(path):
+                checkpoint.write_text(path, json.dumps(config, indent=2) + "\n")
         self.lines: list[str] = []
         self.seconds_before, self.inner_steps_before = 0.0, 0  # of earlier sessions of this run
 
@@ -127,7 +130,8 @@ class RunDirectory:
                 raise InputError(f"{metrics} is damaged: line {number} is not the metrics of that step.") from error
         if len(known) != count:
             raise InputError(f"{metrics} is damaged: it has {len(known)} lines, the checkpoint is of step {count}.")
-        checkpoint.write_bytes(metrics, b"".join(known))
+        with _writing(metrics):
+            checkpoint.write_bytes(metrics, b"".join(known))
         return state
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -136,11 +140,29 @@ class RunDirectory:
         self.lines.append(json.dumps(known) + "\n")
 
     def save(self, state: Any) -> None:
-        """Write the metrics, then the checkpoint: lines without a checkpoint are cut off by `resume`, a checkpoint without lines would be a gap."""
-        with (self.folder / METRICS).open("a") as file:
+        """Write the metrics, then the checkpoint: lines without a checkpoint are cut off by `resume`, a checkpoint without lines would be a gap.
+
+        Raises:
+            OSError: where that fails, as on a full disk; the checkpoint before stands.
+        """
+        path = self.folder / METRICS
+        with _writing(path), path.open("a") as file:
             file.writelines(self.lines)
         self.lines.clear()
-        checkpoint.write_bytes(self.folder / CHECKPOINT, checkpoint.to_bytes(state))
+        path = self.folder / CHECKPOINT
+        with _writing(path):
+            checkpoint.write_bytes(path, checkpoint.to_bytes(state))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """The error of a full disk names no file; this one does, and says how the run goes on."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        reason = f"{error.strerror}; {remedy}, and the same command goes on from the last checkpoint"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,54 +16,20 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lopt.checks import at_least, positive
-from lopt.engine.connection import connect, deaths
+from lopt.engine.connection import connect
 from lopt.engine.engine import Engine, Gradients, Unreachable
 from lopt.engine.local import merge
-from lopt.engine.worker import Answer, Keys, Worker, pack, unpack, versions
+from lopt.engine.pool import Call, WorkerPool, WorkerStatus
+from lopt.engine.worker import Answer, Keys, pack, unpack
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
-from lopt.machine import one_thread
 from lopt.optimizer import Optimizer
 
-MOST_FAILED_STARTS = 3  # in a row, of workers
 INLINE_BYTES = 64 * 2**10  # Ray's own limit for an argument is 100 kB
-POLL_SECONDS = 0.5  # between looks for workers that come and go
 
 
 class _Held(NamedTuple):
     """In the place of a state that workers hold."""
-
-
-@dataclasses.dataclass(eq=False)
-class _Hand:
-    """A worker, as the driver sees it."""
-
-    number: int
-    actor: Any
-    hello: Any  # the promise of its first answer
-    units: list[int] = dataclasses.field(default_factory=list)
-    turn: int = 0  # of its units, which comes next
-    pid: int = 0
-    host: str = ""
-
-
-class _Call(NamedTuple):
-    """Estimates under way. The driver takes each call's answer at most once."""
-
-    number: int
-    hand: _Hand
-    units: tuple[int, ...]
-    version: int  # of the meta-parameters: how many gradients the engine had given
-
-
-class WorkerStatus(NamedTuple):
-    """A worker, as it is shown."""
-
-    number: int
-    host: str
-    pid: int
-    units: int
-    busy: bool
 
 
 class RayEngine(Engine):
@@ -78,8 +44,8 @@ class RayEngine(Engine):
 
     and an estimate that is older than $K$ meta-steps is dropped and counted. Estimators on faster workers weigh more.
 
-    A worker that dies is replaced. Its estimators go on from their last snapshot, at the workers that are left; workers that come later take their
-    share. The answer of a call is used at most once.
+    A worker that dies or hangs is replaced; see `WorkerPool`. Its estimators go on from their last snapshot, at the workers that are left; workers that
+    come later take their share. The answer of a call is used at most once. A snapshot travels with an estimate, so that nobody waits for it.
 
     Metrics: `workers`, `utilisation` (the part of their time that they compute), `replaced` workers so far; asynchronous also `staleness`, the
     mean age of the estimates in meta-steps, and `dropped`, estimates so far.
@@ -89,7 +55,7 @@ class RayEngine(Engine):
         address: of a cluster, as in `lopt.engine.connection.connect`; a new one on this machine if `None`.
         staleness: $K$, or `None` for synchronous.
         accumulate: $M$; as many as there are estimators if `None`.
-        patience: seconds to wait for a worker where there is none.
+        patience: seconds to wait for a worker where there is none, and for a sign of life of one that is there. Estimates may take longer.
         snapshot_steps: meta-steps between two snapshots of the inner states.
 
     Raises:
@@ -122,24 +88,19 @@ class RayEngine(Engine):
         self.patience, self.snapshot_steps = patience, snapshot_steps
         self.ray: Any = None
         self.began_cluster = False
+        self.pool: WorkerPool | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self.living: list[_Hand] = []
-        self.coming: list[_Hand] = []
-        self.under_way: dict[Any, _Call] = {}  # by the promise of the answer
-        self.spare: deque[tuple[_Call, list[Answer]]] = deque()  # answers that no meta-step has used yet
-        self.snapshot: dict[int, Any] = {}  # states by unit, packed
-        self.estimators: list[Any] = []  # promises, packed
-        self.replicas = 1
-        self.calls = self.started = self.version = self.replaced = self.dropped = self.failed = 0
+        self.spare: deque[tuple[Call, list[Answer]]] = deque()  # answers that no meta-step has used yet
+        self.version = self.dropped = 0
         self.given: dict[int, int] = {}  # how often each unit was given out
         self.handed: Any = None  # the states that `begin` returned
         self.last = time.perf_counter()
 
     @property
     def traceable(self) -> bool:
-        """No."""
+        """False: other processes compute the meta-gradients, so that the outer step alone is compiled here."""
         return False
 
     @property
@@ -168,22 +129,14 @@ class RayEngine(Engine):
         self.stop()
         self.began_cluster = self.began_cluster or not _is_connected()
         self.ray = connect(self.address, workers=self.workers)
-        self.replicas = self._replicas(count)
-        self.estimators = [self.ray.put(pack(e)) for e in estimators]
-        self._summon(self.workers)
-        self._wait_for_workers(self.workers)
-        units = range(count * self.replicas)
-        for unit in units:
-            self._give(unit, None)
-        meta_params, promises, keys = self._sent(optimizer), {}, self._keys(key)
-        for hand in self.living:
-            for unit in hand.units:
-                promises[unit] = hand.actor.begin.remote(unit, meta_params, keys[unit])
-        try:
-            self.snapshot = {unit: self.ray.get(promises[unit]) for unit in units}
-        except deaths(self.ray) as error:
-            raise Unreachable(f"A worker died at its start: {_last_line(error)}") from error
-        self.handed = self._states()
+        replicas = self._replicas(count)
+        self.pool = WorkerPool(
+            self.ray, self.workers, [self.ray.put(pack(e)) for e in estimators], replicas, self.patience
+        )
+        self.pool.start()
+        meta_params, keys = self._sent(optimizer), _keys(key, count, replicas)
+        self.pool.every("begin", lambda units: (meta_params, [keys[unit] for unit in units]))
+        self.handed = self._states(self.pool)
         return self.handed
 
     def gradients(
@@ -194,22 +147,29 @@ class RayEngine(Engine):
         key: PRNGKeyArray,
     ) -> Gradients:
         """One estimate of every estimator, or the first that come; see the class."""
+        if self.pool is None:
+            raise InputError("The engine has no workers; call begin first.")
+        pool, replicas = self.pool, self.pool.replicas
         if not all(isinstance(state, _Held) for state in states) and states is not self.handed:
-            self._load(states)
+            self.spare.clear()
+            pool.load([pack(s) for state in states for s in (state if replicas > 1 else (state,))])
         self.handed = None
         if self.version and self.version % self.snapshot_steps == 0:
-            self._take_snapshot()
+            pool.due.update(pool.units)
         meta_params = self._sent(optimizer)
-        collect = self._all if self.staleness is None else self._first
-        answers, ages, busy = collect(meta_params, key, len(estimators))
+        if self.staleness is None:
+            answers, ages = self._all(pool, meta_params, key), [0]
+        else:
+            answers, ages = self._first(pool, meta_params, key, self.staleness, self.accumulate or len(estimators))
         self.version += 1
         steps = [e.inner_steps for e in estimators]
-        numbers = range(len(answers)) if self.staleness is None else [u // self.replicas for u, _ in answers]
+        numbers = [unit // replicas for unit, _ in answers]
         found = [(a.gradient, a.metrics) for _, a in answers]
         gradient, metrics = _merge(found, tuple(steps[i] for i in numbers))
         now = time.perf_counter()
-        told: dict[str, float] = {"workers": len(self.living), "replaced": self.replaced}
-        told["utilisation"] = min(1.0, busy / max(1e-9, (now - self.last) * max(1, len(self.living))))
+        told: dict[str, float] = {"workers": len(pool.living), "replaced": pool.replaced}
+        busy = sum(a.seconds for _, a in answers)
+        told["utilisation"] = min(1.0, busy / max(1e-9, (now - self.last) * max(1, len(pool.living))))
         if self.staleness is not None:
             told |= {"staleness": sum(ages) / len(ages), "dropped": self.dropped}
         self.last = now
@@ -217,21 +177,31 @@ class RayEngine(Engine):
         return Gradients(gradient, tuple(_Held() for _ in estimators), metrics)
 
     def gather(self, states: tuple[EstimatorState, ...]) -> tuple[EstimatorState, ...]:
-        """The states of the workers. Those of a worker that does not answer are those of the last snapshot."""
-        if not all(isinstance(state, _Held) for state in states):
+        """The states of the workers. Where one is lost meanwhile, the last snapshots of its units.
+
+        Asynchronous, they are the last snapshots, because nobody waits for the slowest worker. New ones come with the next estimates, for the next
+        checkpoint.
+        """
+        if self.pool is None or not all(isinstance(state, _Held) for state in states):
             return states
-        self._take_snapshot()
-        return self._states()
+        if self.staleness is not None:
+            found = self._states(self.pool)
+            self.pool.due.update(self.pool.units)
+            return found
+        if self.pool.living:
+            with contextlib.suppress(Unreachable):  # the next meta-step says so
+                self.pool.every("state")
+        return self._states(self.pool)
 
     def status(self) -> list[WorkerStatus]:
         """The workers as they are now."""
-        busy = {id(call.hand) for call in self.under_way.values()}  # computes, or has an answer that is not taken yet
-        return [WorkerStatus(h.number, h.host, h.pid, len(h.units), id(h) in busy) for h in self.living]
+        return [] if self.pool is None else self.pool.status()
 
     def stop(self) -> None:
         """End the workers; the cluster goes on."""
-        for hand in (*self.living, *self.coming):
-            self.ray.kill(hand.actor)
+        if self.pool is not None:
+            self.pool.stop()
+        self.pool = None
         self._reset()
 
     def close(self) -> None:
@@ -242,195 +212,46 @@ class RayEngine(Engine):
                 self.ray.shutdown()
         self.ray = None
 
-    # Collecting estimates.
-
-    def _all(
-        self, meta_params: Any, key: PRNGKeyArray, count: int
-    ) -> tuple[list[tuple[int, Answer]], list[int], float]:
+    def _all(self, pool: WorkerPool, meta_params: Any, key: PRNGKeyArray) -> list[tuple[int, Answer]]:
         """One estimate of every unit, in their order."""
-        found: dict[int, Answer] = {}
-        busy, keys = 0.0, self._keys(key)
-        while len(found) < count:
-            out = {unit for call in self.under_way.values() for unit in call.units}
-            for hand in self.living:
-                if todo := [unit for unit in hand.units if unit not in found and unit not in out]:
-                    self._ask(hand, todo, meta_params, [keys[unit] for unit in todo])
-            for call, (answers, seconds) in self._answers():
-                busy += seconds
-                found |= dict(zip(call.units, answers, strict=True))
-        return sorted(found.items()), [0] * count, busy
+        keys = _keys(key, len(pool.units), 1)
+
+        def others(units: list[int]) -> tuple[Any, ...]:
+            return meta_params, [keys[unit] for unit in units], [unit in pool.due for unit in units]
+
+        return sorted(pool.every("estimates", others, version=self.version).items())
 
     def _first(
-        self, meta_params: Any, key: PRNGKeyArray, count: int
-    ) -> tuple[list[tuple[int, Answer]], list[int], float]:
-        """The first estimates that are not too old."""
+        self, pool: WorkerPool, meta_params: Any, key: PRNGKeyArray, staleness: int, wanted: int
+    ) -> tuple[list[tuple[int, Answer]], list[int]]:
+        """The first estimates that are not too old, and their ages."""
         taken: list[tuple[int, Answer]] = []
         ages: list[int] = []
-        busy, wanted = 0.0, self.accumulate or count
-        assert self.staleness is not None
         while True:
             while self.spare and len(taken) < wanted:
                 call, answers = self.spare.popleft()
                 age = self.version - call.version
-                if age > self.staleness:
+                if age > staleness:
                     self.dropped += 1
                     continue
                 taken += zip(call.units, answers, strict=True)
                 ages.append(age)
             if len(taken) == wanted:
-                return taken, ages, busy
-            busy_hands = {id(call.hand) for call in self.under_way.values()}
-            for hand in self.living:
-                if id(hand) not in busy_hands and hand.units:
-                    unit = hand.units[hand.turn % len(hand.units)]
-                    hand.turn += 1
+                return taken, ages
+            busy = pool.busy()
+            for worker in pool.living:
+                if worker not in busy and worker.units:
+                    unit = worker.units[worker.turn % len(worker.units)]
+                    worker.turn += 1
                     self.given[unit] = self.given.get(unit, 0) + 1
-                    fresh = Keys(np.asarray(_numbers_of_a_later_key(key, unit, self.replicas, self.given[unit])))
-                    self._ask(hand, [unit], meta_params, [fresh])
-            for call, (answers, seconds) in self._answers():
-                busy += seconds
-                self.spare.append((call, answers))
+                    fresh = Keys(np.asarray(_numbers_of_a_later_key(key, unit, pool.replicas, self.given[unit])))
+                    due = [unit in pool.due]
+                    pool.call(worker, "estimates", [unit], meta_params, [fresh], due, version=self.version)
+            self.spare += pool.answers()
 
-    def _ask(self, hand: _Hand, units: Sequence[int], meta_params: Any, keys: Sequence[Keys]) -> None:
-        self.calls += 1
-        promise = hand.actor.estimates.remote(list(units), meta_params, list(keys))
-        self.under_way[promise] = _Call(self.calls, hand, tuple(units), self.version)
-
-    def _answers(self) -> Iterator[tuple[_Call, Any]]:
-        """What has come; waits a little for something. Looks after workers that die and workers that come."""
-        self._admit()
-        if not self.living:
-            self._wait_for_workers(1)
-        if not self.under_way:
-            return
-        done, _ = self.ray.wait([*self.under_way], num_returns=1, timeout=POLL_SECONDS)
-        if done:
-            done, _ = self.ray.wait([*self.under_way], num_returns=len(self.under_way), timeout=0)
-        for promise in done:
-            call = self.under_way.pop(promise, None)
-            if call is None:  # its worker was found dead meanwhile
-                continue
-            try:
-                answer = self.ray.get(promise)
-            except deaths(self.ray):
-                self._lose(call.hand)
-                continue
-            yield call, answer
-
-    # Workers that come and go.
-
-    def _summon(self, count: int) -> None:
-        """Ask Ray for workers. They come when there is a CPU for them."""
-        cache = jax.config.values["jax_compilation_cache_dir"]
-        kind = self.ray.remote(Worker).options(num_cpus=1, max_restarts=0, max_task_retries=0)
-        for _ in range(count):
-            actor = kind.remote(one_thread(), cache)
-            self.coming.append(_Hand(self.started, actor, actor.hello.remote()))
-            self.started += 1
-
-    def _admit(self, timeout: float = 0.0) -> None:
-        """Take in the workers that have come, and give them their share."""
-        if not self.coming:
-            return
-        promises = {hand.hello: hand for hand in self.coming}
-        done, _ = self.ray.wait([*promises], num_returns=len(promises) if not timeout else 1, timeout=timeout)
-        for promise in done:
-            hand = promises[promise]
-            self.coming.remove(hand)
-            try:
-                theirs, hand.pid, hand.host = self.ray.get(promise)
-            except deaths(self.ray) as error:
-                self.failed += 1
-                if self.failed > MOST_FAILED_STARTS:
-                    raise Unreachable(f"Workers cannot start: {_last_line(error)}") from error
-                self._summon(1)
-                continue
-            self.failed = 0
-            for name, ours in versions().items():
-                if theirs.get(name) != ours:
-                    raise InputError(
-                        f"{name} is {ours} here and {theirs.get(name)} at the worker on {hand.host}; install one."
-                    )
-            self.living.append(hand)
-            self._share(hand)
-
-    def _share(self, newcomer: _Hand) -> None:
-        """Move units to a worker that has come, from those that have most."""
-        while True:
-            most = max(self.living, key=lambda h: len(h.units))
-            if len(most.units) < len(newcomer.units) + 2:
-                return
-            unit = most.units[-1]
-            try:  # queued behind what the worker is doing, so it is the state after that
-                state = self.ray.get(most.actor.forget.remote(unit))
-            except deaths(self.ray):
-                self._lose(most)
-                continue
-            most.units.remove(unit)
-            self._give(unit, state, newcomer)
-
-    def _lose(self, hand: _Hand) -> None:
-        """A worker is dead: what it was doing is void, its units go to the others, and another worker is asked for."""
-        if hand not in self.living:
-            return
-        self.living.remove(hand)
-        self.ray.kill(hand.actor)
-        self.under_way = {p: call for p, call in self.under_way.items() if call.hand is not hand}
-        self.replaced += 1
-        self._summon(1)
-        if not self.living:
-            self._wait_for_workers(1)
-        for unit in hand.units:
-            self._give(unit, self.snapshot.get(unit))
-
-    def _wait_for_workers(self, count: int) -> None:
-        """Wait for workers: for all that are asked for as long as there is patience, for one at least.
-
-        Raises:
-            Unreachable: where none comes.
-        """
-        until = time.monotonic() + self.patience
-        while len(self.living) < count and (left := until - time.monotonic()) > 0:
-            self._admit(timeout=min(left, POLL_SECONDS))
-        if not self.living:
-            raise Unreachable(
-                f"No worker could be reached for {self.patience:g} s; the same command goes on from the last meta-step once there is one."
-            )
-
-    def _give(self, unit: int, state: Any, to: _Hand | None = None) -> None:
-        """Hand a unit to a worker, by default the one that has the fewest."""
-        hand = to or min(self.living, key=lambda h: len(h.units))
-        hand.units.append(unit)
-        hand.actor.load.remote(unit, self.estimators[unit // self.replicas], state)
-
-    # States.
-
-    def _load(self, states: tuple[EstimatorState, ...]) -> None:
-        """Give the workers states that this process has."""
-        if not self.living:
-            raise InputError("The engine has no workers; call begin first.")
-        several = self.replicas > 1
-        packed = [pack(s) for state in states for s in (state if several else (state,))]
-        self.snapshot = dict(enumerate(packed))
-        self.under_way.clear()
-        self.spare.clear()
-        for hand in self.living:
-            for unit in hand.units:
-                hand.actor.load.remote(unit, self.estimators[unit // self.replicas], self.snapshot[unit])
-
-    def _take_snapshot(self) -> None:
-        promises = [(hand, hand.actor.state.remote(hand.units)) for hand in self.living]
-        for hand, promise in promises:
-            try:
-                self.snapshot |= dict(zip(tuple(hand.units), self.ray.get(promise), strict=True))
-            except deaths(self.ray):
-                pass  # it is missed where its next estimate is waited for
-
-    def _states(self) -> tuple[EstimatorState, ...]:
-        found = [unpack(self.snapshot[unit]) for unit in sorted(self.snapshot)]
-        if self.replicas == 1:
-            return tuple(found)
-        return tuple(tuple(found[i : i + self.replicas]) for i in range(0, len(found), self.replicas))
+    def _states(self, pool: WorkerPool) -> tuple[EstimatorState, ...]:
+        found, n = [unpack(pool.snapshot.get(unit)) for unit in pool.units], pool.replicas
+        return tuple(found) if n == 1 else tuple(tuple(found[i : i + n]) for i in range(0, len(found), n))
 
     def _replicas(self, count: int) -> int:
         """How many copies there are of every estimator, each with problems of its own, so that no worker is idle."""
@@ -441,10 +262,10 @@ class RayEngine(Engine):
         packed = pack(optimizer)
         return packed if sum(x.nbytes for x in jax.tree.leaves(packed)) < INLINE_BYTES else self.ray.put(packed)
 
-    def _keys(self, key: PRNGKeyArray) -> list[Keys]:
-        """Of every unit: that of its estimator, as `Local` has it, for the first replica."""
-        found = _numbers_of_keys(key, len(self.estimators), self.replicas)
-        return [Keys(numbers) for numbers in np.asarray(found)]
+
+def _keys(key: PRNGKeyArray, estimators: int, replicas: int) -> list[Keys]:
+    """Of every unit: that of its estimator, as `Local` has it, for the first replica."""
+    return [Keys(numbers) for numbers in np.asarray(_numbers_of_keys(key, estimators, replicas))]
 
 
 def _fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
@@ -476,8 +297,3 @@ _merge = jax.jit(merge, static_argnums=1)
 def _is_connected() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and ray.is_initialized()
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -20,6 +21,9 @@ QUIET = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 ANSWER_SECONDS = 5.0  # for an address to take a connection
+_led_to: dict[
+    str, str
+] = {}  # addresses that `connect` was given, and the clusters there: Ray does not tell those that begin with ray://
 STORE_BYTES = 200 * 2**20  # of shared memory, for meta-parameters and states on their way
 
 
@@ -27,18 +31,22 @@ def connect(address: str | None = None, *, workers: int = 1, cpus: int | None = 
     """Ray's module, connected: to the cluster that this process is connected to, to another, or to a new one on this machine.
 
     Args:
-        address: of a cluster: `HOST:PORT`, `ray://HOST:PORT`, or `auto` for one that runs on this machine. With `None` there will be a new one.
+        address: of a cluster: `HOST:PORT`, `ray://HOST:PORT`, or `auto` for one that runs on this machine. With `None` there will be a new one. In a
+            process that is connected, `None` and `auto` are the cluster that it is connected to.
         workers: as many CPUs as are needed.
         cpus: that a new cluster has; as many as this process may use if `None`.
 
     Raises:
-        InputError: without the extra `ray`, for an address that does not answer, or fewer CPUs than workers.
+        InputError: without the extra `ray`, for an address that does not answer, or is not that of the cluster that this process is connected to,
+            or fewer CPUs than workers.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with needs_extra("ray"):
         import ray
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        _must_be_connected_to(ray, address)
+    else:
         cpus = cpus or len(cores())
         if address is None and workers > cpus:
             raise InputError(f"workers is {workers}; this machine has {cpus} CPUs for them.")
@@ -56,6 +64,8 @@ def connect(address: str | None = None, *, workers: int = 1, cpus: int | None = 
         except Exception as error:  # Ray raises bare ones
             where = "a local Ray" if address is None else f"address is {address!r}; Ray"
             raise InputError(f"{where} cannot be reached: {str(error).strip().splitlines()[0]}") from error
+        if address is not None:
+            _led_to[address] = ray.get_runtime_context().gcs_address
     there = int(ray.cluster_resources().get("CPU", 0))
     if workers > there:
         raise InputError(f"workers is {workers}; the cluster has {there} CPUs for them.")
@@ -79,3 +89,22 @@ def _must_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"address is {address!r}; nothing answers there: {error}.") from error
+
+
+def _must_be_connected_to(ray: Any, address: str | None) -> None:
+    """A process has one connection to Ray."""
+    if address is None or address == "auto":
+        return
+    there = ray.get_runtime_context().gcs_address
+    if _led_to.get(address) != there and _resolved(address) != _resolved(there):
+        raise InputError(
+            f"address is {address!r}; this process is connected to the cluster at {there} already: leave out the address, or call ray.shutdown() first."
+        )
+
+
+def _resolved(address: str) -> str:
+    """With the number of the host in the place of its name."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, UnicodeError):
+        host = socket.gethostbyname(host)
+    return f"{host}:{port}"

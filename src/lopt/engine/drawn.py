@@ -47,12 +47,12 @@ class Drawn(Engine):
 
     @property
     def traceable(self) -> bool:
-        """No."""
+        """False: each estimator is a program of its own, and which one runs is drawn at each meta-step."""
         return False
 
     @property
     def synchronous(self) -> bool:
-        """No: the others rest."""
+        """False: a meta-step has an estimate of one estimator only."""
         return False
 
     def begin(

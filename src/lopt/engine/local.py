@@ -49,7 +49,7 @@ class Local(Engine):
 
     @property
     def traceable(self) -> bool:
-        """Yes."""
+        """True: a whole meta-step is one compiled program."""
         return True
 
     def begin(

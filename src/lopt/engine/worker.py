@@ -24,10 +24,12 @@ class Keys:
 
 
 class Answer(NamedTuple):
-    """One estimate of one unit, as it travels."""
+    """What a worker says of one unit, packed: its state, where it is asked for, and an estimate, where one is."""
 
-    gradient: Any  # the structure of the optimizer, of numpy arrays
-    metrics: dict[str, np.ndarray]
+    state: Any = None
+    gradient: Any = None  # the structure of the optimizer
+    metrics: Any = None  # arrays by name
+    seconds: float = 0.0  # that the estimate took
 
 
 def pack(tree: Any) -> Any:
@@ -78,28 +80,39 @@ class Worker:
         if state is not None:
             self.states[unit] = unpack(state)
 
-    def forget(self, unit: int) -> Any:
-        """Give a unit away: its state."""
-        del self.estimators[unit]
-        return pack(self.states.pop(unit))
+    def alive(self) -> None:
+        """A sign of life, from a thread that does nothing else."""
 
-    def begin(self, unit: int, optimizer: Any, key: Any) -> Any:
-        """Start the inner problems of a unit: its state."""
-        self.states[unit] = self.init(self.estimators[unit], unpack(optimizer), unpack(key))
-        return pack(self.states[unit])
-
-    def state(self, units: Sequence[int]) -> list[Any]:
-        """The states of units."""
-        return [pack(self.states[unit]) for unit in units]
-
-    def estimates(self, units: Sequence[int], optimizer: Any, keys: Sequence[Keys]) -> tuple[list[Answer], float]:
-        """One estimate of each unit, and the seconds that they took."""
-        began, found = time.perf_counter(), []
+    def begin(self, units: Sequence[int], optimizer: Any, keys: Sequence[Keys]) -> list[Answer]:
+        """Start the inner problems of units."""
         meta_params = unpack(optimizer)
         for unit, key in zip(units, keys, strict=True):
-            state = self.states[unit]
-            gradient, state, metrics = self.estimate(self.estimators[unit], meta_params, state, key.data)
-            found.append((unit, state, gradient, metrics))
-        answers = [Answer(pack(gradient), pack(metrics)) for _, _, gradient, metrics in found]
-        self.states |= {unit: state for unit, state, _, _ in found}
-        return answers, time.perf_counter() - began
+            self.states[unit] = self.init(self.estimators[unit], meta_params, unpack(key))
+        return self.state(units)
+
+    def state(self, units: Sequence[int]) -> list[Answer]:
+        """The states of units."""
+        return [Answer(pack(self.states.get(unit))) for unit in units]
+
+    def forget(self, units: Sequence[int]) -> list[Answer]:
+        """Give units away, with their states."""
+        answers = self.state(units)
+        for unit in units:
+            del self.estimators[unit]
+            self.states.pop(unit, None)
+        return answers
+
+    def estimates(
+        self, units: Sequence[int], optimizer: Any, keys: Sequence[Keys], due: Sequence[bool]
+    ) -> list[Answer]:
+        """One estimate of each unit, with its state afterwards where that is due."""
+        began, meta_params, found = time.perf_counter(), unpack(optimizer), []
+        for unit, key in zip(units, keys, strict=True):
+            found.append(self.estimate(self.estimators[unit], meta_params, self.states.get(unit), key.data))
+        answers = [
+            Answer(pack(state) if is_due else None, pack(gradient), pack(metrics))
+            for (gradient, state, metrics), is_due in zip(found, due, strict=True)
+        ]
+        self.states |= {unit: state for unit, (_, state, _) in zip(units, found, strict=True)}
+        seconds = (time.perf_counter() - began) / len(units)
+        return [answer._replace(seconds=seconds) for answer in answers]
