@@ -160,7 +160,7 @@ ROWS: dict[str, Row] = {
         for name, x in {"floats": GRID[1:2, :3], "NaN": GRID, "integers": WHOLE}.items()
     },
     **{
-        f"{k} of nothing": Row(lambda x, k=k, s=s: k(x, [0]), [x])
+        f"{k.__name__} of nothing": Row(lambda x, k=k, s=s: k(x, [0]), [x])
         for name, x in {"floats": NOTHING, "integers": NOTHING.astype("i4"), "truths": NOTHING.astype(bool)}.items()
         for s, k in enumerate((lax.reduce_max, lax.reduce_min))
     },
