@@ -160,9 +160,9 @@ ROWS: dict[str, Row] = {
         for name, x in {"floats": GRID[1:2, :3], "NaN": GRID, "integers": WHOLE}.items()
     },
     **{
-        f"{k.__name__} of nothing": Row(lambda x, k=k, s=s: k(x, [0]), [x])
+        f"{k.__name__} of no {name}": Row(lambda x, k=k: k(x, [0]), [x])
         for name, x in {"floats": NOTHING, "integers": NOTHING.astype("i4"), "truths": NOTHING.astype(bool)}.items()
-        for s, k in enumerate((lax.reduce_max, lax.reduce_min))
+        for k in (lax.reduce_max, lax.reduce_min)
     },
     **{f"{k} of truths": Row(lambda x, k=k: getattr(jnp, k)(x), [TRUTHS]) for k in ("all", "any", "max", "min")},
     "no axes": Row(lambda x: lax.reduce_sum(x, []), [GRID]),
