@@ -13,10 +13,8 @@ from typing import Any, ClassVar
 # Small kernels: handing work to a second thread costs more than it saves, and the tests run a process a core. Most tests compile far
 # longer than they compute, so the machine code is not optimised, but for those that are marked `optimised`, in `make test-slow`.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (
-    0,
-    11,
-):  # XLA ends a process that sets a flag which it has no longer
+# XLA ends a process that sets a flag which it has no longer.
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_multi_thread_eigen=false {QUICK_TO_COMPILE}")
 

@@ -66,7 +66,7 @@ def digest(tree: PyTree) -> str:
 
 
 def digest_of_program(function: Callable[..., Any], *args: Any) -> str:
-    """What a function computes, as a digest of the program that JAX traces: closures do not say by their names what is in them.
+    """What a function computes, as a digest of the program that JAX traces. Names of functions do not tell what closures hold.
 
     Args:
         function: of trees of arrays.

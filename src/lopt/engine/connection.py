@@ -21,10 +21,9 @@ QUIET = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 ANSWER_SECONDS = 5.0  # for an address to take a connection
-_led_to: dict[
-    str, str
-] = {}  # addresses that `connect` was given, and the clusters there: Ray does not tell those that begin with ray://
 STORE_BYTES = 200 * 2**20  # of shared memory, for meta-parameters and states on their way
+# Addresses that `connect` was given, and the clusters there: Ray does not tell those that begin with ray://.
+_led_to: dict[str, str] = {}
 
 
 def connect(address: str | None = None, *, workers: int = 1, cpus: int | None = None) -> Any:

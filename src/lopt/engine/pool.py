@@ -16,9 +16,8 @@ from lopt.engine.worker import Answer, Worker, versions
 from lopt.errors import InputError
 from lopt.machine import one_thread
 
-MOST_FAILED_STARTS = (
-    3  # in a row, of workers; where others live, the next one is then asked for after the time of patience
-)
+# In a row, of workers. Where others live, one more makes the next wait for the time of patience.
+MOST_FAILED_STARTS = 3
 POLL_SECONDS = 0.5  # between looks for workers that come and go
 LOOKS = 10  # for workers that hang, in the time of patience
 
@@ -63,7 +62,7 @@ class WorkerPool:
 
     A worker that dies is lost. So is one that hangs: it has given no sign of life for the time of patience. A thread of its own gives these signs, so
     that neither a long estimate nor a compilation looks like a hang. What a lost worker was asked for is void. Its units go on from their last
-    snapshots at the others, and another worker is asked for. The driver never waits for one worker alone.
+    snapshots at the others, and another worker is asked for. A process that stops counts as hanging; a computation that never ends does not.
 
     Args:
         ray: the module, connected.
@@ -189,6 +188,8 @@ class WorkerPool:
 
     def _summon(self, count: int) -> None:
         """Ask Ray for workers. They come when there is a CPU for them."""
+        if count <= 0:
+            return
         cache = jax.config.values["jax_compilation_cache_dir"]
         # The group is the thread that gives signs of life; everything else happens in order.
         kind = self.ray.remote(concurrency_groups={"life": 1})(Worker)
