@@ -155,8 +155,8 @@ def main(
                 "least_ms": round(min(times), 3),
                 "ratio_to_adamw": spread(ratios),
                 "ratio_of_processor_time": spread(busy),
-                "first_step_seconds": round(first[0] / 1e3, 2),
-                "first_step_processor_seconds": round(first[1] / 1e3, 2),
+                "first_step_seconds": round(first[0] / 1e3, 5),
+                "first_step_processor_seconds": round(first[1] / 1e3, 5),
                 "state_floats": round(step.floats(), 2),
                 "repeats": len(times),
             }
@@ -167,7 +167,7 @@ def main(
                 text(row["step_ms"]),
                 text(row["ratio_to_adamw"]),
                 text(row["ratio_of_processor_time"]),
-                f"{row['first_step_seconds']} ({row['first_step_processor_seconds']})",
+                f"{row['first_step_seconds']:.2f} ({row['first_step_processor_seconds']:.2f})",
                 row["state_floats"],
             )
             write(out, facts, results)
