@@ -597,6 +597,35 @@ def test_the_meta_loss_comes_from_its_split_and_gradients_from_training() -> Non
     np.testing.assert_allclose(params["valid"], 1 - 0.9**5, rtol=0.02)
 
 
+# --- Data. ---
+
+
+def shapes(jaxpr: Any) -> set[tuple[int, ...]]:
+    """Of all results of a jaxpr and of those within it, loops and branches."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        found |= {v.aval.shape for v in eqn.outvars}
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            found |= shapes(inner) if hasattr(inner, "eqns") else set()
+    return found
+
+
+@pytest.mark.parametrize("lengths", [8, LogUniform(4, 9)], ids=["fixed", "varied"])
+@estimator_rows
+def test_data_are_not_copied(row: EstimatorRow, lengths: Any) -> None:
+    """All particles and all steps read those that there are. Reverse mode would keep a copy for each step of a branch that reads them."""
+    task = lopt.tasks.create("digits_mlp", widths=(4,))
+    data = {x.shape for x in jax.tree.leaves(task) if x.size > 50_000}
+    assert data, "the task has no data"
+    over = {"horizon": lengths} if row.kind is FullES else {"truncation": lengths, "horizon": 24}
+    estimator, optimizer = row.kind(task, **over), SGD(learning_rate=0.1)
+    state = jax.eval_shape(lambda: estimator.init(optimizer, jax.random.key(0)))
+    found = shapes(jax.make_jaxpr(estimator.estimate)(optimizer, state, jax.random.key(0)).jaxpr)
+    assert (64, 64) in {shape[-2:] for shape in found}, "a minibatch, in the loop"
+    copies = {shape for shape in found for one in data if len(shape) > len(one) and shape[-len(one) :] == one}
+    assert not copies
+
+
 # --- Devices. ---
 
 DEVICES = """

@@ -42,9 +42,9 @@ class Backprop(Particles):
     Long unrolls explode: the norm of the gradient can grow exponentially with $K$. Elements that are not finite count as zero, as in Wichrowska et al. 2017.
 
     Memory grows with the square root of the length: the unroll is cut into about $\sqrt K$ segments of as many steps. The way forward keeps the
-    state at the beginning of each; the way back computes one segment at a time anew, keeps the states of its steps, and computes each step anew before
-    it is differentiated. A segment is one program of a fixed length, whose surplus steps are skipped, and the number of segments is the bound of a loop.
-    So schedules cost one compilation, and take just the steps that they ask for.
+    state at the beginning of each; the way back takes the steps of one segment once more, keeps their states, and computes each step anew before it
+    is differentiated. These are loops whose bounds are numbers of the program. So schedules cost one compilation, and take just the steps that they
+    ask for.
 
     Args:
         particles: $N$.
@@ -116,8 +116,7 @@ def unroll_and_differentiate(
         The unroll at its end, its meta-loss, the fraction of losses that were not finite, and the gradient.
     """
     (start_key, unroll_key), longest = keys, estimator.schedule.longest
-    size, steps = segment_size(longest), longest if length is None else length
-    ragged = length is not None or longest % size != 0
+    size, steps = math.ceil(math.sqrt(longest)), longest if length is None else length
 
     def begun(optimizer: Optimizer) -> tuple[Any, Any]:
         return eqx.partition(estimator.start_unroll(optimizer, inner, first, start_key, horizon), eqx.is_inexact_array)
@@ -128,32 +127,19 @@ def unroll_and_differentiate(
     problem = whole.inner.problem
     moving, fixed = (_with_problem(now, None) for now in (moving, fixed))
 
-    @jax.checkpoint
-    def step(carry: tuple[Optimizer, Any], fixed: Any, t: Int[Array, ""]) -> tuple[Any, Any]:
-        optimizer, moving = carry
+    def step(optimizer: Optimizer, moving: Any, fixed: Any, t: Int[Array, ""]) -> tuple[Any, Any]:
         now = _with_problem(eqx.combine(moving, fixed), problem)
         now = estimator.step_unroll(optimizer, now, jax.random.fold_in(unroll_key, t))
         return eqx.partition(_with_problem(now, None), eqx.is_inexact_array)
 
-    def segment(optimizer: Optimizer, moving: Any, fixed: Any, i: Int[Array, ""]) -> tuple[Any, Any]:
-        def one(carry: tuple[Any, Any], t: Int[Array, ""]) -> tuple[tuple[Any, Any], None]:
-            if not ragged:
-                return step((optimizer, carry[0]), carry[1], t), None
-            # The condition is the same for all particles, so `vmap` leaves it a branch.
-            return jax.lax.cond(t < steps, lambda c: step((optimizer, c[0]), c[1], t), lambda c: c, carry), None
+    def end(i: Int[Array, ""]) -> Int[Array, ""]:
+        return jnp.minimum((i + 1) * size, steps)
 
-        return jax.lax.scan(one, (moving, fixed), i * size + jnp.arange(size, dtype=jnp.int32))[0]
+    def segment(now: tuple[Any, Any], i: Int[Array, ""]) -> tuple[Any, Any]:
+        return jax.lax.fori_loop(i * size, end(i), lambda t, now: step(optimizer, *now, t), now)
 
     count = -(-steps // size)
-    kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (-(-longest // size), *x.shape)), (moving, fixed))
-
-    def forth(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        now, kept = carry
-        kept = jax.tree.map(lambda k, x: k.at[i].set(x), kept, now)
-        moving, fixed = now
-        return segment(optimizer, moving, fixed, i), kept
-
-    (moving, fixed), kept = jax.lax.fori_loop(0, count, forth, ((moving, fixed), kept))
+    (moving, fixed), begins = _keep(segment, (moving, fixed), count, most=-(-longest // size))
 
     def meta_loss(optimizer: Optimizer, moving: Any) -> tuple[Array, Array]:
         now = _with_problem(eqx.combine(moving, fixed), problem)
@@ -162,12 +148,20 @@ def unroll_and_differentiate(
     (loss, lost), (gradient, back) = jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)(optimizer, moving)
 
     def rewind(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        gradient, back = carry
+        """The way back through a segment, whose steps are taken once more."""
         i = count - 1 - i
-        moving, fixed = jax.tree.map(lambda k: k[i], kept)
-        _, _, segment_back = _vjp(lambda o, m: segment(o, m, fixed, i), optimizer, moving)
-        more, back = segment_back(back)
-        return jax.tree.map(jnp.add, gradient, more), back
+        begin, taken = i * size, end(i) - i * size
+        _, states = _keep(lambda now, j: step(optimizer, *now, begin + j), _at(begins, i), taken, most=size)
+
+        def rewind_step(j: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            gradient, back = carry
+            j = taken - 1 - j
+            moving, fixed = _at(states, j)
+            _, _, step_back = _vjp(lambda o, m: step(o, m, fixed, begin + j), optimizer, moving)
+            more, back = step_back(back)
+            return jax.tree.map(jnp.add, gradient, more), back
+
+        return jax.lax.fori_loop(0, taken, rewind_step, carry)
 
     gradient, back = jax.lax.fori_loop(0, count, rewind, (gradient, back))
     still = jax.tree.map(jnp.zeros_like, eqx.filter(problem, eqx.is_inexact_array))
@@ -176,11 +170,19 @@ def unroll_and_differentiate(
     return now, loss, lost, jax.tree.map(jnp.add, gradient, more)
 
 
-def segment_size(length: int) -> int:
-    """About the square root of the length: a divisor where there is one within a factor of two, so that no step is surplus."""
-    root = math.sqrt(length)
-    divisors = [n for n in range(math.ceil(root / 2), math.floor(root * 2) + 1) if length % n == 0]
-    return min(divisors, key=lambda n: abs(math.log(n / root))) if divisors else math.ceil(root)
+def _keep(advance: Any, now: Any, count: int | Int[Array, ""], *, most: int) -> tuple[Any, Any]:
+    """Advance so often, at most `most` times: the end, and each state from which it went on, stacked."""
+    kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (most, *x.shape)), now)
+
+    def one(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        now, kept = carry
+        return advance(now, i), jax.tree.map(lambda k, x: k.at[i].set(x), kept, now)
+
+    return jax.lax.fori_loop(0, count, one, (now, kept))
+
+
+def _at(kept: Any, i: Int[Array, ""]) -> Any:
+    return jax.tree.map(lambda k: k[i], kept)
 
 
 def _vjp(fn: Any, *args: Any) -> tuple[Any, Any, Any]:
