@@ -154,6 +154,11 @@ def test_a_second_paper_is_a_table(tmp_path: Path) -> None:
     entry = json.loads(usual.results.read_text())["claims"][0]
     assert (entry["held"], entry["numbers"]) == (False, {"x": None, "weights": "w"})
     assert measure(paper, tmp_path / "quick", quick=True, fields={"weights": "w"}).claims[0].held is True
+    alone = measure(paper, tmp_path / "alone", only=("a",), fields={"weights": "w"})
+    assert [claim.name for claim in alone.claims] == ["a"]
+    assert [c["name"] for c in json.loads(alone.results.read_text())["claims"]] == ["a"]
+    with pytest.raises(InputError, match="no claim named 'bb'; did you mean b"):
+        measure(paper, tmp_path / "bad", only=("bb",))
     with pytest.raises(InputError, match="did you mean weights"):
         measure(paper, tmp_path / "bad", fields={"weight": "w"})
     with pytest.raises(InputError, match="did you mean pathologies"):

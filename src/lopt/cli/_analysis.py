@@ -158,6 +158,8 @@ class Reproduce:
     pathologies is Metz et al. 2019, why learned optimizers are hard to meta-train; stability is Harrison et al. 2022, why they blow up;
     tasks is Metz et al. 2020, more tasks and a better architecture; self-training is Metz et al. 2021, optimizers that train themselves;
     neighbours is Huang & Yang 2022 and Zhao et al. 2020, analytic continuation and low-precision graph networks."""
+    claims: tuple[str, ...] = ()
+    """The names of the claims to measure, as its report has them; all by default."""
     quick: bool = False
     """Smaller sizes; how much less time that takes depends on the paper."""
     out: Path | None = None
@@ -179,6 +181,7 @@ class Reproduce:
         report = measure(
             find_paper(self.paper),
             self.out or Path("runs") / self.paper,
+            only=self.claims,
             seed=self.seed,
             quick=self.quick,
             fields=parse(self.fields),

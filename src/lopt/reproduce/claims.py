@@ -69,6 +69,7 @@ def measure(
     paper: Paper,
     folder: Path,
     *,
+    only: Sequence[str] = (),
     seed: int = 0,
     quick: bool = False,
     sizes: Mapping[str, Mapping[str, Any]] | None = None,
@@ -76,11 +77,12 @@ def measure(
     command: str = "",
     on_progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Measure every claim of a paper and write the report: `report.html`, `results.json`, a PNG for each.
+    """Measure the claims of a paper and write the report: `report.html`, `results.json`, a PNG for each.
 
     Args:
         paper: whose claims.
         folder: where it goes.
+        only: the names of the claims to measure, all if empty. A claim finds the same whatever others are measured.
         seed: draws everything.
         quick: whether each claim takes its quick sizes.
         sizes: arguments by claim; instead of those of `quick`.
@@ -89,8 +91,11 @@ def measure(
         on_progress: told what is being done and what came out.
 
     Raises:
-        InputError: for a field that no claim has.
+        InputError: for an unknown claim, or a field that no claim has.
     """
+    for name in only:
+        if name not in paper.claims:
+            raise InputError(unknown("claim", name, paper.claims))
     tell = on_progress or (lambda _: None)
     takes = {name: set(inspect.signature(spec.measure).parameters) for name, spec in paper.claims.items()}
     for field in fields or {}:
@@ -99,6 +104,8 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
     claims, drawn = [], {}
     for i, (name, spec) in enumerate(paper.claims.items()):
+        if only and name not in only:
+            continue
         tell(f"{name} ...")
         began = time.perf_counter()
         own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
