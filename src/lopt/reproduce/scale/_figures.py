@@ -12,6 +12,7 @@ from lopt.reproduce.scale._versus import BASELINES
 from lopt.reproduce.scale.large import WINDOW
 
 FLOOR = 1e-6  # of the ratio of losses that is drawn
+GREATEST = 1e30  # loss that is drawn
 
 
 def corpus(claim: Claim) -> Any:
@@ -51,7 +52,7 @@ def large(claim: Claim) -> Any:
     for color, (name, found) in zip(COLORS, claim.numbers["networks"].items(), strict=False):
         losses = found["losses"]
         at = (np.arange(len(losses)) + 0.5) * claim.numbers["steps"] / len(losses)
-        axes.plot(at, np.minimum(losses, 1e3), color=color, lw=1, label=f"{name}, {found['parameters']:,} parameters")
+        axes.plot(at, np.minimum(losses, GREATEST), color=color, lw=1, label=f"{name}, {found['parameters']:,} parameters")
     axes.set(xlabel="step", ylabel=f"minibatch loss, means of {WINDOW} steps", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return fig

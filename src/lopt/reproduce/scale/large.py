@@ -164,9 +164,9 @@ def _judged(words: tuple[str, str, str, str], found: dict[str, Course], steps: i
         {
             "network": name,
             "parameters": f"{c.parameters:,}",
-            f"first {WINDOW} steps": f"{c.losses[0]:.3f}",
-            "last tenth": f"{last_tenth(c.losses):.3f}",
-            "greatest": f"{c.losses.max():.3f}",
+            f"first {WINDOW} steps": f"{c.losses[0]:.3g}",
+            "last tenth": f"{last_tenth(c.losses):.3g}",
+            "greatest": f"{c.losses.max():.3g}",
             "diverged": "yes" if c.diverged else "no",
         }
         for name, c in found.items()
