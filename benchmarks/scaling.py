@@ -5,7 +5,8 @@ Run: `python benchmarks/scaling.py` simulates, in two minutes. It writes `benchm
 `benchmarks/results/scaling_measured.json`. With or without it the simulation of real runs has the costs of that file's first run.
 
 The model: a worker computes for a log-normal time, in some steps many times longer; its answer passes the driver's network card and waits for the
-driver, which takes estimates one after the other and makes an outer step of every so many. Three ways to run: each worker on its own; a hundred
+driver, which takes estimates one after the other and makes an outer step of every so many. A second call waits at each worker, as in `RayEngine`; one
+behind an accumulator takes the newest meta-parameters there. Three ways to run: each worker on its own; a hundred
 workers behind an accumulator that sends one sum for every hundred estimates; workers with ten times the particles. Workers fail at random and are
 replaced. That is rare in the time that a table's row takes, so what failures cost has rows of its own, of minutes.
 """
@@ -38,8 +39,8 @@ class Costs:
     step: float = 0.05  # of one estimate
     sigma: float = 0.3  # of the logarithm of that time
     stragglers: float = 0.01  # the part of the steps that take ten times as long
-    estimate: float = 0.0026  # of the driver, for each estimate
-    outer: float = 0.0033  # of the driver, for each outer step
+    estimate: float = 0.0021  # of the driver, for each estimate
+    outer: float = 0.0018  # of the driver, for each outer step
     message: int = 20_000  # each way
     bandwidth: float = 1.25e8  # bytes a second of the driver's network card
     latency: float = 0.0005
@@ -87,8 +88,10 @@ def simulate(
     env, rng, found = simpy.Environment(), random.Random(seed), Outcome()
     driver, card = simpy.Resource(env), simpy.Resource(env)
     cores = None if cpus is None else simpy.PriorityResource(env, cpus)
-    state = {"version": 0, "sum": 0}
+    state = {"version": 0, "sum": 0, "calls": 0}
     waiting: dict[int, list[int]] = {}
+    calls = [simpy.Store(env) for _ in range(workers)]  # with the version of their meta-parameters
+    under_way = [0] * workers
     end = estimates * costs.step * math.exp(costs.sigma**2 / 2) * (1 + 9 * costs.stragglers)
     wire = costs.message / costs.bandwidth
 
@@ -101,8 +104,17 @@ def simulate(
             yield turn
             yield env.timeout(seconds)
 
-    def deliver(versions: list[int]) -> Generator[Any, Any, None]:
-        """One message to the driver, whatever it sums up."""
+    def call(number: int) -> None:
+        """Ask a worker for two estimates, the second where it would not be too old."""
+        while not under_way[number] or (under_way[number] < 2 and state["calls"] < staleness * accumulate):
+            calls[number].put(state["version"])
+            under_way[number] += 1
+            state["calls"] += 1
+
+    def deliver(versions: list[int], number: int | None = None) -> Generator[Any, Any, None]:
+        """One message to the driver, whatever it sums up; then the worker of this number, if it is one's, is asked again."""
+        if number is not None:
+            yield env.timeout(2 * costs.latency)
         with card.request() as turn:
             yield turn
             yield env.timeout(2 * wire)
@@ -124,23 +136,35 @@ def simulate(
                 found.driver += costs.outer
                 state["sum"] -= accumulate
                 state["version"] += 1
+        if number is not None:
+            under_way[number] -= 1
+            state["calls"] -= 1
+            call(number)
 
     def worker(number: int) -> Generator[Any, Any, None]:
         fails = rng.expovariate(1 / costs.life)
         yield env.timeout(rng.random() * costs.step)
+        if group == 1:
+            call(number)
         while True:
-            version = state["version"]
+            version = state["version"] if group > 1 else (yield calls[number].get())
             seconds = costs.step * rng.lognormvariate(0, costs.sigma) * (10 if rng.random() < costs.stragglers else 1)
             yield from compute(seconds, 1)
             if env.now > fails:
                 found.failures += 1
                 yield env.timeout(costs.replace)
                 fails = env.now + rng.expovariate(1 / costs.life)
+                if group == 1:  # what it was asked for, but for answers that are on their way, is void
+                    lost = 1 + len(calls[number].items)
+                    calls[number].items.clear()
+                    under_way[number] -= lost
+                    state["calls"] -= lost
+                    call(number)
+                continue
+            if group == 1:
+                env.process(deliver([version], number))
                 continue
             yield env.timeout(2 * costs.latency)
-            if group == 1:
-                yield from deliver([version])
-                continue
             queue = waiting.setdefault(number // group, [])
             queue.append(version)
             if len(queue) >= min(group, workers):
@@ -202,17 +226,22 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     engine._first = timed
     at: list[float] = []
     processor: list[float] = []
+    compiled: list[int] = []  # the meta-steps from which on every estimator has been computed, each by its worker
 
     def on_step(_: Any) -> None:
+        if not compiled:
+            time.sleep(0.5)  # else the first workers do all meta-steps while the others compile
         at.append(time.perf_counter())
         processor.append(time.process_time())
+        if all(engine.given.get(unit, 0) > 2 for unit in engine.pool.units):  # two are under way
+            compiled.append(len(at))
 
     meta_train(optimizer, estimators, outer, steps=steps, key=jax.random.key(1), engine=engine, on_step=on_step)
     engine.close()
-    half = len(at) // 2  # before that, programs are compiled
-    took = at[-1] - at[half]
-    count = (len(at) - 1 - half) * len(estimators)
-    steady = np.array(seconds[len(seconds) // 2 :])
+    first_step = compiled[0] + 1
+    took = at[-1] - at[first_step]
+    count = (len(at) - 1 - first_step) * len(estimators)
+    steady = np.array(seconds[-count:])
     sent = sum(x.nbytes for x in jax.tree.leaves(worker.pack(optimizer)))
     return {
         "workers": workers,
@@ -220,10 +249,12 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
         "estimates_per_second": count / took,
         "step_median": float(np.median(steady)),
         "step_sigma": float(np.std(np.log(steady))),
-        "driver_cpu_seconds_an_estimate": (processor[-1] - processor[half]) / count,
-        "driver_seconds_an_outer_step": float(np.median(np.diff(at[half:]) - np.array(waited[half + 1 : len(at)]))),
+        "driver_cpu_seconds_an_estimate": (processor[-1] - processor[first_step]) / count,
+        "driver_seconds_an_outer_step": float(
+            np.median(np.diff(at[first_step:]) - np.array(waited[first_step + 1 : len(at)]))
+        ),
         "message_bytes": sent,
-        "staleness_mean": float(np.mean(ages[len(ages) // 2 :])),
+        "staleness_mean": float(np.mean(ages[-count:])),
     }
 
 
@@ -264,8 +295,8 @@ def draw(results: list[dict[str, Any]], figure: Path) -> None:
         rows = [r for r in results if r.get("way") == way]
         left.plot(*_points(rows, "estimates_per_second"), marker=marker, color=colour, label=way)
     alone = [r for r in results if r.get("way") == WAYS[0]]
-    ideal = [r["estimates_per_second"] / r["efficiency"] for r in alone]
-    left.plot([r["workers"] for r in alone], ideal, color="black", ls=":", label="ideal")
+    one = alone[0]["estimates_per_second"] / alone[0]["efficiency"] / alone[0]["workers"]
+    left.plot([r["workers"] for r in alone], [r["workers"] * one for r in alone], color="black", ls=":", label="ideal")
     left.set(xscale="log", yscale="log", title="simulated, 50 ms an estimate")
     real = [r["beside"] for r in results if "beside" in r]
     right.plot(*_points(real, "simulated_estimates_per_second"), color="#0072B2", label="simulated")
@@ -286,7 +317,7 @@ def main(
     workers: tuple[int, ...] = (1, 2, 4, 8, 32, 100, 320, 1_000, 3_200, 10_000),
     lives: tuple[float, ...] = (24 * 3600.0, 3600.0, 600.0, 60.0),
     measured: tuple[int, ...] = (),
-    steps: int = 100,
+    steps: int = 400,
     cpus: int = 2,
     costs: Costs = Costs(),
     measurements: Path = RESULTS / "scaling_measured.json",

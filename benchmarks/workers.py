@@ -2,9 +2,9 @@
 
 Run: `python benchmarks/workers.py`, on a quiet machine of two cores or more. Writes `benchmarks/results/workers.json`.
 
-The three ways take turns within one call, a block of meta-steps each; ratios are of blocks of the same turn. All are synchronous, and every
-process computes on one thread. What the machine itself gives two processes stands beside them: two meta-trainings that know nothing of each other,
-at once, over one alone.
+The ways take turns within one call, a block of meta-steps each; ratios are of blocks of the same turn. One and two workers are measured synchronous
+and asynchronous, and every process computes on one thread. What the machine itself gives two processes stands beside them: two meta-trainings that
+know nothing of each other, at once, over one alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MIXTURES = {
     "demo": 1,
     "conv_net": 2,
 }  # recipe, and how often its estimators are taken, so that two workers have one each
+KINDS = {"synchronous": None, "asynchronous": 5}  # the staleness of each
 
 
 class Way:
@@ -50,12 +51,27 @@ class Way:
         self.block(3)
 
     def block(self, steps: int) -> tuple[float, float]:
-        """So many meta-steps: inner steps per second of time, and processor seconds of this process."""
-        began, processor, inner = time.perf_counter(), time.process_time(), 0.0
+        """So many meta-steps: inner steps per second of time, and processor seconds of this process.
+
+        The workers of an asynchronous engine have two estimates under way at the end. The block waits for them, so that they do not disturb the next
+        way, and begins with meta-steps that use them up and are not counted.
+        """
+        if not self.engine.traceable:
+            self._go(3)
+        began, processor = time.perf_counter(), time.process_time()
+        inner = self._go(steps)
+        found = inner / (time.perf_counter() - began), time.process_time() - processor
+        if isinstance(self.engine, RayEngine) and self.engine.pool is not None and self.engine.pool.under_way:
+            ray.wait([*self.engine.pool.under_way], num_returns=len(self.engine.pool.under_way))
+        return found
+
+    def _go(self, steps: int) -> float:
+        """Inner steps of so many meta-steps."""
+        inner = 0.0
         for _ in range(steps):
             self.state, metrics = self.step(self.estimators, self.outer, self.state, engine=self.engine)
             inner += float(metrics["inner_steps"])
-        return inner / (time.perf_counter() - began), time.process_time() - processor
+        return inner
 
 
 class Apart:
@@ -98,34 +114,43 @@ def main(
         out: where the figures go.
     """
     facts = machine()
-    connect(cpus=3)  # a place for the workers of both engines, which take turns
+    connect(cpus=6)  # a place for the workers of all engines, which take turns
     results = []
-    header("mixture", "one worker over this process", "two workers over one", "two processes apart over one", "load")
+    header(
+        "mixture", "", "one worker over this process", "two workers over one", "two processes apart over one", "load"
+    )
     for name in mixtures:
-        engines = [Local(devices=1), *(RayEngine(n) for n in (1, 2))]
-        ways = [Way(name, engine) for engine in engines]
-        blocks = np.array([[way.block(steps) for way in ways] for _ in range(turns)])
-        speed = blocks[:, :, 0]
-        for engine in engines[1:]:
+        engines: dict[str, Engine] = {"local": Local(devices=1)}
+        for kind, staleness in KINDS.items():
+            engines |= {
+                f"one, {kind}": RayEngine(1, staleness=staleness),
+                f"two, {kind}": RayEngine(2, staleness=staleness),
+            }
+        ways = {way: Way(name, engine) for way, engine in engines.items()}
+        turned = [{way: one.block(steps) for way, one in ways.items()} for _ in range(turns)]
+        for engine in engines.values():
             if isinstance(engine, RayEngine):
-                engine.close()
+                engine.stop()
+        speed, driver = ({way: np.array([turn[way][i] for turn in turned]) for way in ways} for i in (0, 1))
         row = {
             "mixture": name,
-            "inner_steps_per_second": {k: spread(speed[:, i]) for i, k in enumerate(("local", "one", "two"))},
-            "one_over_local": spread(speed[:, 1] / speed[:, 0]),
-            "two_over_one": spread(speed[:, 2] / speed[:, 1]),
+            "inner_steps_per_second": {way: spread(x) for way, x in speed.items()},
+            "one_over_local": {kind: spread(speed[f"one, {kind}"] / speed["local"]) for kind in KINDS},
+            "two_over_one": {kind: spread(speed[f"two, {kind}"] / speed[f"one, {kind}"]) for kind in KINDS},
             "apart_over_one": spread(apart(name, turns, steps)),
-            "driver_processor_seconds": {k: spread(blocks[:, i, 1]) for i, k in enumerate(("local", "one", "two"))},
+            "driver_processor_seconds": {way: spread(x) for way, x in driver.items()},
             "load": os.getloadavg()[0],
         }
         results.append(row)
-        show(
-            name,
-            text(row["one_over_local"]),
-            text(row["two_over_one"]),
-            text(row["apart_over_one"]),
-            f"{row['load']:.1f}",
-        )
+        for kind in KINDS:
+            show(
+                name,
+                kind,
+                text(row["one_over_local"][kind]),
+                text(row["two_over_one"][kind]),
+                text(row["apart_over_one"]),
+                f"{row['load']:.1f}",
+            )
         write(out, facts, results)
 
 

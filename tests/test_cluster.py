@@ -393,16 +393,30 @@ def test_a_worker_that_dies_at_its_start_is_replaced(
 
 @cluster
 def test_a_worker_that_hangs_is_replaced(engine: Any, tmp_path: Path) -> None:
-    it = engine(2)
+    """And its process is ended, or it would keep the memory and, once it wakes, the CPU of another."""
+    it, hanging = engine(2), []
 
     def on_step(progress: Any) -> None:
         if progress.step == 7:
             it.pool.patience = 8.0
-            os.kill(it.status()[0].pid, signal.SIGSTOP)
+            hanging.append(it.status()[0].pid)
+            os.kill(hanging[0], signal.SIGSTOP)
 
     meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=tmp_path, on_step=on_step)
     assert [line["step"] for line in lines(tmp_path)] == [*range(1, STEPS + 1)]
     assert lines(tmp_path)[-1]["replaced"] == 1
+    until = time.monotonic() + 60
+    while runs(hanging[0]):
+        assert time.monotonic() < until, "the process is there still"
+        time.sleep(0.2)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @cluster
@@ -470,7 +484,8 @@ def test_snapshots_and_checkpoints_wait_for_no_worker(engine: Any) -> None:
 @cluster
 def test_a_process_has_one_cluster(ray_cluster: Any) -> None:
     _, cluster = ray_cluster
-    for address in (None, "auto", cluster.address):
+    port = cluster.address.rpartition(":")[2]
+    for address in (None, "auto", cluster.address, f"127.0.0.1:{port}", f"localhost:{port}"):
         connection.connect(address)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
         with pytest.raises(InputError, match=f"address is '{address}'; this process is connected to the cluster at"):

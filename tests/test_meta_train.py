@@ -486,22 +486,25 @@ def test_a_file_in_the_place_of_the_run_directory(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """While it is `full`, half of what is written to files of a name gets through, then the error comes that a full disk gives: it names no file."""
+    """While it is `full`, half of what is written to files of a name gets through, then the error comes that a full disk gives: it names no file.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str):
-        self.full, self.name, self.open = False, name, Path.open
+    Another `error` is that of another fault.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, error: int = errno.ENOSPC):
+        self.full, self.name, self.error, self.open = False, name, error, Path.open
         monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: self.opened(path, *args, **kwargs))
 
     def opened(self, path: Path, *args: Any, **kwargs: Any) -> Any:
         file: Any = self.open(path, *args, **kwargs)
-        return Half(file) if self.full and self.name in path.name else file
+        return Half(file, self.error) if self.full and self.name in path.name else file
 
 
 class Half:
     """A file on a full disk."""
 
-    def __init__(self, file: Any):
-        self.file = file
+    def __init__(self, file: Any, error: int):
+        self.file, self.error = file, error
 
     def __enter__(self) -> Half:
         return self
@@ -511,7 +514,7 @@ class Half:
 
     def write(self, content: Any) -> None:
         self.file.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(self.error, os.strerror(self.error))
 
     def writelines(self, content: list[str]) -> None:
         self.write("".join(content))
@@ -536,6 +539,19 @@ def test_a_disk_that_fills_up_loses_nothing(
     assert resumed_at == [*range(5, STEPS + 1)]
     assert_same(state, whole[0])
     assert without_time(lines(tmp_path)) == without_time(lines(whole[1]))
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(errno.EDQUOT, "free some space"), (errno.EROFS, "make it writable"), (errno.EIO, "mend that")],
+    ids=["quota", "read-only", "broken"],
+)
+def test_what_stops_the_writing_has_its_own_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, remedy: str
+) -> None:
+    FullDisk(monkeypatch, METRICS, error).full = True
+    with pytest.raises(OSError, match=f"{os.strerror(error)}; {remedy}, and the same command"):
+        run(tmp_path)
 
 
 def test_a_full_disk_is_one_sentence_at_the_command_line(

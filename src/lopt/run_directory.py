@@ -154,13 +154,19 @@ class RunDirectory:
             checkpoint.write_bytes(path, checkpoint.to_bytes(state))
 
 
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+}
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """The error of a full disk names no file; this one does, and says how the run goes on."""
     try:
         yield
     except OSError as error:
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        remedy = REMEDIES.get(error.errno or 0, "mend that")
         reason = f"{error.strerror}; {remedy}, and the same command goes on from the last checkpoint"
         raise OSError(error.errno, reason, str(path)) from error
 

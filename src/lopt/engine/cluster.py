@@ -94,6 +94,7 @@ class RayEngine(Engine):
     def _reset(self) -> None:
         self.spare: deque[tuple[Call, list[Answer]]] = deque()  # answers that no meta-step has used yet
         self.version = self.dropped = 0
+        self.wasted = 0.0  # seconds of dropped estimates since the last meta-step
         self.given: dict[int, int] = {}  # how often each unit was given out
         self.handed: Any = None  # the states that `begin` returned
         self.last = time.perf_counter()
@@ -168,12 +169,13 @@ class RayEngine(Engine):
         gradient, metrics = _merge(found, tuple(steps[i] for i in numbers))
         now = time.perf_counter()
         told: dict[str, float] = {"workers": len(pool.living), "replaced": pool.replaced}
-        busy = sum(a.seconds for _, a in answers)
-        told["utilisation"] = min(1.0, busy / max(1e-9, (now - self.last) * max(1, len(pool.living))))
+        seconds = max(1e-9, (now - self.last) * max(1, len(pool.living)))
+        told["utilisation"] = min(1.0, (sum(a.seconds for _, a in answers) + self.wasted) / seconds)
+        self.wasted = 0.0
         if self.staleness is not None:
             told |= {"staleness": sum(ages) / len(ages), "dropped": self.dropped}
         self.last = now
-        metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in told.items()}
+        metrics |= {name: np.float32(value) for name, value in told.items()}
         return Gradients(gradient, tuple(_Held() for _ in estimators), metrics)
 
     def gather(self, states: tuple[EstimatorState, ...]) -> tuple[EstimatorState, ...]:
@@ -232,15 +234,19 @@ class RayEngine(Engine):
                 call, answers = self.spare.popleft()
                 age = self.version - call.version
                 if age > staleness:
-                    self.dropped += 1
+                    self.dropped += len(answers)
+                    self.wasted += sum(answer.seconds for answer in answers)
                     continue
                 taken += zip(call.units, answers, strict=True)
                 ages.append(age)
             if len(taken) == wanted:
                 return taken, ages
-            busy = pool.busy()
-            for worker in pool.living:
-                if worker not in busy and worker.units:
+            # A second call waits at each worker, so that none is idle until the driver has seen its answer; but an estimate is as many meta-steps
+            # old as others come before it, over M, and those that would be too old are not asked for.
+            for calls in (0, 1):
+                for worker in pool.ready(calls):
+                    if calls and len(pool.under_way) >= staleness * wanted:
+                        break
                     unit = worker.units[worker.turn % len(worker.units)]
                     worker.turn += 1
                     self.given[unit] = self.given.get(unit, 0) + 1

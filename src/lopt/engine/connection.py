@@ -95,15 +95,17 @@ def _must_be_connected_to(ray: Any, address: str | None) -> None:
     if address is None or address == "auto":
         return
     there = ray.get_runtime_context().gcs_address
-    if _led_to.get(address) != there and _resolved(address) != _resolved(there):
+    if _led_to.get(address) != there and _resolved(ray, address) != _resolved(ray, there):
         raise InputError(
             f"address is {address!r}; this process is connected to the cluster at {there} already: leave out the address, or call ray.shutdown() first."
         )
 
 
-def _resolved(address: str) -> str:
-    """With the number of the host in the place of its name."""
+def _resolved(ray: Any, address: str) -> str:
+    """With the number of the host in the place of its name, and that which other machines know this one by in the place of its loopback."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError, UnicodeError):
         host = socket.gethostbyname(host)
+    if host.startswith("127."):
+        host = ray.util.get_node_ip_address()
     return f"{host}:{port}"

@@ -177,6 +177,12 @@ class WorkerPool:
         """The workers that compute, or have an answer that is not taken yet."""
         return {call.worker for call in self.under_way.values()}
 
+    def ready(self, calls: int) -> list[WorkerHandle]:
+        """The workers that have units, exactly so many calls under way, and keep all of their units."""
+        had = [call.worker for call in self.under_way.values()]
+        giving = [call.worker for call in self.under_way.values() if call.method == "forget"]
+        return [w for w in self.living if w.units and had.count(w) == calls and w not in giving]
+
     def stop(self) -> None:
         """End the workers; the cluster goes on."""
         for worker in (*self.living, *self.coming):

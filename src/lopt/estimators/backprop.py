@@ -127,16 +127,16 @@ def unroll_and_differentiate(
     problem = whole.inner.problem
     moving, fixed = (_with_problem(now, None) for now in (moving, fixed))
 
-    def step(optimizer: Optimizer, moving: Any, fixed: Any, t: Int[Array, ""]) -> tuple[Any, Any]:
-        now = _with_problem(eqx.combine(moving, fixed), problem)
-        now = estimator.step_unroll(optimizer, now, jax.random.fold_in(unroll_key, t))
-        return eqx.partition(_with_problem(now, None), eqx.is_inexact_array)
+    def step(optimizer: Optimizer, now: tuple[Any, Any], t: Int[Array, ""]) -> tuple[Any, Any]:
+        whole = _with_problem(eqx.combine(*now), problem)
+        whole = estimator.step_unroll(optimizer, whole, jax.random.fold_in(unroll_key, t))
+        return eqx.partition(_with_problem(whole, None), eqx.is_inexact_array)
 
     def end(i: Int[Array, ""]) -> Int[Array, ""]:
         return jnp.minimum((i + 1) * size, steps)
 
     def segment(now: tuple[Any, Any], i: Int[Array, ""]) -> tuple[Any, Any]:
-        return jax.lax.fori_loop(i * size, end(i), lambda t, now: step(optimizer, *now, t), now)
+        return jax.lax.fori_loop(i * size, end(i), lambda t, now: step(optimizer, now, t), now)
 
     count = -(-steps // size)
     (moving, fixed), begins = _keep(segment, (moving, fixed), count, most=-(-longest // size))
@@ -151,13 +151,13 @@ def unroll_and_differentiate(
         """The way back through a segment, whose steps are taken once more."""
         i = count - 1 - i
         begin, taken = i * size, end(i) - i * size
-        _, states = _keep(lambda now, j: step(optimizer, *now, begin + j), _at(begins, i), taken, most=size)
+        _, states = _keep(lambda now, j: step(optimizer, now, begin + j), _at(begins, i), taken, most=size)
 
         def rewind_step(j: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
             gradient, back = carry
             j = taken - 1 - j
             moving, fixed = _at(states, j)
-            _, _, step_back = _vjp(lambda o, m: step(o, m, fixed, begin + j), optimizer, moving)
+            _, _, step_back = _vjp(lambda o, m: step(o, (m, fixed), begin + j), optimizer, moving)
             more, back = step_back(back)
             return jax.tree.map(jnp.add, gradient, more), back
 

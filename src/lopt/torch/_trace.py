@@ -85,6 +85,7 @@ def layout(rule: Optimizer, shapes: Sequence[Shape], horizon: int | None) -> Lay
         except InputError as error:
             if horizon is not None:
                 raise
+            jax.eval_shape(lambda p: _start(rule, 1, p), _params(shapes))  # raises where it was not the horizon
             raise InputError(
                 f"{type(rule).__name__} needs the length of the training in steps: LearnedOptimizer(..., horizon=steps)."
             ) from error

@@ -52,7 +52,9 @@ def large(claim: Claim) -> Any:
     for color, (name, found) in zip(COLORS, claim.numbers["networks"].items(), strict=False):
         losses = found["losses"]
         at = (np.arange(len(losses)) + 0.5) * claim.numbers["steps"] / len(losses)
-        axes.plot(at, np.minimum(losses, GREATEST), color=color, lw=1, label=f"{name}, {found['parameters']:,} parameters")
+        axes.plot(
+            at, np.minimum(losses, GREATEST), color=color, lw=1, label=f"{name}, {found['parameters']:,} parameters"
+        )
     axes.set(xlabel="step", ylabel=f"minibatch loss, means of {WINDOW} steps", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return fig
