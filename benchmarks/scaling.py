@@ -59,6 +59,8 @@ class Outcome:
     seconds: float = 0.0
     driver: float = 0.0  # busy seconds
     card: float = 0.0
+    begun: int = 0  # estimates
+    computed: float = 0.0  # seconds that they take
     ages: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -88,9 +90,9 @@ def simulate(
     env, rng, found = simpy.Environment(), random.Random(seed), Outcome()
     driver, card = simpy.Resource(env), simpy.Resource(env)
     cores = None if cpus is None else simpy.PriorityResource(env, cpus)
-    state = {"version": 0, "sum": 0, "calls": 0}
+    state = {"version": 0, "sum": 0, "under way": 0}
     waiting: dict[int, list[int]] = {}
-    calls = [simpy.Store(env) for _ in range(workers)]  # with the version of their meta-parameters
+    asked = [simpy.Store(env) for _ in range(workers)]  # calls that wait: the versions of their meta-parameters
     under_way = [0] * workers
     end = estimates * costs.step * math.exp(costs.sigma**2 / 2) * (1 + 9 * costs.stragglers)
     wire = costs.message / costs.bandwidth
@@ -104,12 +106,12 @@ def simulate(
             yield turn
             yield env.timeout(seconds)
 
-    def call(number: int) -> None:
-        """Ask a worker for two estimates, the second where it would not be too old."""
-        while not under_way[number] or (under_way[number] < 2 and state["calls"] < staleness * accumulate):
-            calls[number].put(state["version"])
+    def ask(number: int) -> None:
+        """Let a worker have two calls, the second where its estimate would not be too old."""
+        while not under_way[number] or (under_way[number] < 2 and state["under way"] < staleness * accumulate):
+            asked[number].put(state["version"])
             under_way[number] += 1
-            state["calls"] += 1
+            state["under way"] += 1
 
     def deliver(versions: list[int], number: int | None = None) -> Generator[Any, Any, None]:
         """One message to the driver, whatever it sums up; then the worker of this number, if it is one's, is asked again."""
@@ -138,28 +140,30 @@ def simulate(
                 state["version"] += 1
         if number is not None:
             under_way[number] -= 1
-            state["calls"] -= 1
-            call(number)
+            state["under way"] -= 1
+            ask(number)
 
     def worker(number: int) -> Generator[Any, Any, None]:
         fails = rng.expovariate(1 / costs.life)
         yield env.timeout(rng.random() * costs.step)
         if group == 1:
-            call(number)
+            ask(number)
         while True:
-            version = state["version"] if group > 1 else (yield calls[number].get())
+            version = state["version"] if group > 1 else (yield asked[number].get())
             seconds = costs.step * rng.lognormvariate(0, costs.sigma) * (10 if rng.random() < costs.stragglers else 1)
+            found.begun += 1
+            found.computed += seconds
             yield from compute(seconds, 1)
             if env.now > fails:
                 found.failures += 1
                 yield env.timeout(costs.replace)
                 fails = env.now + rng.expovariate(1 / costs.life)
                 if group == 1:  # what it was asked for, but for answers that are on their way, is void
-                    lost = 1 + len(calls[number].items)
-                    calls[number].items.clear()
+                    lost = 1 + len(asked[number].items)
+                    asked[number].items.clear()
                     under_way[number] -= lost
-                    state["calls"] -= lost
-                    call(number)
+                    state["under way"] -= lost
+                    ask(number)
                 continue
             if group == 1:
                 env.process(deliver([version], number))
@@ -178,9 +182,9 @@ def simulate(
     return found
 
 
-def summary(name: str, workers: int, found: Outcome, costs: Costs, particles: int = 1) -> dict[str, Any]:
-    """What a table says of a simulation."""
-    ideal = workers * found.seconds / (costs.step * math.exp(costs.sigma**2 / 2) * (1 + 9 * costs.stragglers))
+def summary(name: str, workers: int, found: Outcome, particles: int = 1) -> dict[str, Any]:
+    """What a table says of a simulation. Ideal are workers that compute all the time, for as long an estimate as these did on average."""
+    ideal = workers * found.seconds * found.begun / found.computed
     ages = sorted(found.ages) or [0]
     used = {"the driver": found.driver / found.seconds, "its network card": found.card / found.seconds}
     most = max(used, key=lambda k: used[k])
@@ -226,19 +230,21 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     engine._first = timed
     at: list[float] = []
     processor: list[float] = []
-    compiled: list[int] = []  # the meta-steps from which on every estimator has been computed, each by its worker
+    first_step: int | None = None  # from which on every estimator has been computed, each by its worker
 
     def on_step(_: Any) -> None:
-        if not compiled:
+        nonlocal first_step
+        if first_step is None:
             time.sleep(0.5)  # else the first workers do all meta-steps while the others compile
         at.append(time.perf_counter())
         processor.append(time.process_time())
-        if all(engine.given.get(unit, 0) > 2 for unit in engine.pool.units):  # two are under way
-            compiled.append(len(at))
+        if first_step is None and all(engine.given.get(unit, 0) > 2 for unit in engine.pool.units):  # two are under way
+            first_step = len(at)
 
     meta_train(optimizer, estimators, outer, steps=steps, key=jax.random.key(1), engine=engine, on_step=on_step)
     engine.close()
-    first_step = compiled[0] + 1
+    if first_step is None or first_step > steps - 10:
+        raise SystemExit(f"{steps} meta-steps ended before {workers} workers had compiled; give more.")
     took = at[-1] - at[first_step]
     count = (len(at) - 1 - first_step) * len(estimators)
     steady = np.array(seconds[-count:])
@@ -341,14 +347,14 @@ def main(
         from lopt.engine.connection import connect
 
         connect(cpus=max(measured))
+    facts = machine()
     real: list[dict[str, Any]] = []
     for count in measured:
         real.append(measure(count, steps))
         print(real[-1])
-        write(measurements, machine(), real)
+        write(measurements, facts, real)
     real = json.loads(measurements.read_text())["results"]
 
-    facts = machine()
     results: list[dict[str, Any]] = []
     header("workers", "estimates/s, measured", "simulated", "mean staleness, measured", "simulated")
     given = costs_of(real[0], costs)
@@ -369,7 +375,7 @@ def main(
                 continue
             estimates = min(2_000, max(20, 100_000 // count))
             found = simulate(count, given, accumulate=max(4, count), staleness=5, group=group, estimates=estimates)
-            results.append(summary(name, count, found, given, particles))
+            results.append(summary(name, count, found, particles))
             show(*results[-1].values())
 
     print()
@@ -377,7 +383,7 @@ def main(
     for life in lives:
         given = dataclasses.replace(costs, life=life)
         found = simulate(100, given, accumulate=100, staleness=5, group=100, estimates=4_000)
-        row = summary(WAYS[1], 100, found, given)
+        row = summary(WAYS[1], 100, found)
         row = {"life": life, "seconds": round(found.seconds, 1), "workers": 100} | {
             name: row[name] for name in ("failures", "estimates_per_second", "efficiency")
         }

@@ -54,10 +54,9 @@ class Way:
         """So many meta-steps: inner steps per second of time, and processor seconds of this process.
 
         The workers of an asynchronous engine have two estimates under way at the end. The block waits for them, so that they do not disturb the next
-        way, and begins with meta-steps that use them up and are not counted.
+        way. Each block begins with meta-steps that are not counted: they use such estimates up.
         """
-        if not self.engine.traceable:
-            self._go(3)
+        self._go(3)
         began, processor = time.perf_counter(), time.process_time()
         inner = self._go(steps)
         found = inner / (time.perf_counter() - began), time.process_time() - processor
@@ -117,7 +116,13 @@ def main(
     connect(cpus=6)  # a place for the workers of all engines, which take turns
     results = []
     header(
-        "mixture", "", "one worker over this process", "two workers over one", "two processes apart over one", "load"
+        "mixture",
+        "",
+        "one worker over this process",
+        "two workers over this process",
+        "two workers over one",
+        "two processes apart over one",
+        "load",
     )
     for name in mixtures:
         engines: dict[str, Engine] = {"local": Local(devices=1)}
@@ -137,6 +142,7 @@ def main(
             "inner_steps_per_second": {way: spread(x) for way, x in speed.items()},
             "one_over_local": {kind: spread(speed[f"one, {kind}"] / speed["local"]) for kind in KINDS},
             "two_over_one": {kind: spread(speed[f"two, {kind}"] / speed[f"one, {kind}"]) for kind in KINDS},
+            "two_over_local": {kind: spread(speed[f"two, {kind}"] / speed["local"]) for kind in KINDS},
             "apart_over_one": spread(apart(name, turns, steps)),
             "driver_processor_seconds": {way: spread(x) for way, x in driver.items()},
             "load": os.getloadavg()[0],
@@ -147,6 +153,7 @@ def main(
                 name,
                 kind,
                 text(row["one_over_local"][kind]),
+                text(row["two_over_local"][kind]),
                 text(row["two_over_one"][kind]),
                 text(row["apart_over_one"]),
                 f"{row['load']:.1f}",

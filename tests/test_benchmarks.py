@@ -208,7 +208,7 @@ def test_scaling(tmp_path: Path) -> None:
     results = run("scaling.py", tmp_path / "scaling.json", *arguments)
     assert [r["beside"]["workers"] for r in results if "beside" in r] == [1, 2, 4, 8]
     one, alone, accumulators, _ = [r for r in results if "way" in r]
-    assert 0.9 < one["efficiency"] < 1.0  # a second call waits while the driver works
+    assert 0.97 < one["efficiency"] <= 1.0  # a second call waits while the driver works: 4 ms of 55
     assert (alone["bottleneck"], accumulators["bottleneck"]) == ("the driver", "none")
     never, often = [r["failing"] for r in results if "failing" in r]
     assert never["failures"] == 0

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -127,6 +128,89 @@ def test_an_address_that_does_not_answer_is_refused(address: str, words: str) ->
         held.bind(("127.0.0.1", 0))  # not listening
         with pytest.raises(InputError, match=words):
             connection.connect(address.format(free=held.getsockname()[1]))
+
+
+class Instant:
+    """In the place of a worker: an estimate of nothing, which takes two seconds, for each call."""
+
+    class estimates:
+        @staticmethod
+        def remote(units: list[int], *_: Any) -> list[worker.Answer]:
+            gradient = worker.pack(Momentum(learning_rate=0.1))
+            return [worker.Answer(None, gradient, {"meta_loss": np.zeros(())}, 2.0) for _ in units]
+
+
+class Answering(pool_module.WorkerPool):
+    """A pool of three such workers with a unit each, whose calls are answered one at a time, the oldest first."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 3, [None] * 3, 1, 1.0)
+        self.living = [pool_module.WorkerHandle(i, Instant, None, units=[i]) for i in range(3)]
+        self.homeless = []
+        self.most = 0  # calls under way at a time
+
+    def call(self, handle: Any, method: str, units: Any, *others: Any, version: int = 0) -> None:
+        found = getattr(handle.actor, method).remote([*units], *others)
+        self.under_way[len(self.under_way) + self.calls] = call = pool_module.Call(
+            self.calls, handle, method, tuple(units), version
+        )
+        self.calls += 1
+        self.found = {**getattr(self, "found", {}), call: found}
+
+    def answers(self) -> Iterator[Any]:
+        self.most = max(self.most, len(self.under_way))
+        promise, call = next((p, c) for p, c in self.under_way.items() if c.method == "estimates")
+        del self.under_way[promise]
+        yield call, self.found.pop(call)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "accumulate", "most"),
+    [(5, 4, 6), (1, 4, 4), (1, 1, 3), (0, 4, 3)],
+    ids=["two each", "as many as are young enough", "one each", "no second one without staleness"],
+)
+def test_a_second_call_waits_at_a_worker_where_it_will_not_be_too_old(
+    staleness: int, accumulate: int, most: int
+) -> None:
+    it: Any = RayEngine(3, staleness=staleness)
+    it.pool = pool = Answering()
+    for _ in range(5):
+        taken, ages = it._first(pool, None, KEY, staleness, accumulate)
+        it.version += 1
+        assert len(taken) == accumulate
+        assert max(ages) <= staleness
+    assert pool.most == most
+
+
+def test_a_worker_that_gives_a_unit_away_is_not_asked() -> None:
+    it: Any = RayEngine(3, staleness=5)
+    it.pool = pool = Answering()
+    pool.under_way["promise"] = pool_module.Call(0, pool.living[1], "forget", (1,), 0)
+    taken, _ = it._first(pool, None, KEY, 5, 4)
+    assert {unit for unit, _ in taken} == {0, 2}
+
+
+def test_a_state_is_asked_for_once_and_again_where_its_worker_is_lost() -> None:
+    pool = Answering()
+    pool.ray = SimpleNamespace(kill=lambda actor: None)
+    pool.due = {0, 1}
+    assert pool.take_due([1, 2]) == [True, False]
+    assert pool.take_due([1, 2]) == [False, False]
+    pool._lose(pool.living[1])
+    assert pool.due == {0, 1}
+
+
+def test_dropped_estimates_count_as_work() -> None:
+    it: Any = RayEngine(3, staleness=1)
+    it.pool, it.version, it.last = Answering(), 7, time.perf_counter() - 10
+    old = pool_module.Call(0, it.pool.living[0], "estimates", (0,), 3)
+    it.spare.append((old, Instant.estimates.remote([0])))
+    estimators = mixture()
+    held = tuple(cluster_module._Held() for _ in estimators)
+    found = it.gradients(Momentum(learning_rate=0.1), estimators, held, KEY)
+    assert found.metrics["dropped"] == 1
+    assert found.metrics["utilisation"] == pytest.approx((3 + 1) * 2.0 / (3 * 10), rel=0.1)
+    assert it.wasted == 0.0
 
 
 def test_states_travel_with_their_keys() -> None:

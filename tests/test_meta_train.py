@@ -543,7 +543,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 
 @pytest.mark.parametrize(
     ("error", "remedy"),
-    [(errno.EDQUOT, "free some space"), (errno.EROFS, "make it writable"), (errno.EIO, "mend that")],
+    [(errno.EDQUOT, "free some space"), (errno.EROFS, "make it writable"), (errno.EIO, "remove the cause")],
     ids=["quota", "read-only", "broken"],
 )
 def test_what_stops_the_writing_has_its_own_remedy(

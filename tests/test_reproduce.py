@@ -156,6 +156,9 @@ def test_a_second_paper_is_a_table(tmp_path: Path) -> None:
     assert measure(paper, tmp_path / "quick", quick=True, fields={"weights": "w"}).claims[0].held is True
     alone = measure(paper, tmp_path / "alone", only=("a",), fields={"weights": "w"})
     assert [claim.name for claim in alone.claims] == ["a"]
+    assert json.loads(alone.results.read_text())["settings"]["claims"] == ["a"]
+    with pytest.raises(InputError, match="no field of a claim named 'weights'"):
+        measure(paper, tmp_path / "bad", only=("b",), fields={"weights": "w"})
     assert [c["name"] for c in json.loads(alone.results.read_text())["claims"]] == ["a"]
     with pytest.raises(InputError, match="no claim named 'bb'; did you mean b"):
         measure(paper, tmp_path / "bad", only=("bb",))

@@ -135,6 +135,10 @@ ROWS: dict[str, Row] = {
     "clamp a number": Row(lambda low, high: lax.clamp(low, jnp.full(16, 0.7), high), [OTHERS[:1].repeat(16), OTHERS]),
     "select": Row(lax.select_n, [TRUTHS, FLOATS[:5], OTHERS[:5]]),
     "select of three": Row(lax.select_n, [np.array([2, 0, 1, 1, 0], "i4"), FLOATS[:5], OTHERS[:5], OTHERS[5:10]]),
+    "select of three, two of them numbers": Row(
+        lambda which, x: lax.select_n(which, jnp.full(5, 3, jnp.int32), jnp.full(5, -4, jnp.int32), x),
+        [np.array([2, 0, 1, 1, 0], "i4"), np.arange(5, dtype="i4")],
+    ),
     "select by integers": Row(lax.select_n, [np.array([1, 0, 1, 1, 0], "i4"), FLOATS[:5], OTHERS[:5]]),
     "select of one": Row(lax.select_n, [np.array([0, 0], "i4"), FLOATS[:2]]),
     "select numbers": Row(lambda x: jnp.where(x, jnp.int32(3), jnp.int32(-4)), [TRUTHS]),

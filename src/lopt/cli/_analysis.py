@@ -159,11 +159,11 @@ class Reproduce:
     tasks is Metz et al. 2020, more tasks and a better architecture; self-training is Metz et al. 2021, optimizers that train themselves;
     neighbours is Huang & Yang 2022 and Zhao et al. 2020, analytic continuation and low-precision graph networks."""
     claims: tuple[str, ...] = ()
-    """The names of the claims to measure, as its report has them; all by default."""
+    """The names of the claims to measure; all by default. The table at the end of a run has them, and results.json."""
     quick: bool = False
     """Smaller sizes; how much less time that takes depends on the paper."""
     out: Path | None = None
-    """Where report.html, results.json and the figures go; runs/PAPER by default."""
+    """Where report.html, results.json and the figures go; runs/PAPER by default, and the names of claims where some are given."""
     seed: int = 0
     """Draws everything."""
     fields: Fields = ()
@@ -180,7 +180,7 @@ class Reproduce:
 
         report = measure(
             find_paper(self.paper),
-            self.out or Path("runs") / self.paper,
+            self.out or Path("runs") / "-".join((self.paper, *self.claims)),
             only=self.claims,
             seed=self.seed,
             quick=self.quick,
@@ -188,8 +188,8 @@ class Reproduce:
             command=shlex.join(("lopt", *sys.argv[1:])),
             on_progress=say,
         )
-        table = Table("claim", "verdict", "seconds", title=f"reproduce {self.paper}", title_justify="left")
+        table = Table("name", "claim", "verdict", "seconds", title=f"reproduce {self.paper}", title_justify="left")
         for claim in report.claims:
-            table.add_row(claim.title, VERDICTS[claim.held], f"{claim.seconds:.0f}")
+            table.add_row(claim.name, claim.title, VERDICTS[claim.held], f"{claim.seconds:.0f}")
         console.print(table)
         console.print(f"Report: {report.page}\nFigures and results: {report.results.parent}", soft_wrap=True)

@@ -43,6 +43,8 @@ class RayEngine(Engine):
     $$\theta_{t+1} = \theta_t + U_\text{outer}\Big(\frac1M \sum_{m=1}^M \hat g_m(\theta_{t - a_m})\Big), \qquad a_m \le K,$$
 
     and an estimate that is older than $K$ meta-steps is dropped and counted. Estimators on faster workers weigh more.
+    While a worker computes, a second call waits there, unless $K M$ calls are under way already. So estimates are older by up to the number of workers
+    over $M$. With $K = 0$ there is no second call.
 
     A worker that dies or hangs is replaced; see `WorkerPool`. Its estimators go on from their last snapshot, at the workers that are left; workers that
     come later take their share. The answer of a call is used at most once. A snapshot travels with an estimate, so that nobody waits for it.
@@ -219,7 +221,7 @@ class RayEngine(Engine):
         keys = _keys(key, len(pool.units), 1)
 
         def others(units: list[int]) -> tuple[Any, ...]:
-            return meta_params, [keys[unit] for unit in units], [unit in pool.due for unit in units]
+            return meta_params, [keys[unit] for unit in units], pool.take_due(units)
 
         return sorted(pool.every("estimates", others, version=self.version).items())
 
@@ -241,17 +243,16 @@ class RayEngine(Engine):
                 ages.append(age)
             if len(taken) == wanted:
                 return taken, ages
-            # A second call waits at each worker, so that none is idle until the driver has seen its answer; but an estimate is as many meta-steps
-            # old as others come before it, over M, and those that would be too old are not asked for.
-            for calls in (0, 1):
-                for worker in pool.ready(calls):
-                    if calls and len(pool.under_way) >= staleness * wanted:
+            # A second call waits at each worker, so that it need not wait for the driver. With K M calls under way another would probably be too old.
+            for under_way in (0, 1):
+                for worker in pool.ready(under_way=under_way):
+                    if under_way and len(pool.under_way) >= staleness * wanted:
                         break
                     unit = worker.units[worker.turn % len(worker.units)]
                     worker.turn += 1
                     self.given[unit] = self.given.get(unit, 0) + 1
                     fresh = Keys(np.asarray(_numbers_of_a_later_key(key, unit, pool.replicas, self.given[unit])))
-                    due = [unit in pool.due]
+                    due = pool.take_due([unit])
                     pool.call(worker, "estimates", [unit], meta_params, [fresh], due, version=self.version)
             self.spare += pool.answers()
 

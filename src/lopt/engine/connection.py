@@ -102,7 +102,7 @@ def _must_be_connected_to(ray: Any, address: str | None) -> None:
 
 
 def _resolved(ray: Any, address: str) -> str:
-    """With the number of the host in the place of its name, and that which other machines know this one by in the place of its loopback."""
+    """The address with the host as a number; a loopback becomes this machine's address in the cluster."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError, UnicodeError):
         host = socket.gethostbyname(host)

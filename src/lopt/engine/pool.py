@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ class WorkerPool:
         self.units = [*range(len(estimators) * replicas)]
         self.homeless = [*self.units]  # units that are at no worker
         self.snapshot: dict[int, Any] = {}  # states by unit, packed
-        self.due: set[int] = set()  # units whose state should come with their next answer
+        self.due: set[int] = set()  # units whose next call should ask for their state
         self.calls = self.started = self.replaced = self.failed = 0
         self.next_start = self.looked = 0.0
         self.begun = self.warned = False
@@ -95,6 +96,12 @@ class WorkerPool:
         self._wait(self.size)
         self.begun = True
         self._settle()
+
+    def take_due(self, units: Sequence[int]) -> list[bool]:
+        """Whether the states of units are due. The call that is made now asks for them, so that the next one does not."""
+        found = [unit in self.due for unit in units]
+        self.due.difference_update(units)
+        return found
 
     def call(self, worker: WorkerHandle, method: str, units: Sequence[int], *others: Any, version: int = 0) -> None:
         """Ask a worker for something about some of its units; `answers` tells when it has come."""
@@ -153,7 +160,6 @@ class WorkerPool:
             for unit, answer in zip(call.units, found, strict=True):
                 if answer.state is not None:
                     self.snapshot[unit] = answer.state
-                    self.due.discard(unit)
             if call.method == "forget":
                 call.worker.units = [unit for unit in call.worker.units if unit not in call.units]
                 self.homeless += call.units
@@ -177,11 +183,11 @@ class WorkerPool:
         """The workers that compute, or have an answer that is not taken yet."""
         return {call.worker for call in self.under_way.values()}
 
-    def ready(self, calls: int) -> list[WorkerHandle]:
-        """The workers that have units, exactly so many calls under way, and keep all of their units."""
-        had = [call.worker for call in self.under_way.values()]
-        giving = [call.worker for call in self.under_way.values() if call.method == "forget"]
-        return [w for w in self.living if w.units and had.count(w) == calls and w not in giving]
+    def ready(self, *, under_way: int) -> list[WorkerHandle]:
+        """The workers that have units, exactly so many calls under way, and give none of their units away."""
+        asked = Counter(call.worker for call in self.under_way.values())
+        giving = {call.worker for call in self.under_way.values() if call.method == "forget"}
+        return [w for w in self.living if w.units and asked[w] == under_way and w not in giving]
 
     def stop(self) -> None:
         """End the workers; the cluster goes on."""
@@ -268,6 +274,7 @@ class WorkerPool:
         self.ray.kill(worker.actor)
         self.under_way = {p: call for p, call in self.under_way.items() if call.worker is not worker}
         self.homeless += worker.units
+        self.due.update(worker.units)  # their states may have been on the way
         self.replaced += 1
 
     def _wait(self, count: int) -> None:

@@ -43,7 +43,7 @@ class Backprop(Particles):
 
     Memory grows with the square root of the length: the unroll is cut into about $\sqrt K$ segments of as many steps. The way forward keeps the
     state at the beginning of each; the way back takes the steps of one segment once more, keeps their states, and computes each step anew before it
-    is differentiated. These are loops whose bounds are numbers of the program. So schedules cost one compilation, and take just the steps that they
+    is differentiated. The compiled program computes the bounds of these loops. So schedules cost one compilation, and take just the steps that they
     ask for.
 
     Args:
@@ -132,6 +132,8 @@ def unroll_and_differentiate(
         whole = estimator.step_unroll(optimizer, whole, jax.random.fold_in(unroll_key, t))
         return eqx.partition(_with_problem(whole, None), eqx.is_inexact_array)
 
+    # All particles have one length, so `vmap` leaves the loops as they are. Where members of a population have lengths of their own, each turn
+    # of a loop copies what it carries.
     def end(i: Int[Array, ""]) -> Int[Array, ""]:
         return jnp.minimum((i + 1) * size, steps)
 
@@ -171,7 +173,7 @@ def unroll_and_differentiate(
 
 
 def _keep(advance: Any, now: Any, count: int | Int[Array, ""], *, most: int) -> tuple[Any, Any]:
-    """Advance so often, at most `most` times: the end, and each state from which it went on, stacked."""
+    """Apply `advance` `count` times, at most `most`: the end, and each state from which it went on, stacked."""
     kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (most, *x.shape)), now)
 
     def one(i: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:

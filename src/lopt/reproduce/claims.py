@@ -91,31 +91,31 @@ def measure(
         on_progress: told what is being done and what came out.
 
     Raises:
-        InputError: for an unknown claim, or a field that no claim has.
+        InputError: for an unknown claim, or a field that none of the claims to measure has.
     """
     for name in only:
         if name not in paper.claims:
             raise InputError(unknown("claim", name, paper.claims))
+    specs = {name: spec for name, spec in paper.claims.items() if not only or name in only}
     tell = on_progress or (lambda _: None)
-    takes = {name: set(inspect.signature(spec.measure).parameters) for name, spec in paper.claims.items()}
+    takes = {name: set(inspect.signature(spec.measure).parameters) for name, spec in specs.items()}
     for field in fields or {}:
         if not any(field in names for names in takes.values()):
             raise InputError(unknown("field of a claim", field, sorted(set().union(*takes.values()) - {"key"})))
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
     claims, drawn = [], {}
-    for i, (name, spec) in enumerate(paper.claims.items()):
-        if only and name not in only:
-            continue
+    for name, spec in specs.items():
         tell(f"{name} ...")
         began = time.perf_counter()
         own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
         chosen = sizes.get(name, {}) if sizes is not None else spec.quick if quick else {}
-        claim = spec.measure(jax.random.fold_in(jax.random.key(seed), i), **{**chosen, **own})
+        key = jax.random.fold_in(jax.random.key(seed), list(paper.claims).index(name))
+        claim = spec.measure(key, **{**chosen, **own})
         claims.append(claim._replace(seconds=0.0 if claim.held is None else time.perf_counter() - began))
         if claim.held is not None:
             drawn[name] = png_of(spec.draw(claim))
         tell(claim.found)
-    settings = {"command": command, "seed": seed, "quick": quick, "devices": jax.device_count()}
+    settings = {"command": command, "claims": [*specs], "seed": seed, "quick": quick, "devices": jax.device_count()}
     return write_report(folder, paper, claims, drawn, settings=settings)
 
 

@@ -238,7 +238,9 @@ def _select(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
     for i, other in enumerate(others, 1):
         chosen = which if eqn.invars[0].aval.dtype == np.bool_ else f"{which} >= {i}"
         found = f"torch.where({chosen}, {other}, {found})"
-    return f"{found}.to({dtype(out.dtype)})" if all(isinstance(x, Number) for x in a[1:]) else found
+        if i == 1 and isinstance(a[1], Number) and isinstance(other, Number):
+            found += f".to({dtype(out.dtype)})"
+    return found
 
 
 def _clamp(eqn: Any, a: Sequence[str], p: Any, out: Any) -> str:
