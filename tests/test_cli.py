@@ -29,7 +29,7 @@ from lopt.evaluate.compare import COLUMNS, TUNED, default_key
 from lopt.meta_train import Progress, meta_train
 from lopt.optimizers import OPTIMIZERS
 from lopt.recipes import RECIPES
-from lopt.run_directory import CHECKPOINT, METRICS
+from lopt.run_directory import CHECKPOINT, CONFIG, METRICS
 from lopt.tasks import TASKS
 from lopt.tasks.data import images as data
 
@@ -367,6 +367,16 @@ def test_meta_train(run: Run, tmp_path: Path) -> None:
     assert weights.read_bytes() == before
     assert len((folder / METRICS).read_text().splitlines()) == 2
     assert run("train", "--task", "quadratic", "--optimizer", weights, "--steps", "2", "--seeds", "1").code == 0
+
+
+def test_a_saved_optimizer_applies_the_meta_gradients(run: Run, refused: Any, tmp_path: Path) -> None:
+    """In a run directory, which another outer optimizer does not continue."""
+    arguments = ("meta-train", "--recipe", "smoke", "--run-dir", tmp_path, *TINY)
+    assert run(*arguments, "--steps", "2", "--outer", "demo-1").code == 0
+    assert len((tmp_path / METRICS).read_text().splitlines()) == 2
+    assert json.loads((tmp_path / CONFIG).read_text())["outer"] == "demo-1"
+    assert run(*arguments, "--steps", "2", "--outer", "demo-1").code == 0, "it was done already"
+    assert "belongs to another configuration" in refused(*arguments, "--steps", "2")
 
 
 def test_places_that_need_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,7 @@ def meta_train(
         others = {**(settings or {}), **({"average": average} if average else {})}
         others |= {"steps": steps, "engine": engine.describe(estimators)}
         as_optax = outer.to_optax(horizon=steps, key=key) if isinstance(outer, Optimizer) else outer
-        run = RunDirectory(Path(run_dir), configuration(optimizer, estimators, as_optax, key=key, **others))
+        run = RunDirectory(Path(run_dir), configuration(optimizer, estimators, as_optax, key=key, others=others))
     options: dict[str, Any] = {"average": average, "engine": engine}
     begin = _meta_init if engine.traceable else meta_init
     state = begin(optimizer, estimators, tx, key, steps=steps, **options)

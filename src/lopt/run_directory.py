@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -32,7 +33,7 @@ def configuration(
     outer: optax.GradientTransformation,
     *,
     key: PRNGKeyArray,
-    **others: Any,
+    others: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What identifies a meta-training: it must agree for a run to be continued.
 
@@ -44,7 +45,7 @@ def configuration(
         estimators: with their tasks.
         outer: the outer optimizer, as an optax transformation.
         key: draws everything.
-        **others: what else must agree, as JSON.
+        others: what else must agree, as JSON.
 
     Returns:
         The configuration as JSON gives it back.
@@ -166,7 +167,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "mend that")
+        remedy = REMEDIES.get(error.errno or 0, "remove the cause")
         reason = f"{error.strerror}; {remedy}, and the same command goes on from the last checkpoint"
         raise OSError(error.errno, reason, str(path)) from error
 
