@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,10 +118,8 @@ def train_arm(
     arm = ARMS[name]
     init_key, train_key = jax.random.split(key)
     rule = HierarchicalRNN(**arm.fields, key=init_key)
-    free = jax.tree.map(jnp.ones_like, rule)
     if arm.hold is not None:
-        marked = arm.hold(rule, jnp.nan)
-        rule, free = arm.hold(rule, None), jax.tree.map(lambda x: (~jnp.isnan(x)).astype(x.dtype), marked)
+        rule = arm.hold(rule, None)
     estimators = [
         Backprop(
             create(find_member(f"wichrowska2017/{task}")),
@@ -131,11 +130,21 @@ def train_arm(
         )
         for task in TASKS
     ]
-    held = optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, free))
-    outer = optax.chain(optax.clip(0.1), optax.adam(learning_rate), held)
-    state = meta_train(rule, estimators, outer, steps=meta_steps, key=train_key, run_dir=folder)
+    state = meta_train(rule, estimators, _outer(name, learning_rate), steps=meta_steps, key=train_key, run_dir=folder)
     found: Any = state.optimizer
     return found
+
+
+@functools.cache  # of one object, so that all seeds of an arm share their program
+def _outer(name: str, learning_rate: float) -> optax.GradientTransformation:
+    """Adam, which leaves alone what an arm holds."""
+    arm = ARMS[name]
+    rule = HierarchicalRNN(**arm.fields, key=jax.random.key(0))
+    free = jax.tree.map(jnp.ones_like, rule)
+    if arm.hold is not None:
+        free = jax.tree.map(lambda x: (~jnp.isnan(x)).astype(x.dtype), arm.hold(rule, jnp.nan))
+    held = optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, free))
+    return optax.chain(optax.clip(0.1), optax.adam(learning_rate), held)
 
 
 __all__ = ["ARMS", "TASKS", "WHOLE", "Arm", "train_arm", "without_hierarchy", "without_products", "without_scaling"]
