@@ -23,6 +23,16 @@ from lopt.tasks import create
 from lopt.zoo import Card
 
 KEY = jax.random.key(0)
+TRUNCATED = Path(lopt.__file__).parent / "reproduce" / "scale" / "weights" / "truncated-backpropagation.safetensors"
+
+
+def test_the_claims_take_the_weights_of_truncated_backpropagation() -> None:
+    """They are of the same rule and problems as the saved optimizer, and trained otherwise."""
+    ours, card = learned_optimizer(TRUNCATED)
+    theirs, other = learned_optimizer("hierarchical-rnn-1")
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert card.tasks == other.tasks
+    assert card.fingerprint != other.fingerprint
 
 
 @pytest.mark.parametrize(
