@@ -39,8 +39,8 @@ class Costs:
     step: float = 0.05  # of one estimate
     sigma: float = 0.3  # of the logarithm of that time
     stragglers: float = 0.01  # the part of the steps that take ten times as long
-    estimate: float = 0.0021  # of the driver, for each estimate
-    outer: float = 0.0018  # of the driver, for each outer step
+    call: float = 0.0021  # of the driver, for each call or message of an accumulator
+    outer: float = 0.0014  # of the driver, for each outer step
     message: int = 20_000  # each way
     bandwidth: float = 1.25e8  # bytes a second of the driver's network card
     latency: float = 0.0005
@@ -90,6 +90,7 @@ def simulate(
     env, rng, found = simpy.Environment(), random.Random(seed), Outcome()
     driver, card = simpy.Resource(env), simpy.Resource(env)
     cores = None if cpus is None else simpy.PriorityResource(env, cpus)
+    share = max(1, accumulate // workers) if group == 1 else 1  # estimates of a call
     state = {"version": 0, "sum": 0, "under way": 0}
     waiting: dict[int, list[int]] = {}
     asked = [simpy.Store(env) for _ in range(workers)]  # calls that wait: the versions of their meta-parameters
@@ -111,7 +112,7 @@ def simulate(
         while not under_way[number] or (under_way[number] < 2 and state["under way"] < staleness * accumulate):
             asked[number].put(state["version"])
             under_way[number] += 1
-            state["under way"] += 1
+            state["under way"] += share
 
     def deliver(versions: list[int], number: int | None = None) -> Generator[Any, Any, None]:
         """One message to the driver, whatever it sums up; then the worker of this number, if it is one's, is asked again."""
@@ -123,8 +124,8 @@ def simulate(
             found.card += 2 * wire
         with driver.request() as turn:
             yield turn
-            yield from compute(costs.estimate, 0)
-            found.driver += costs.estimate
+            yield from compute(costs.call, 0)
+            found.driver += costs.call
             for version in versions:
                 age = state["version"] - version
                 if age > staleness:
@@ -140,8 +141,11 @@ def simulate(
                 state["version"] += 1
         if number is not None:
             under_way[number] -= 1
-            state["under way"] -= 1
+            state["under way"] -= share
             ask(number)
+
+    def estimate_seconds() -> float:
+        return costs.step * rng.lognormvariate(0, costs.sigma) * (10 if rng.random() < costs.stragglers else 1)
 
     def worker(number: int) -> Generator[Any, Any, None]:
         fails = rng.expovariate(1 / costs.life)
@@ -150,8 +154,8 @@ def simulate(
             ask(number)
         while True:
             version = state["version"] if group > 1 else (yield asked[number].get())
-            seconds = costs.step * rng.lognormvariate(0, costs.sigma) * (10 if rng.random() < costs.stragglers else 1)
-            found.begun += 1
+            seconds = sum(estimate_seconds() for _ in range(share))
+            found.begun += share
             found.computed += seconds
             yield from compute(seconds, 1)
             if env.now > fails:
@@ -162,11 +166,11 @@ def simulate(
                     lost = 1 + len(asked[number].items)
                     asked[number].items.clear()
                     under_way[number] -= lost
-                    state["under way"] -= lost
+                    state["under way"] -= lost * share
                     ask(number)
                 continue
             if group == 1:
-                env.process(deliver([version], number))
+                env.process(deliver([version] * share, number))
                 continue
             yield env.timeout(2 * costs.latency)
             queue = waiting.setdefault(number // group, [])
@@ -255,7 +259,7 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
         "estimates_per_second": count / took,
         "step_median": float(np.median(steady)),
         "step_sigma": float(np.std(np.log(steady))),
-        "driver_cpu_seconds_an_estimate": (processor[-1] - processor[first_step]) / count,
+        "driver_cpu_seconds_a_meta_step": (processor[-1] - processor[first_step]) / (len(at) - 1 - first_step),
         "driver_seconds_an_outer_step": float(
             np.median(np.diff(at[first_step:]) - np.array(waited[first_step + 1 : len(at)]))
         ),
@@ -265,14 +269,14 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
 
 
 def costs_of(found: dict[str, Any], costs: Costs) -> Costs:
-    """Those of a real run. What the driver's process computes is for its estimates and its outer steps; the latter are on their own."""
+    """Those of a real run of one worker, with a call a meta-step. What the driver's process computes is for that call and the outer step."""
     outer = max(0.0, found["driver_seconds_an_outer_step"])
     return dataclasses.replace(
         costs,
         step=found["step_median"],
         sigma=found["step_sigma"],
         stragglers=0.0,
-        estimate=max(0.0, found["driver_cpu_seconds_an_estimate"] - outer / found["accumulate"]),
+        call=max(0.0, found["driver_cpu_seconds_a_meta_step"] - outer),
         outer=outer,
         message=found["message_bytes"],
     )

@@ -136,16 +136,18 @@ class Instant:
     class estimates:
         @staticmethod
         def remote(units: list[int], *_: Any) -> list[worker.Answer]:
-            gradient = worker.pack(Momentum(learning_rate=0.1))
+            gradient = jax.tree.leaves(worker.pack(Momentum(learning_rate=0.1)))
             return [worker.Answer(None, gradient, {"meta_loss": np.zeros(())}, 2.0) for _ in units]
 
 
 class Answering(pool_module.WorkerPool):
-    """A pool of three such workers with a unit each, whose calls are answered one at a time, the oldest first."""
+    """A pool of three such workers, by default with a unit each, whose calls are answered one at a time, the oldest first."""
 
-    def __init__(self) -> None:
-        super().__init__(None, 3, [None] * 3, 1, 1.0)
-        self.living = [pool_module.WorkerHandle(i, Instant, None, units=[i]) for i in range(3)]
+    def __init__(self, units: int = 1) -> None:
+        super().__init__(None, 3, [None] * 3 * units, None, 1, 1.0)
+        self.living = [
+            pool_module.WorkerHandle(i, Instant, None, units=[i + 3 * k for k in range(units)]) for i in range(3)
+        ]
         self.homeless = []
         self.most = 0  # calls under way at a time
 
@@ -182,6 +184,27 @@ def test_a_second_call_waits_at_a_worker_where_it_will_not_be_too_old(
     assert pool.most == most
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "sizes"),
+    [(2, {1}), (3, {1}), (7, {2}), (9, {3}), (12, {3})],
+    ids=["fewer estimates than workers", "as many", "a part left over", "three each", "no unit twice"],
+)
+def test_calls_share_the_estimates_of_a_meta_step(accumulate: int, sizes: set[int]) -> None:
+    """Three workers with three units each. What a meta-step leaves of an answer is the next one's, and all units take turns."""
+    it: Any = RayEngine(3, staleness=5)
+    it.pool = pool = Answering(units=3)
+    seen: list[int] = []
+    for _ in range(9):
+        taken, ages = it._first(pool, None, KEY, 5, accumulate)
+        it.version += 1
+        assert len(taken) == len(ages) == accumulate
+        seen += [unit for unit, _ in taken]
+    assert {len(call.units) for call in pool.under_way.values()} == sizes
+    assert set(seen) == set(range(9)) if accumulate > 2 else len(set(seen)) > 3
+    assert max(seen.count(unit) for unit in set(seen)) - min(seen.count(unit) for unit in set(seen)) <= 2
+    assert it.dropped == 0
+
+
 def test_a_worker_that_gives_a_unit_away_is_not_asked() -> None:
     it: Any = RayEngine(3, staleness=5)
     it.pool = pool = Answering()
@@ -203,6 +226,7 @@ def test_a_state_is_asked_for_once_and_again_where_its_worker_is_lost() -> None:
 def test_dropped_estimates_count_as_work() -> None:
     it: Any = RayEngine(3, staleness=1)
     it.pool, it.version, it.last = Answering(), 7, time.perf_counter() - 10
+    it.merge = cluster_module._merger(jax.tree.structure(Momentum(learning_rate=0.1)))
     old = pool_module.Call(0, it.pool.living[0], "estimates", (0,), 3)
     it.spare.append((old, Instant.estimates.remote([0])))
     estimators = mixture()
@@ -233,8 +257,8 @@ def test_every_unit_has_a_key_of_its_own() -> None:
     expected = [folded(KEY, unit // 2, *([unit % 2] if unit % 2 else [])) for unit in range(6)]
     np.testing.assert_array_equal(found, expected)
     assert len({tuple(x) for x in found.tolist()}) == 6
-    later = cluster_module._numbers_of_a_later_key(KEY, 3, 2, 5)
-    np.testing.assert_array_equal(later, folded(KEY, 1, 1, 5))
+    later = cluster_module._numbers_of_later_keys(KEY, [3, 0], 2, [5, 2])
+    np.testing.assert_array_equal(later, [folded(KEY, 1, 1, 5), folded(KEY, 0, 2)])
     several = np.asarray(cluster_module._numbers_of_keys(jax.random.split(KEY, 4), 2, 1))  # a population
     for member, key in enumerate(jax.random.split(KEY, 4)):
         np.testing.assert_array_equal(several[:, member], [folded(key, 0), folded(key, 1)])

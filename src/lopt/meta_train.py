@@ -107,9 +107,14 @@ def meta_init(
     return MetaState(optimizer, outer_state, states, key, zero, jnp.zeros((), jnp.float32), mean)
 
 
+@partial(jax.jit, static_argnums=2)  # operations one by one would take a meta-step a part of a millisecond
+def _later_key(key: PRNGKeyArray, step: Int[Array, ""], used: int) -> PRNGKeyArray:
+    return jax.random.fold_in(key, step + used)
+
+
 def step_key(state: MetaState) -> PRNGKeyArray:
     """The key of the next meta-step; `meta_init` has used as many as there are estimators."""
-    return jax.random.fold_in(state.key, state.step + len(state.estimators))
+    return _later_key(state.key, state.step, len(state.estimators))
 
 
 def apply(

@@ -6,8 +6,8 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from lopt.checks import at_least, positive
 from lopt.engine.connection import connect
 from lopt.engine.engine import Engine, Gradients, Unreachable
 from lopt.engine.local import merge
-from lopt.engine.pool import Call, WorkerPool, WorkerStatus
+from lopt.engine.pool import Call, WorkerHandle, WorkerPool, WorkerStatus
 from lopt.engine.worker import Answer, Keys, pack, unpack
 from lopt.errors import InputError
 from lopt.estimators.estimator import Estimator, EstimatorState
@@ -43,8 +43,9 @@ class RayEngine(Engine):
     $$\theta_{t+1} = \theta_t + U_\text{outer}\Big(\frac1M \sum_{m=1}^M \hat g_m(\theta_{t - a_m})\Big), \qquad a_m \le K,$$
 
     and an estimate that is older than $K$ meta-steps is dropped and counted. Estimators on faster workers weigh more.
-    While a worker computes, a second call waits there, unless $K M$ calls are under way already. So estimates are older by up to the number of workers
-    over $M$. With $K = 0$ there is no second call.
+    A call is for $\lfloor M / W \rfloor$ estimates of $W$ workers, at least one and at most one of each estimator that a worker has.
+    While a worker computes, a second call waits there, unless $K M$ estimates are under way already. So estimates are older by about a meta-step,
+    or by $W / M$ where that is more. With $K = 0$ there is no second call.
 
     A worker that dies or hangs is replaced; see `WorkerPool`. Its estimators go on from their last snapshot, at the workers that are left; workers that
     come later take their share. The answer of a call is used at most once. A snapshot travels with an estimate, so that nobody waits for it.
@@ -91,6 +92,7 @@ class RayEngine(Engine):
         self.ray: Any = None
         self.began_cluster = False
         self.pool: WorkerPool | None = None
+        self.merge: Callable[..., Any] = merge
         self._reset()
 
     def _reset(self) -> None:
@@ -132,13 +134,12 @@ class RayEngine(Engine):
         self.stop()
         self.began_cluster = self.began_cluster or not _is_connected()
         self.ray = connect(self.address, workers=self.workers)
-        replicas = self._replicas(count)
-        self.pool = WorkerPool(
-            self.ray, self.workers, [self.ray.put(pack(e)) for e in estimators], replicas, self.patience
-        )
+        replicas, promises = self._replicas(count), [self.ray.put(pack(e)) for e in estimators]
+        self.merge = _merger(jax.tree.structure(optimizer))
+        self.pool = WorkerPool(self.ray, self.workers, promises, self.ray.put(pack(optimizer)), replicas, self.patience)
         self.pool.start()
-        meta_params, keys = self._sent(optimizer), _keys(key, count, replicas)
-        self.pool.every("begin", lambda units: (meta_params, [keys[unit] for unit in units]))
+        keys = _keys(key, count, replicas)
+        self.pool.every("begin", lambda units: ([keys[unit] for unit in units],))
         self.handed = self._states(self.pool)
         return self.handed
 
@@ -168,7 +169,7 @@ class RayEngine(Engine):
         steps = [e.inner_steps for e in estimators]
         numbers = [unit // replicas for unit, _ in answers]
         found = [(a.gradient, a.metrics) for _, a in answers]
-        gradient, metrics = _merge(found, tuple(steps[i] for i in numbers))
+        gradient, metrics = self.merge(found, tuple(steps[i] for i in numbers))
         now = time.perf_counter()
         told: dict[str, float] = {"workers": len(pool.living), "replaced": pool.replaced}
         seconds = max(1e-9, (now - self.last) * max(1, len(pool.living)))
@@ -239,22 +240,32 @@ class RayEngine(Engine):
                     self.dropped += len(answers)
                     self.wasted += sum(answer.seconds for answer in answers)
                     continue
-                taken += zip(call.units, answers, strict=True)
-                ages.append(age)
+                used = min(len(answers), wanted - len(taken))
+                taken += zip(call.units[:used], answers[:used], strict=True)
+                ages += [age] * used
+                if used < len(answers):
+                    self.spare.appendleft((call._replace(units=call.units[used:]), answers[used:]))
             if len(taken) == wanted:
                 return taken, ages
-            # A second call waits at each worker, so that it need not wait for the driver. With K M calls under way another would probably be too old.
+            # A second call waits at each worker, so that it need not wait for the driver. With K M estimates under way another would probably be too old.
             for under_way in (0, 1):
                 for worker in pool.ready(under_way=under_way):
-                    if under_way and len(pool.under_way) >= staleness * wanted:
+                    if under_way and sum(len(c.units) for c in pool.under_way.values()) >= staleness * wanted:
                         break
-                    unit = worker.units[worker.turn % len(worker.units)]
-                    worker.turn += 1
-                    self.given[unit] = self.given.get(unit, 0) + 1
-                    fresh = Keys(np.asarray(_numbers_of_a_later_key(key, unit, pool.replicas, self.given[unit])))
-                    due = pool.take_due([unit])
-                    pool.call(worker, "estimates", [unit], meta_params, [fresh], due, version=self.version)
+                    units = self._next(worker, max(1, wanted // self.workers))
+                    times = [self.given.setdefault(unit, 0) + 1 for unit in units]
+                    self.given |= dict(zip(units, times, strict=True))
+                    numbers = np.asarray(_numbers_of_later_keys(key, units, pool.replicas, times))
+                    due = pool.take_due(units)
+                    pool.call(worker, "estimates", units, meta_params, [*map(Keys, numbers)], due, version=self.version)
             self.spare += pool.answers()
+
+    def _next(self, worker: WorkerHandle, count: int) -> list[int]:
+        """The next units of a worker, which take turns; all where there are fewer."""
+        count = min(count, len(worker.units))
+        found = [worker.units[(worker.turn + i) % len(worker.units)] for i in range(count)]
+        worker.turn += count
+        return found
 
     def _states(self, pool: WorkerPool) -> tuple[EstimatorState, ...]:
         found, n = [unpack(pool.snapshot.get(unit)) for unit in pool.units], pool.replicas
@@ -265,9 +276,9 @@ class RayEngine(Engine):
         return 1 if self.staleness is None else -(-self.workers // count)
 
     def _sent(self, optimizer: Optimizer) -> Any:
-        """Meta-parameters on their way: few travel with each call, more are put once where all workers of a machine read them."""
-        packed = pack(optimizer)
-        return packed if sum(x.nbytes for x in jax.tree.leaves(packed)) < INLINE_BYTES else self.ray.put(packed)
+        """Leaves of meta-parameters on their way: few travel with each call, more are put once where all workers of a machine read them."""
+        leaves = jax.device_get(jax.tree.leaves(optimizer))
+        return leaves if sum(x.nbytes for x in leaves) < INLINE_BYTES else self.ray.put(leaves)
 
 
 def _keys(key: PRNGKeyArray, estimators: int, replicas: int) -> list[Keys]:
@@ -293,12 +304,25 @@ def _numbers_of_keys(key: PRNGKeyArray, estimators: int, replicas: int) -> jax.A
 
 
 @partial(jax.jit, static_argnums=2)
-def _numbers_of_a_later_key(key: PRNGKeyArray, unit: Any, replicas: int, times: Any) -> jax.Array:
-    """The key of a unit that is given out as often as `times`, this time included."""
-    return jax.random.key_data(jax.random.fold_in(_unit_key(key, unit, replicas), times))
+def _numbers_of_later_keys(key: PRNGKeyArray, units: list[Any], replicas: int, times: list[Any]) -> jax.Array:
+    """The keys of units that are given out as often as `times`, this time included."""
+    keys = [jax.random.fold_in(_unit_key(key, u, replicas), t) for u, t in zip(units, times, strict=True)]
+    return jnp.stack([jax.random.key_data(k) for k in keys])
 
 
-_merge = jax.jit(merge, static_argnums=1)
+@lru_cache(maxsize=16)
+def _merger(structure: Any) -> Callable[..., Any]:
+    """`merge`, compiled, of meta-gradients that come as leaves.
+
+    Args:
+        structure: of the meta-gradients.
+    """
+
+    @partial(jax.jit, static_argnums=1)
+    def merged(found: Sequence[tuple[list[Any], dict[str, Any]]], inner_steps: tuple[int, ...]) -> Any:
+        return merge([(jax.tree.unflatten(structure, leaves), metrics) for leaves, metrics in found], inner_steps)
+
+    return merged
 
 
 def _is_connected() -> bool:

@@ -69,12 +69,14 @@ class WorkerPool:
         ray: the module, connected.
         size: how many workers are wanted.
         estimators: promises of them, packed.
+        optimizer: a promise of that of the meta-training at its start, packed.
         replicas: units of each estimator.
         patience: seconds to wait for a worker where there is none, and for a sign of life.
     """
 
-    def __init__(self, ray: Any, size: int, estimators: Sequence[Any], replicas: int, patience: float):
-        self.ray, self.size, self.estimators, self.replicas, self.patience = ray, size, estimators, replicas, patience
+    def __init__(self, ray: Any, size: int, estimators: Sequence[Any], optimizer: Any, replicas: int, patience: float):
+        self.ray, self.size, self.replicas, self.patience = ray, size, replicas, patience
+        self.estimators, self.optimizer = estimators, optimizer
         self.living: list[WorkerHandle] = []
         self.coming: list[WorkerHandle] = []
         self.under_way: dict[Any, Call] = {}  # by the promise of the answer
@@ -303,7 +305,8 @@ class WorkerPool:
             self.call(most, "forget", most.units[-1:])  # behind what the worker is doing, so it is the state after that
 
     def _load(self, worker: WorkerHandle, unit: int) -> None:
-        worker.actor.load.remote(unit, self.estimators[unit // self.replicas], self.snapshot.get(unit))
+        estimator = self.estimators[unit // self.replicas]
+        worker.actor.load.remote(unit, estimator, self.optimizer, self.snapshot.get(unit))
 
 
 def _same_versions(theirs: dict[str, str], host: str) -> None:
