@@ -770,11 +770,13 @@ REPRODUCED: list[PaperRow] = [
         {
             "corpus": {"problems": ("bowl_1",), "steps": 20, "seeds": 2, "learning_rates": (1e-2,)},
             "networks": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
+            "networks_with_mlps": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
             "large": {"names": ("inception, small",), "steps": 200},
+            "large_lstm": {"names": ("inception, small",), "steps": 200},
             "overhead": {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2},
             "ablations": {"meta_steps": 1},
         },
-        not_run=("large_lstm", "ablations"),
+        not_run=("ablations",),
         slow=True,
     ),
     PaperRow(
@@ -826,6 +828,7 @@ REPRODUCED: list[PaperRow] = [
             "clip": {},
             "regularisation": {"starts": 4, "steps": 4},
             "validation": {"meta_steps": 1},
+            "axes": {"names": ("share",), "starts": 1, "steps": 10},
             "table": {"tasks": 8, "steps": 40, "trials": 10, "candidates": 10, "tuning": 4}
             | {"programs": ("softmax, breast cancer",)},
         },

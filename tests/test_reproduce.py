@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import lopt
+from lopt import machine
 from lopt.analyze import dynamics
 from lopt.errors import InputError
 from lopt.evaluate.report.page import png_of
@@ -127,6 +128,21 @@ def test_a_claim_that_does_not_hold_is_reported_so(tmp_path: Path) -> None:
     page = claims_page("t", "s", claims, {}, {})
     assert "Of 2 claims: 1 held, 1 did not hold." in page
     assert page.split('<h2 id="b">')[1].startswith('b &lt;title&gt; <span class="verdict did-not-hold">did not hold')
+
+
+def test_programs_are_dropped_between_claims_before_memory_maps_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(key: Any) -> Claim:
+        return Claim("a", "t", "s", "c", "f", None, {})
+
+    paper = Paper("A paper", "source", {name: ClaimSpec(nothing, lambda claim: None) for name in ("a", "b")})
+    dropped: list[bool] = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(True))
+    for most, times in ((10**9, 0), (1, 2)):
+        monkeypatch.setattr(machine, "MANY_MAPS", most)
+        measure(paper, tmp_path / str(most))
+        assert len(dropped) == (times if Path("/proc/self/maps").exists() else 0)
 
 
 def test_a_second_paper_is_a_table(tmp_path: Path) -> None:

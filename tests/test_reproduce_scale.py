@@ -14,7 +14,17 @@ import pytest
 import lopt
 from lopt.errors import InputError
 from lopt.optimizers import Adam, HierarchicalRNN
-from lopt.reproduce.scale import PAPER, _arms, ablations, corpus, large, large_lstm, networks, overhead
+from lopt.reproduce.scale import (
+    PAPER,
+    _arms,
+    ablations,
+    corpus,
+    large,
+    large_lstm,
+    networks,
+    networks_with_mlps,
+    overhead,
+)
 from lopt.reproduce.scale._arms import ARMS, WHOLE, train_arm
 from lopt.reproduce.scale._versus import Versus, learned_optimizer
 from lopt.reproduce.scale.ablations import score
@@ -43,6 +53,7 @@ def test_the_claims_take_the_weights_of_truncated_backpropagation() -> None:
         (corpus, {"weights": "general-1"}, "a relative_mlp; these claims are about a hierarchical_rnn"),
         (networks, {"names": ("digits, reluu",)}, "digits, relu"),
         (networks, {"names": ()}, "names is empty"),
+        (networks_with_mlps, {"weights": "general-1"}, "a relative_mlp; these claims are about a hierarchical_rnn"),
         (large, {"names": ("inceptoin",)}, "inception"),
         (large_lstm, {"lstm": "demo-1"}, "a star; it must be an lstm"),
         (overhead, {"batches": (8,)}, "two sizes or more"),
@@ -60,7 +71,7 @@ def test_bad_input_is_refused_in_a_sentence(measure: Any, sizes: dict[str, Any],
     ("measure", "sizes", "sentence"),
     [
         (large, {"steps": 10}, "10 steps of 2 networks are too few; it takes 100"),
-        (large_lstm, {}, "no weights of an LSTM were given"),
+        (large_lstm, {"steps": 10}, "10 steps of 2 networks are too few; it takes 100"),
         (ablations, {"meta_steps": 3}, "it takes at least 50 from 2"),
         (ablations, {"seeds": 1}, "it takes at least 50 from 2"),
     ],
@@ -92,9 +103,12 @@ def test_weights_that_have_seen_a_network_are_no_evidence(tmp_path: Path) -> Non
     assert "held a network, wichrowska2017/mlp_9_8_batch_128" in claim.found
 
 
-def test_shipped_weights_have_seen_no_network() -> None:
-    _, card = learned_optimizer("hierarchical-rnn-1")
-    assert not [task for task in card.tasks if "mlp" in str(task["name"])]
+@pytest.mark.parametrize(("weights", "seen"), [("hierarchical-rnn-1", 0), (TRUNCATED, 0), ("hierarchical-rnn-2", 6)])
+def test_the_cards_name_the_networks_of_the_meta_training(weights: Any, seen: int) -> None:
+    _, card = learned_optimizer(weights)
+    assert len([task for task in card.tasks if "mlp" in str(task["name"])]) == seen
+    claim = networks(KEY, weights=weights, names=("digits, relu",), steps=1, seeds=1, learning_rates=(0.1,))
+    assert (claim.held is None) == bool(seen)
 
 
 @pytest.mark.parametrize(
@@ -110,13 +124,14 @@ def test_what_is_left_is_measured_from_the_better_baseline(learned: list[float],
     [
         ([2.0, 1.0, 0.5], False, True),
         ([2.0, 1.9, 1.8], False, False),
+        ([40.0, 2.0, 2.0], True, False),  # it rises at first, and comes back to where it began
         ([2.0, 4.5, 0.5], True, True),
         ([2.0, np.nan, 0.5], True, True),
         ([2.0, 1.0, np.inf], True, False),
     ],
 )
 def test_a_course_is_judged_by_its_windows(losses: list[float], diverged: bool, trained: bool) -> None:
-    course = Course(np.array(losses), 1)
+    course = Course(2.0, np.array(losses), 1)
     assert (course.diverged, course.trained) == (diverged, trained)
 
 

@@ -24,6 +24,7 @@ from lopt.reproduce.tasks import (
     PAPER,
     _runs,
     architecture,
+    axes,
     clip,
     more_tasks,
     regularisation,
@@ -33,6 +34,7 @@ from lopt.reproduce.tasks import (
 from lopt.reproduce.tasks._arms import ARMS, HOME, Trained, blinded, new_rule, train_arm
 from lopt.reproduce.tasks._hand_designed import HandDesigned, ordered
 from lopt.reproduce.tasks._tasks import LARGEST, PROGRAMS, Pool, by_program, held_out, subset
+from lopt.reproduce.tasks.axes import AXES, BATCH, WIDTH
 from lopt.reproduce.tasks.regularisation import nearest, paths, ring
 from lopt.reproduce.tasks.table import PUBLISHED
 from lopt.tasks import task_recipe
@@ -42,7 +44,7 @@ from lopt.tasks.corpora.sampling import task_config
 KEY = jax.random.key(0)
 NAMES = tuple(PROGRAMS)
 SMALL = ("softmax, breast cancer",)
-MEASURES = (more_tasks, architecture, clip, regularisation, table, validation)
+MEASURES = (more_tasks, architecture, clip, regularisation, table, validation, axes)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +57,17 @@ MEASURES = (more_tasks, architecture, clip, regularisation, table, validation)
         (architecture, {"rivals": ("GRU",)}, "feed-forward, LSTM and nothing else"),
         (clip, {"programs": ("softmax",)}, "softmax, digits"),
         (regularisation, {"starts": 6}, "must be a multiple of four"),
+        (axes, {"names": ("depth",)}, "There is no axis named 'depth'"),
+        (axes, {"names": ()}, "names is empty; name at least one of width, batch, share"),
+        (axes, {"starts": 0}, "starts is 0; it must be at least 1"),
         (table, {"trials": 3}, "trials is 3 and candidates 28; each must be at least 10"),
         (table, {"arm": "100 task"}, "100 tasks"),
         *((m, {"runs": "folder"}, "runs is folder, but .* give meta_steps too") for m in MEASURES),
         *(
             (m, {"programs": NAMES[:1]}, "were meta-trained on all; give meta_steps too")
-            for m in (clip, regularisation)
+            for m in (clip, regularisation, axes)
         ),
-        (validation, {"programs": ("wine",)}, "softmax"),
+        (validation, {"programs": ("wine",)}, "There is no program named .wine.; did you mean MLP, wine"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(measure: Any, sizes: dict[str, Any], sentence: str) -> None:
@@ -211,6 +216,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, means: dict[str, tuple[fl
     def scores(names: Any, seeds: int, *_: Any, **__: Any) -> dict[str, np.ndarray]:
         return {n: np.stack([means[n][s] * (1.0 + spread) for s in range(seeds)]) for n in names}
 
+    def ends(pools: Any, rules: Any, *_: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        del pools
+        means = [float(jnp.exp(r.log_learning_rate)) for r in rules] if len(rules) <= 2 else [0.3] * len(rules)
+        last = np.array(means)[:, None] * (1.0 + spread)
+        return {"train": (np.ones_like(last), last)}
+
+    monkeypatch.setattr(found, "final_losses", ends, raising=False)
     monkeypatch.setattr(found, "trained_arm", trained, raising=False)
     monkeypatch.setattr(found, "all_scores", scores, raising=False)
     monkeypatch.setattr(found, "held_out_tasks", lambda *_: Held(), raising=False)
@@ -230,6 +242,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, means: dict[str, tuple[fl
         ("validation", {HOME: (0.2, 0.3), "blind": (0.4, 0.5)}, True),
         ("validation", {HOME: (0.2, 0.3), "blind": (0.1, 0.9)}, False),
         ("validation", {HOME: (0.2, 0.3), "blind": (0.2, 0.3)}, False),
+        ("axes", {HOME: (0.2, 0.33)}, True),
+        ("axes", {HOME: (0.2, 0.34)}, False),
         ("table", {HOME: (0.1, 0.1)}, True),
         ("table", {HOME: (0.3, 0.3)}, False),
         ("table", {HOME: (0.4, 0.5)}, False),
@@ -292,6 +306,16 @@ def test_a_bias_takes_both_sides_of_the_origin_the_same_way(monkeypatch: pytest.
     for low, high in (axes.get_xlim(), axes.get_ylim()):
         assert low < -1.0 + 0.1
         assert high > claim.numbers["ends"]["seed 0"].max()
+
+
+def test_every_axis_passes_through_the_meta_training() -> None:
+    config = PROGRAMS["MLP, digits"]
+    assert dict(config.fields)["widths"] == (WIDTH,)
+    assert dict(config.fields)["batch_size"] == BATCH
+    home = {"width": WIDTH, "batch": BATCH, "share": 1.0}
+    for name, axis in AXES.items():
+        assert set(axis.within) | {home[name]} <= set(axis.points)
+        assert axis.within[0] <= home[name] <= axis.within[1]
 
 
 @pytest.mark.slow

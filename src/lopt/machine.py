@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+MANY_MAPS = 30_000  # Linux allows a process 65,530
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
@@ -24,3 +26,11 @@ def one_thread() -> dict[str, str]:
     flags = os.environ.get("XLA_FLAGS", "")
     flags = flags if "xla_cpu_multi_thread_eigen" in flags else f"{flags} {ONE_THREAD}".strip()
     return {"XLA_FLAGS": flags, "PJRT_NPROC": os.environ.get("PJRT_NPROC", "1")}
+
+
+def many_maps() -> bool:
+    """Whether this process has used up half of its memory maps, of which each compiled program takes some. LLVM aborts the process at the end of them."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n") > MANY_MAPS
+    except OSError:  # no Linux, no such end
+        return False

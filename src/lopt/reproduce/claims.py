@@ -19,7 +19,7 @@ import numpy as np
 from lopt.checkpoint import write_bytes, write_text
 from lopt.errors import InputError
 from lopt.evaluate.report.page import document, image, png_of, table
-from lopt.machine import cores
+from lopt.machine import cores, many_maps
 from lopt.names import unknown
 
 VERDICTS = {True: "held", False: "did not hold", None: "not run"}
@@ -106,6 +106,8 @@ def measure(
     claims, drawn = [], {}
     for name, spec in specs.items():
         tell(f"{name} ...")
+        if many_maps():
+            jax.clear_caches()
         began = time.perf_counter()
         own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
         chosen = sizes.get(name, {}) if sizes is not None else spec.quick if quick else {}

@@ -7,8 +7,10 @@ from lopt.reproduce.scale import _figures
 from lopt.reproduce.scale.ablations import ablations
 from lopt.reproduce.scale.corpus import corpus
 from lopt.reproduce.scale.large import large, large_lstm
-from lopt.reproduce.scale.networks import networks
+from lopt.reproduce.scale.networks import networks, networks_with_mlps
 from lopt.reproduce.scale.overhead import overhead
+
+ONE_NETWORK = {"names": ("digits, relu",), "steps": 200, "seeds": 2, "learning_rates": (1e-3, 1e-2)}
 
 PAPER = Paper(
     title="Learned optimizers that scale and generalize",
@@ -28,11 +30,7 @@ PAPER = Paper(
                 "learning_rates": (1e-3, 1e-2, 1e-1),
             },
         ),
-        "networks": ClaimSpec(
-            networks,
-            _figures.networks,
-            {"names": ("digits, relu",), "steps": 200, "seeds": 2, "learning_rates": (1e-3, 1e-2)},
-        ),
+        "networks": ClaimSpec(networks, _figures.networks, ONE_NETWORK),
         "large": ClaimSpec(large, _figures.large, {"names": ("inception, small",), "steps": 300}),
         "large_lstm": ClaimSpec(large_lstm, _figures.large, {"names": ("inception, small",), "steps": 300}),
         "overhead": ClaimSpec(
@@ -49,7 +47,8 @@ PAPER = Paper(
                 "steps": 200,
             },
         ),
+        "networks_with_mlps": ClaimSpec(networks_with_mlps, _figures.networks, ONE_NETWORK),
     },
 )
 
-__all__ = ["PAPER", "ablations", "corpus", "large", "large_lstm", "networks", "overhead"]
+__all__ = ["PAPER", "ablations", "corpus", "large", "large_lstm", "networks", "networks_with_mlps", "overhead"]

@@ -13,7 +13,7 @@ from lopt.errors import InputError
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.names import unknown
 from lopt.reproduce.claims import Claim
-from lopt.reproduce.scale._versus import BASELINES, SMALL_MLPS, WEIGHTS, learned_optimizer, versus
+from lopt.reproduce.scale._versus import BASELINES, SMALL_MLPS, WEIGHTS, WITH_MLPS, learned_optimizer, versus
 from lopt.tasks import MissingDataError, TaskName, create
 from lopt.tasks.corpora.wichrowska import FILTERS
 
@@ -56,12 +56,62 @@ def networks(
 
     Source: Wichrowska et al. 2017, section 5.2: MNIST there.
     """
-    words = (
-        "networks",
-        "(b) Level with tuned RMSProp and Adam on conv nets, though it has seen no network",
-        "On small conv nets with sigmoid and ReLU it matches or beats RMSProp and Adam, though no problem of its meta-training was a neural network.",
-        f"On every network it leaves at most {NEAR:.0%} of the way from the start to the better of the two, mean final training losses over seeds.",
-    )
+    return _networks(key, _WORDS, weights, names, steps, seeds, learning_rates, may_have_seen=False)
+
+
+def networks_with_mlps(
+    key: PRNGKeyArray,
+    *,
+    weights: str | Path = WITH_MLPS,
+    names: Sequence[str] = tuple(NETWORKS),
+    steps: int = 1000,
+    seeds: int = 3,
+    learning_rates: Sequence[float] = RATES,
+) -> Claim:
+    """The same as `networks` for weights whose meta-training may hold the small MLPs of the corpus, as that of the release of 2017 does.
+
+    Args:
+        key: as for `networks`.
+        weights: the saved optimizer, by name or path.
+        names: as for `networks`.
+        steps: as for `networks`.
+        seeds: as for `networks`.
+        learning_rates: as for `networks`.
+
+    Raises:
+        InputError: as for `networks`.
+
+    Source: the second arm is ours; the corpus of the release holds the small MLPs, though the paper says that there was no network.
+    """
+    return _networks(key, _WORDS_WITH_MLPS, weights, names, steps, seeds, learning_rates, may_have_seen=True)
+
+
+_CRITERION = f"On every network it leaves at most {NEAR:.0%} of the way from the start to the better of the two, mean final training losses over seeds."
+_WORDS = (
+    "networks",
+    "(b) Level with tuned RMSProp and Adam on conv nets, though it has seen no network",
+    "On small conv nets with sigmoid and ReLU it matches or beats RMSProp and Adam, though no problem of its meta-training was a neural network.",
+    _CRITERION,
+)
+_WORDS_WITH_MLPS = (
+    "networks_with_mlps",
+    "(b) Level with them on conv nets, after a meta-training with small MLPs",
+    "Ours: with the small MLPs of the corpus in its meta-training it matches or beats RMSProp and Adam on small conv nets.",
+    _CRITERION,
+)
+
+
+def _networks(
+    key: PRNGKeyArray,
+    words: tuple[str, str, str, str],
+    weights: str | Path,
+    names: Sequence[str],
+    steps: int,
+    seeds: int,
+    learning_rates: Sequence[float],
+    *,
+    may_have_seen: bool,
+) -> Claim:
     for name in names:
         if name not in NETWORKS:
             raise InputError(unknown("network", name, NETWORKS))
@@ -69,7 +119,7 @@ def networks(
         raise InputError(f"names is empty; name at least one of {', '.join(NETWORKS)}.")
     learned, card = learned_optimizer(weights)
     seen = [str(t["name"]) for t in card.tasks if str(t["name"]).split("/")[-1].startswith(SMALL_MLPS)]
-    if seen:
+    if seen and not may_have_seen:
         return Claim(*words, f"Not run: the meta-training of these weights held a network, {seen[0]}.", None, {})
     try:
         tasks = {name: create(NETWORKS[name]) for name in names}
@@ -102,4 +152,4 @@ def networks(
     )
 
 
-__all__ = ["NETWORKS", "networks"]
+__all__ = ["NETWORKS", "networks", "networks_with_mlps"]

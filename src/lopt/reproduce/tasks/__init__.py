@@ -5,6 +5,7 @@ from __future__ import annotations
 from lopt.reproduce.claims import ClaimSpec, Paper
 from lopt.reproduce.tasks import _figures
 from lopt.reproduce.tasks.architecture import architecture
+from lopt.reproduce.tasks.axes import axes
 from lopt.reproduce.tasks.clip import clip
 from lopt.reproduce.tasks.more_tasks import more_tasks
 from lopt.reproduce.tasks.regularisation import regularisation
@@ -28,8 +29,9 @@ PAPER = Paper(
         "clip": ClaimSpec(clip, _figures.clip, QUICK),
         "regularisation": ClaimSpec(regularisation, _figures.regularisation, QUICK | {"starts": 16, "steps": 300}),
         "validation": ClaimSpec(validation, _figures.validation, FEW),
+        "axes": ClaimSpec(axes, _figures.axes, QUICK | {"names": ("share",), "starts": 2}),
         "table": ClaimSpec(table, _figures.table, FEW | {"trials": 14, "candidates": 14, "tuning": 10}),
     },
 )
 
-__all__ = ["PAPER", "architecture", "clip", "more_tasks", "regularisation", "table", "validation"]
+__all__ = ["PAPER", "architecture", "axes", "clip", "more_tasks", "regularisation", "table", "validation"]

@@ -26,12 +26,13 @@ from lopt.run_directory import metrics_of
 
 PAIRS, TRUNCATION, HORIZON, STD = 4, 20, 100, 0.01  # of PES; particles, inner steps, inner steps
 CLIP = 0.1  # of every element of a meta-gradient
+AVERAGE = 0.99  # decay of the average of the meta-parameters, which is kept
 
 # Architectures, small: their fields and the outer learning rate. As in the paper, the LSTM has a lower one.
 KINDS: dict[str, tuple[dict[str, Any], float]] = {
-    "hierarchical_lstm": ({"hidden": (16, 16), "lstm_hidden": 16, "step_mult": 0.01, "exp_mult": 0.1}, 3e-3),
-    "mlp": ({"hidden": (16, 16), "step_mult": 0.01, "exp_mult": 0.1}, 3e-3),
-    "lstm": ({"hidden": 10}, 1e-3),
+    "hierarchical_lstm": ({"hidden": (16, 16), "lstm_hidden": 16, "step_mult": 0.01, "exp_mult": 0.1}, 1e-3),
+    "mlp": ({"hidden": (16, 16), "step_mult": 0.01, "exp_mult": 0.1}, 1e-3),
+    "lstm": ({"hidden": 10}, 3e-4),
 }
 
 
@@ -138,6 +139,7 @@ def train_arm(
         _outer(arm.clip, KINDS[arm.kind][1]),
         steps=meta_steps,
         key=jax.random.fold_in(key, 1),
+        average=AVERAGE,
         run_dir=folder,
         settings={"arm": name, "programs": list(programs)},
         engine=Drawn([int(p.count) for p in pools.values()]),
@@ -147,7 +149,7 @@ def train_arm(
         losses = [line["meta_loss"] for line in metrics_of(folder)]
     seconds = np.diff(at)
     usual = float(np.median(seconds)) if len(seconds) else np.inf
-    compiling = float(seconds.sum()) - usual * len(seconds) if len(seconds) else 0.0
+    compiling = max(0.0, float(seconds.sum()) - usual * len(seconds)) if len(seconds) else 0.0
     return Trained(found.optimizer, np.array(losses, np.float64), meta_steps, compiling, 2 * PAIRS * TRUNCATION / usual)
 
 

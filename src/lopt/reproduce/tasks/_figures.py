@@ -8,6 +8,7 @@ import numpy as np
 
 from lopt.evaluate.report.page import COLORS, panels
 from lopt.reproduce.claims import Claim
+from lopt.reproduce.tasks.axes import CLOSE, LABELS
 
 
 def more_tasks(claim: Claim) -> Any:
@@ -47,6 +48,21 @@ def clip(claim: Claim) -> Any:
         _curves(axes, curves, color, label)
     axes.set(xlabel="part of the meta-training, %", ylabel="meta-loss")
     axes.legend(frameon=False, fontsize=8)
+    return fig
+
+
+def axes(claim: Claim) -> Any:
+    """Draw it."""
+    losses = claim.numbers["losses"]
+    fig, (row,) = panels(len(losses), width=3.4)
+    for panel, (name, found) in zip(row, losses.items(), strict=True):
+        points = claim.numbers["points"][name]
+        for seed, color in zip(range(found.shape[1]), COLORS, strict=False):
+            panel.plot(points, found[:, seed], "o-", ms=4, color=color, label=f"seed {seed}")
+        panel.axhline(CLOSE, color="0.4", lw=0.8, ls=":")
+        panel.set(xlabel=LABELS[name], xscale="log")
+    row[0].set(ylabel="normalised training loss; 0 is tuned Adam")
+    row[0].legend(frameon=False, fontsize=8)
     return fig
 
 

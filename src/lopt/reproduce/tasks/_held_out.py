@@ -37,7 +37,7 @@ class HeldOut(NamedTuple):
     def losses(self, rules: Sequence[Optimizer]) -> Mapping[str, Float[np.ndarray, "rules tasks"]]:
         """Final losses by split of all held-out tasks, of rules that differ in their numbers alone; infinity where one is not finite."""
         size = CHUNK if isinstance(rules[0], HandDesigned) else 1
-        return {s: last for s, (_, last) in _losses(self.pools, rules, self.steps, self.seed, size).items()}
+        return {s: last for s, (_, last) in final_losses(self.pools, rules, self.steps, self.seed, size).items()}
 
     def normalised(
         self, losses: Float[np.ndarray, "rules tasks"], split: str, best: Float[np.ndarray, " tasks"] | None = None
@@ -68,7 +68,7 @@ def held_out_tasks(count: int, programs: tuple[str, ...], steps: int, seed: int 
         InputError: where no task is left.
     """
     pools = by_program(held_out(count, programs), rows=1)
-    found = _losses(pools, adams(ADAM_RATES), steps, seed, CHUNK)
+    found = final_losses(pools, adams(ADAM_RATES), steps, seed, CHUNK)
     first, last = ({s: found[s][i] for s in SPLITS} for i in (0, 1))
     first = {s: x[0] for s, x in first.items()}
     kept = np.all([last[s].min(axis=0) <= (1.0 - TRAINABLE) * first[s] for s in SPLITS], axis=0)
@@ -77,10 +77,18 @@ def held_out_tasks(count: int, programs: tuple[str, ...], steps: int, seed: int 
     return HeldOut(pools, steps, seed, kept, first, last)
 
 
-def _losses(
+def final_losses(
     pools: Mapping[str, Pool], rules: Sequence[Optimizer], steps: int, seed: int, size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """First and final losses by split, each [rules, tasks]. Rules go by so many at once, so that any number of them shares a program."""
+    """First and final losses by split, each [rules, tasks]; a final one that is not finite is infinity.
+
+    Args:
+        pools: the tasks; each of a pool is trained once.
+        rules: that differ in their numbers alone.
+        steps: of a training.
+        seed: draws starts and minibatches.
+        size: rules that train at once, so that any number of them shares a program.
+    """
     filled = [rules[j % len(rules)] for j in range(-(-len(rules) // size) * size)]
     found: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {s: ([], []) for s in SPLITS}
     for i, pool in enumerate(pools.values()):
@@ -108,7 +116,7 @@ def tuning_losses(
         rules: `HandDesigned` ones.
     """
     pools = by_program(subset(count, 0, programs), rows=1)
-    first, last = _losses(pools, rules, steps, 1, CHUNK)["train"]
+    first, last = final_losses(pools, rules, steps, 1, CHUNK)["train"]
     return np.minimum(last / first, 1.0)
 
 
@@ -145,4 +153,4 @@ def train_all(
     return {s: (found[..., 0, i], found[..., 1, i]) for i, s in enumerate(SPLITS)}
 
 
-__all__ = ["SPLITS", "HeldOut", "held_out_tasks", "train_all", "tuning_losses"]
+__all__ = ["CHUNK", "SPLITS", "HeldOut", "final_losses", "held_out_tasks", "train_all", "tuning_losses"]

@@ -1,4 +1,4 @@
-"""The tasks of the claims: members of the corpus `taskset`, and more drawn like them, of two small programs."""
+"""The tasks of the claims: members of the corpus `taskset`, and more drawn like them, of six small programs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def _config(family: str, dataset: str, widths: tuple[int, ...]) -> Config:
 PROGRAMS: dict[str, Config] = {
     "softmax, digits": _config("softmax", "digits", ()),
     "softmax, breast cancer": _config("tabular", "breast_cancer", ()),
+    "MLP, digits": _config("mlp", "digits", (32,)),
+    "MLP, breast cancer": _config("tabular", "breast_cancer", (32, 32)),
+    "MLP, wine": _config("tabular", "wine", (32, 32)),
+    "linear autoencoder, digits": _config("autoencoder", "digits", ()),
 }
 LARGEST = 1000  # tasks of the largest subset
 BEYOND = (
@@ -42,11 +46,11 @@ class Pool(SampledTask):
 
     count: Int[Array, ""]
 
-    def __init__(self, config: Config, seeds: Sequence[int], *, rows: int = LARGEST):
-        super().__init__(config, sample_tasks(seeds)[config].variations)
-        index = np.resize(np.arange(len(seeds)), max(rows, len(seeds)))
-        self.variations = jax.tree.map(lambda x: x[index], self.variations)
-        self.count = jnp.asarray(len(seeds), jnp.int32)
+    def __init__(self, config: Config, variations: Variation, *, rows: int = LARGEST):
+        count = len(variations.share)
+        index = np.resize(np.arange(count), max(rows, count))
+        super().__init__(config, jax.tree.map(lambda x: x[index], variations))
+        self.count = jnp.asarray(count, jnp.int32)
 
     def sample(self, key: PRNGKeyArray) -> Variation:
         """Draw one of the tasks."""
@@ -121,7 +125,11 @@ def by_program(seeds: Sequence[int], *, rows: int = LARGEST) -> Mapping[str, Poo
         rows: of a pool's arrays.
     """
     groups = {name: [s for s in seeds if task_config(s) == config] for name, config in PROGRAMS.items()}
-    return {name: Pool(PROGRAMS[name], own, rows=rows) for name, own in groups.items() if own}
+    return {
+        name: Pool(PROGRAMS[name], sample_tasks(own)[PROGRAMS[name]].variations, rows=rows)
+        for name, own in groups.items()
+        if own
+    }
 
 
 __all__ = ["BEYOND", "LARGEST", "PROGRAMS", "Pool", "by_program", "check_programs", "held_out", "subset"]

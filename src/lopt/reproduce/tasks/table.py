@@ -47,7 +47,7 @@ def table(
     seeds: int = 2,
     meta_steps: int | None = None,
     programs: Sequence[str] = tuple(PROGRAMS),
-    tasks: int = 40,
+    tasks: int = 100,
     steps: int = 100,
     trials: int = 100,
     candidates: int = 28,

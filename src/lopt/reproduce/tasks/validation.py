@@ -25,7 +25,7 @@ def validation(
     seeds: int = 2,
     meta_steps: int | None = None,
     programs: Sequence[str] = tuple(PROGRAMS),
-    tasks: int = 40,
+    tasks: int = 100,
     steps: int = 100,
     runs: str | None = None,
 ) -> Claim:
