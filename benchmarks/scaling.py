@@ -34,12 +34,13 @@ WAYS = ("alone", "accumulators", "ten times the particles")
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Seconds and bytes. What the driver takes is measured, on the mixture of `demo` with one worker; the rest is assumed."""
+    """Seconds and bytes. What the driver takes is measured, on the mixture of `demo`; the rest is assumed."""
 
     step: float = 0.05  # of one estimate
     sigma: float = 0.3  # of the logarithm of that time
     stragglers: float = 0.01  # the part of the steps that take ten times as long
-    call: float = 0.0021  # of the driver, for each call or message of an accumulator
+    call: float = 0.0009  # of the driver, for each call or message of an accumulator
+    estimate: float = 0.0003  # and for each estimate in it; an accumulator's message has one
     outer: float = 0.0014  # of the driver, for each outer step
     message: int = 20_000  # each way
     bandwidth: float = 1.25e8  # bytes a second of the driver's network card
@@ -124,8 +125,9 @@ def simulate(
             found.card += 2 * wire
         with driver.request() as turn:
             yield turn
-            yield from compute(costs.call, 0)
-            found.driver += costs.call
+            took = costs.call + costs.estimate * (1 if group > 1 else len(versions))
+            yield from compute(took, 0)
+            found.driver += took
             for version in versions:
                 age = state["version"] - version
                 if age > staleness:
@@ -268,17 +270,26 @@ def measure(workers: int, steps: int) -> dict[str, Any]:
     }
 
 
-def costs_of(found: dict[str, Any], costs: Costs) -> Costs:
-    """Those of a real run of one worker, with a call a meta-step. What the driver's process computes is for that call and the outer step."""
-    outer = max(0.0, found["driver_seconds_an_outer_step"])
+def costs_of(real: list[dict[str, Any]], costs: Costs) -> Costs:
+    """Those of real runs: of one worker, whose calls are for several estimates, and of as many workers as estimates, whose calls are for one.
+
+    What the driver's process computes is for calls, their estimates and the outer step, which is measured on its own.
+    """
+    (one,) = (run for run in real if run["workers"] == 1)
+    (many,) = (run for run in real if run["workers"] == run["accumulate"])
+    outer = max(0.0, one["driver_seconds_an_outer_step"])
+    of_several, of_one = (run["driver_cpu_seconds_a_meta_step"] - outer for run in (one, many))
+    of_one /= many["accumulate"]
+    estimate = max(0.0, (of_several - of_one) / (one["accumulate"] - 1))
     return dataclasses.replace(
         costs,
-        step=found["step_median"],
-        sigma=found["step_sigma"],
+        step=one["step_median"],
+        sigma=one["step_sigma"],
         stragglers=0.0,
-        call=max(0.0, found["driver_cpu_seconds_a_meta_step"] - outer),
+        call=max(0.0, of_one - estimate),
+        estimate=estimate,
         outer=outer,
-        message=found["message_bytes"],
+        message=one["message_bytes"],
     )
 
 
@@ -361,7 +372,7 @@ def main(
 
     results: list[dict[str, Any]] = []
     header("workers", "estimates/s, measured", "simulated", "mean staleness, measured", "simulated")
-    given = costs_of(real[0], costs)
+    given = costs_of(real, costs)
     for found in real:
         row = beside(found, given, cpus)
         show(*row.values())

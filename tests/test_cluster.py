@@ -205,6 +205,19 @@ def test_calls_share_the_estimates_of_a_meta_step(accumulate: int, sizes: set[in
     assert it.dropped == 0
 
 
+@pytest.mark.parametrize("accumulate", [2, 3, 6, 7])
+def test_without_staleness_nothing_is_computed_in_vain(accumulate: int) -> None:
+    it: Any = RayEngine(3, staleness=0)
+    it.pool = pool = Answering(units=3)
+    for _ in range(20):
+        taken, ages = it._first(pool, None, KEY, 0, accumulate)
+        it.version += 1
+        assert len(taken) == accumulate
+        assert not any(ages)
+        assert not pool.under_way
+    assert it.dropped == 0
+
+
 def test_a_worker_that_gives_a_unit_away_is_not_asked() -> None:
     it: Any = RayEngine(3, staleness=5)
     it.pool = pool = Answering()
@@ -226,7 +239,6 @@ def test_a_state_is_asked_for_once_and_again_where_its_worker_is_lost() -> None:
 def test_dropped_estimates_count_as_work() -> None:
     it: Any = RayEngine(3, staleness=1)
     it.pool, it.version, it.last = Answering(), 7, time.perf_counter() - 10
-    it.merge = cluster_module._merger(jax.tree.structure(Momentum(learning_rate=0.1)))
     old = pool_module.Call(0, it.pool.living[0], "estimates", (0,), 3)
     it.spare.append((old, Instant.estimates.remote([0])))
     estimators = mixture()

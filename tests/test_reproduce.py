@@ -25,7 +25,7 @@ from lopt.analyze import dynamics
 from lopt.errors import InputError
 from lopt.evaluate.report.page import png_of
 from lopt.optimizers import Momentum
-from lopt.reproduce import PAPERS, find_paper, measure
+from lopt.reproduce import PAPERS, claims, find_paper, measure
 from lopt.reproduce.claims import VERDICTS, Claim, ClaimSpec, Paper, claims_page, plain
 from lopt.reproduce.pathologies import PAPER
 from lopt.reproduce.pathologies.influence import FirstCoordinate, Recurrence, exact_minimum
@@ -139,10 +139,16 @@ def test_programs_are_dropped_between_claims_before_memory_maps_run_out(
     paper = Paper("A paper", "source", {name: ClaimSpec(nothing, lambda claim: None) for name in ("a", "b")})
     dropped: list[bool] = []
     monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(True))
-    for most, times in ((10**9, 0), (1, 2)):
-        monkeypatch.setattr(machine, "MANY_MAPS", most)
-        measure(paper, tmp_path / str(most))
-        assert len(dropped) == (times if Path("/proc/self/maps").exists() else 0)
+    for many, times in ((False, 0), (True, 2)):
+        monkeypatch.setattr(claims, "many_maps", lambda many=many: many)
+        measure(paper, tmp_path / str(many))
+        assert len(dropped) == times
+
+
+def test_memory_maps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not machine.many_maps()
+    monkeypatch.setattr(Path, "read_text", lambda self: "10\n")
+    assert machine.many_maps() == Path("/proc/self/maps").exists()
 
 
 def test_a_second_paper_is_a_table(tmp_path: Path) -> None:

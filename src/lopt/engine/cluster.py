@@ -6,8 +6,8 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +43,9 @@ class RayEngine(Engine):
     $$\theta_{t+1} = \theta_t + U_\text{outer}\Big(\frac1M \sum_{m=1}^M \hat g_m(\theta_{t - a_m})\Big), \qquad a_m \le K,$$
 
     and an estimate that is older than $K$ meta-steps is dropped and counted. Estimators on faster workers weigh more.
-    A call is for $\lfloor M / W \rfloor$ estimates of $W$ workers, at least one and at most one of each estimator that a worker has.
-    While a worker computes, a second call waits there, unless $K M$ estimates are under way already. So estimates are older by about a meta-step,
-    or by $W / M$ where that is more. With $K = 0$ there is no second call.
+    A call is for $\lfloor M / W \rfloor$ estimates, with $W$ the number of workers that are asked for; at least one, and at most one of each estimator that a
+    worker has. While a worker computes, a second call waits there, unless $K M$ estimates are under way already; with $K = 0$ never.
+    Mean ages that were measured are 1.0 to 1.7 meta-steps for one to $M$ workers, and 3.7 for $2 M$.
 
     A worker that dies or hangs is replaced; see `WorkerPool`. Its estimators go on from their last snapshot, at the workers that are left; workers that
     come later take their share. The answer of a call is used at most once. A snapshot travels with an estimate, so that nobody waits for it.
@@ -92,7 +92,6 @@ class RayEngine(Engine):
         self.ray: Any = None
         self.began_cluster = False
         self.pool: WorkerPool | None = None
-        self.merge: Callable[..., Any] = merge
         self._reset()
 
     def _reset(self) -> None:
@@ -135,7 +134,6 @@ class RayEngine(Engine):
         self.began_cluster = self.began_cluster or not _is_connected()
         self.ray = connect(self.address, workers=self.workers)
         replicas, promises = self._replicas(count), [self.ray.put(pack(e)) for e in estimators]
-        self.merge = _merger(jax.tree.structure(optimizer))
         self.pool = WorkerPool(self.ray, self.workers, promises, self.ray.put(pack(optimizer)), replicas, self.patience)
         self.pool.start()
         keys = _keys(key, count, replicas)
@@ -169,7 +167,7 @@ class RayEngine(Engine):
         steps = [e.inner_steps for e in estimators]
         numbers = [unit // replicas for unit, _ in answers]
         found = [(a.gradient, a.metrics) for _, a in answers]
-        gradient, metrics = self.merge(found, tuple(steps[i] for i in numbers))
+        gradient, metrics = _merge(jax.tree.structure(optimizer), found, tuple(steps[i] for i in numbers))
         now = time.perf_counter()
         told: dict[str, float] = {"workers": len(pool.living), "replaced": pool.replaced}
         seconds = max(1e-9, (now - self.last) * max(1, len(pool.living)))
@@ -250,9 +248,16 @@ class RayEngine(Engine):
             # A second call waits at each worker, so that it need not wait for the driver. With K M estimates under way another would probably be too old.
             for under_way in (0, 1):
                 for worker in pool.ready(under_way=under_way):
-                    if under_way and sum(len(c.units) for c in pool.under_way.values()) >= staleness * wanted:
+                    asked = [c for c in pool.under_way.values() if c.method == "estimates"]
+                    if under_way and sum(len(c.units) for c in asked) >= staleness * wanted:
                         break
-                    units = self._next(worker, max(1, wanted // self.workers))
+                    share = max(1, wanted // self.workers)
+                    if staleness == 0:  # more than this meta-step still needs would be dropped
+                        coming = sum(len(c.units) for c in asked if c.version == self.version)
+                        share = min(share, wanted - len(taken) - coming)
+                        if share <= 0:
+                            break
+                    units = self._next(worker, share)
                     times = [self.given.setdefault(unit, 0) + 1 for unit in units]
                     self.given |= dict(zip(units, times, strict=True))
                     numbers = np.asarray(_numbers_of_later_keys(key, units, pool.replicas, times))
@@ -310,19 +315,10 @@ def _numbers_of_later_keys(key: PRNGKeyArray, units: list[Any], replicas: int, t
     return jnp.stack([jax.random.key_data(k) for k in keys])
 
 
-@lru_cache(maxsize=16)
-def _merger(structure: Any) -> Callable[..., Any]:
-    """`merge`, compiled, of meta-gradients that come as leaves.
-
-    Args:
-        structure: of the meta-gradients.
-    """
-
-    @partial(jax.jit, static_argnums=1)
-    def merged(found: Sequence[tuple[list[Any], dict[str, Any]]], inner_steps: tuple[int, ...]) -> Any:
-        return merge([(jax.tree.unflatten(structure, leaves), metrics) for leaves, metrics in found], inner_steps)
-
-    return merged
+@partial(jax.jit, static_argnums=(0, 2))
+def _merge(structure: Any, found: Sequence[tuple[list[Any], dict[str, Any]]], inner_steps: tuple[int, ...]) -> Any:
+    """`merge` of meta-gradients that come as leaves of a structure."""
+    return merge([(jax.tree.unflatten(structure, leaves), metrics) for leaves, metrics in found], inner_steps)
 
 
 def _is_connected() -> bool:

@@ -208,7 +208,8 @@ class WorkerPool:
         # The group is the thread that gives signs of life; everything else happens in order.
         kind = self.ray.remote(concurrency_groups={"life": 1})(Worker)
         for _ in range(count):
-            actor = kind.options(num_cpus=1, max_restarts=0, max_task_retries=0).remote(one_thread(), cache)
+            options = kind.options(num_cpus=1, max_restarts=0, max_task_retries=0)
+            actor = options.remote(one_thread(), cache, self.optimizer)
             self.coming.append(WorkerHandle(self.started, actor, actor.hello.remote()))
             self.started += 1
 
@@ -305,8 +306,7 @@ class WorkerPool:
             self.call(most, "forget", most.units[-1:])  # behind what the worker is doing, so it is the state after that
 
     def _load(self, worker: WorkerHandle, unit: int) -> None:
-        estimator = self.estimators[unit // self.replicas]
-        worker.actor.load.remote(unit, estimator, self.optimizer, self.snapshot.get(unit))
+        worker.actor.load.remote(unit, self.estimators[unit // self.replicas], self.snapshot.get(unit))
 
 
 def _same_versions(theirs: dict[str, str], host: str) -> None:

@@ -60,7 +60,6 @@ class _Unit:
     """An estimator and its inner problems in flight, as leaves: to flatten the trees anew takes milliseconds a meta-step."""
 
     estimator: Any
-    optimizer: Any  # of the meta-training, for its structure
     leaves: list[Any]  # of the estimator
     state: list[Any] | None = None  # leaves
     structure: Any = None  # of the state
@@ -73,11 +72,13 @@ class Worker:
     Args:
         variables: of the environment, as `lopt.machine.one_thread` has them.
         cache: where compiled programs are kept, or `None`.
+        optimizer: of the meta-training at its start, packed; calls send leaves alone.
     """
 
-    def __init__(self, variables: dict[str, str], cache: str | None):
+    def __init__(self, variables: dict[str, str], cache: str | None, optimizer: Any):
         os.environ.update(variables)  # JAX reads them at the first computation
         jax.config.update("jax_compilation_cache_dir", cache)
+        self.optimizer = unpack(optimizer)
         self.units: dict[int, _Unit] = {}
         self.init = jax.jit(lambda e, o, k: e.init(o, k))
 
@@ -85,33 +86,26 @@ class Worker:
         """Versions, process id, host."""
         return versions(), os.getpid(), platform.node()
 
-    def load(self, unit: int, estimator: Any, optimizer: Any, state: Any) -> None:
-        """Take a unit over; its state may follow by `begin`.
-
-        Args:
-            unit: its number.
-            estimator: packed.
-            optimizer: of the meta-training, packed; later calls send leaves alone.
-            state: packed, or `None`.
-        """
+    def load(self, unit: int, estimator: Any, state: Any) -> None:
+        """Take a unit over; its state may follow by `begin`."""
         found = unpack(estimator)
-        self.units[unit] = _Unit(found, unpack(optimizer), jax.tree.leaves(found))
+        self.units[unit] = _Unit(found, jax.tree.leaves(found))
         if state is not None:
             self._hold(unit, unpack(state))
 
     def _hold(self, unit: int, state: Any) -> None:
         own = self.units[unit]
         own.state, own.structure = jax.tree.flatten(state)
-        own.program = _program(jax.tree.structure(own.estimator), jax.tree.structure(own.optimizer), own.structure)
+        own.program = _program(jax.tree.structure(own.estimator), jax.tree.structure(self.optimizer), own.structure)
 
     def alive(self) -> None:
         """A sign of life, from a thread that does nothing else."""
 
     def begin(self, units: Sequence[int], keys: Sequence[Keys]) -> list[Answer]:
-        """Start the inner problems of units, at the optimizer that they were loaded with."""
+        """Start the inner problems of units."""
         for unit, key in zip(units, keys, strict=True):
             own = self.units[unit]
-            self._hold(unit, self.init(own.estimator, own.optimizer, unpack(key)))
+            self._hold(unit, self.init(own.estimator, self.optimizer, unpack(key)))
         return self.state(units)
 
     def state(self, units: Sequence[int]) -> list[Answer]:

@@ -94,7 +94,8 @@ def axes(
     ]
     found = {name: {x: _normalised(rules, name, x, starts, steps) for x in AXES[name].points} for name in names}
     judged = {(n, x): _within(n, x) for n in names for x in AXES[n].points}
-    level = {at: bool((found[at[0]][at[1]] <= CLOSE).all()) for at, within in judged.items() if within}
+    within = {_place(*at): bool((found[at[0]][at[1]] <= CLOSE).all()) for at, inside in judged.items() if inside}
+    highest = max(float(x.max()) for by in found.values() for x in by.values())
     rows = [
         {
             "axis": LABELS[name],
@@ -108,15 +109,20 @@ def axes(
     ]
     return Claim(
         *words,
-        f"It is level at {sum(level.values())} of {len(level)} points within the range of the meta-training. "
-        f"Of all {len(judged)} points the highest normalised loss is {max(float(x.max()) for by in found.values() for x in by.values()):.3f}.",
-        all(level.values()),
+        f"It is level at {sum(within.values())} of {len(within)} points within the range of the meta-training; where axes cross is one point. "
+        f"Of all {len({_place(*at) for at in judged})} points the highest normalised loss is {highest:.3f}.",
+        all(within.values()),
         {
             "losses": {n: np.stack(list(by.values())) for n, by in found.items()},
             "points": {n: list(found[n]) for n in found},
         },
         rows,
     )
+
+
+def _place(name: str, point: float) -> tuple[float, ...]:
+    """Width, batch and share."""
+    return tuple(({"width": WIDTH, "batch": BATCH, "share": SHARE} | {name: point}).values())
 
 
 def _within(name: str, point: float) -> bool:
