@@ -17,8 +17,8 @@ from lopt.optimizer import Optimizer
 from lopt.task import Task
 from lopt.zoo import Card
 
-WEIGHTS = "hierarchical-rnn-1"
-WITH_MLPS = "hierarchical-rnn-2"  # whose meta-training has small MLPs
+WEIGHTS = "hierarchical-rnn-2"
+WITH_MLPS = Path(__file__).parent / "weights" / "small-mlps.safetensors"
 KIND = "hierarchical_rnn"  # what the claims speak of
 BASELINES = {"RMSProp": "rmsprop", "Adam": "adam"}
 SMALL_MLPS = ("mlp_", "sparse_mlp_")  # how the members of the corpus that are networks begin
