@@ -441,19 +441,21 @@ def test_killed_workers_are_replaced(engine: Any, tmp_path: Path, staleness: int
 
 @cluster
 def test_old_estimates_are_dropped_and_counted(engine: Any, tmp_path: Path) -> None:
-    """With one estimate a meta-step, one of two workers is always late: it is used where the limit allows."""
+    """With one estimate a meta-step, two of three workers are always late: they are used where the limit allows, and not asked where none would be."""
 
     def metrics(staleness: int) -> list[dict[str, Any]]:
-        folder, it = tmp_path / str(staleness), engine(2, staleness=staleness, accumulate=1)
-        # Slow enough that both workers have compiled long before the end.
+        folder, it = tmp_path / str(staleness), engine(3, staleness=staleness, accumulate=1)
+        # Slow enough that all workers have compiled long before the end.
         meta_train(*arguments(), steps=STEPS, key=KEY, engine=it, run_dir=folder, on_step=lambda _: time.sleep(0.2))
         it.stop()  # its workers, for the CPUs of the next one's
         return lines(folder)
 
-    strict, loose = metrics(0), metrics(9)
-    assert max(line["staleness"] for line in strict) == 0
+    none, strict, loose = metrics(0), metrics(1), metrics(9)
+    assert max(line["staleness"] for line in none) == 0
+    assert none[-1]["dropped"] == 0
+    assert max(line["staleness"] for line in strict) <= 1
     assert strict[-1]["dropped"] > 0
-    assert 0 < max(line["staleness"] for line in loose) <= 9
+    assert 1 < max(line["staleness"] for line in loose) <= 9
     assert loose[-1]["dropped"] < strict[-1]["dropped"]
     assert all(0 <= line["utilisation"] <= 1 for line in loose)
     assert max(line["utilisation"] for line in loose) > 0
