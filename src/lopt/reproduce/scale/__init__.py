@@ -6,11 +6,12 @@ from lopt.reproduce.claims import ClaimSpec, Paper
 from lopt.reproduce.scale import _figures
 from lopt.reproduce.scale.ablations import ablations
 from lopt.reproduce.scale.corpus import corpus
-from lopt.reproduce.scale.large import large, large_lstm
+from lopt.reproduce.scale.large import large, large_lstm, large_with_mlps
 from lopt.reproduce.scale.networks import networks, networks_with_mlps
 from lopt.reproduce.scale.overhead import overhead
 
 ONE_NETWORK = {"names": ("digits, relu",), "steps": 200, "seeds": 2, "learning_rates": (1e-3, 1e-2)}
+SMALL_INCEPTION = {"names": ("inception, small",), "steps": 300}
 
 PAPER = Paper(
     title="Learned optimizers that scale and generalize",
@@ -31,8 +32,8 @@ PAPER = Paper(
             },
         ),
         "networks": ClaimSpec(networks, _figures.networks, ONE_NETWORK),
-        "large": ClaimSpec(large, _figures.large, {"names": ("inception, small",), "steps": 300}),
-        "large_lstm": ClaimSpec(large_lstm, _figures.large, {"names": ("inception, small",), "steps": 300}),
+        "large": ClaimSpec(large, _figures.large, SMALL_INCEPTION),
+        "large_lstm": ClaimSpec(large_lstm, _figures.large, SMALL_INCEPTION),
         "overhead": ClaimSpec(
             overhead, _figures.overhead, {"data": "digits", "channels": 8, "blocks": 1, "batches": (1, 256)}
         ),
@@ -48,7 +49,18 @@ PAPER = Paper(
             },
         ),
         "networks_with_mlps": ClaimSpec(networks_with_mlps, _figures.networks, ONE_NETWORK),
+        "large_with_mlps": ClaimSpec(large_with_mlps, _figures.large, SMALL_INCEPTION),
     },
 )
 
-__all__ = ["PAPER", "ablations", "corpus", "large", "large_lstm", "networks", "networks_with_mlps", "overhead"]
+__all__ = [
+    "PAPER",
+    "ablations",
+    "corpus",
+    "large",
+    "large_lstm",
+    "large_with_mlps",
+    "networks",
+    "networks_with_mlps",
+    "overhead",
+]
