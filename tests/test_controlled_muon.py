@@ -14,10 +14,11 @@ import pytest
 from jaxtyping import Array, PyTree
 from optax import contrib
 
-from lopt.blocks.orthogonal import MINIMAX
+from lopt.blocks.orthogonal import MINIMAX, orthogonalize
 from lopt.optimizers import ControlledMuon
 
-RATE, STEPS, HORIZON = 0.03, 8, 6
+STEPS, HORIZON = 8, 6
+RATE, VECTOR_RATE, MOMENTUM, SECOND, AVERAGING = 0.2, 2.0, 0.9, 0.98, 0.8
 SHAPES: dict[str, tuple[int, ...]] = {
     "wide": (5, 12),
     "tall": (12, 5),
@@ -29,11 +30,12 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "number": (),
     "empty": (0, 3),
 }
+INPUTS = {"wide": 5, "tall": 12, "square": 4, "outputs_last": 18, "outputs_first": 18}  # of matrices
 MATRICES: Any = {
     name: contrib.MuonDimensionNumbers() if name in ("wide", "tall", "square") else None for name in SHAPES
 }
 MATRICES["outputs_last"] = contrib.MuonDimensionNumbers((0, 1, 2), 3)
-MATRICES["outputs_first"] = contrib.MuonDimensionNumbers(0, (1, 2, 3))
+MATRICES["outputs_first"] = contrib.MuonDimensionNumbers((1, 2, 3), 0)
 
 
 def draw(seed: int, scale: float = 1.0) -> dict[str, Array]:
@@ -41,10 +43,21 @@ def draw(seed: int, scale: float = 1.0) -> dict[str, Array]:
     return {name: scale * jax.random.normal(k, s) for k, (name, s) in zip(keys, SHAPES.items(), strict=True)}
 
 
+def untrained(**fields: Any) -> ControlledMuon:
+    return ControlledMuon(
+        learning_rate=RATE,
+        vector_rate=VECTOR_RATE,
+        momentum_decay=MOMENTUM,
+        second_decay=SECOND,
+        averaging=AVERAGING,
+        **fields,
+        key=jax.random.key(0),
+    )
+
+
 def with_control(index: int, bias: float) -> ControlledMuon:
     """The untrained rule with one control at tanh(bias) whatever the network sees."""
-    optimizer = ControlledMuon(learning_rate=RATE, key=jax.random.key(0))
-    return eqx.tree_at(lambda o: o.readout.bias, optimizer, optimizer.readout.bias.at[index].set(bias))
+    return eqx.tree_at(lambda o: o.readout.bias, untrained(), untrained().readout.bias.at[index].set(bias))
 
 
 def trained(seed: int, std: float) -> ControlledMuon:
@@ -86,36 +99,71 @@ def assert_close(a: PyTree[Array], b: PyTree[Array], *, rtol: float = 1e-5) -> N
         np.testing.assert_allclose(np.asarray(a[name]), np.asarray(b[name]), rtol=rtol, atol=rtol, err_msg=name)
 
 
+def at_rates(rate: float, decay: float, horizon: int | None) -> optax.GradientTransformation:
+    """Steps of rate 1 times the rates of the class, from the sizes of the parameters, and decay."""
+
+    def sizes(params: Any) -> dict[str, Array]:
+        return {n: jnp.sqrt(jnp.mean(jnp.square(p)) * INPUTS.get(n, 1)) for n, p in params.items() if p.size}
+
+    def init(params: Any) -> Any:
+        return jnp.zeros(()), jnp.max(jnp.stack([*sizes(params).values()]))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        step, largest = state
+        warm = jnp.minimum((step + 1) / 10, 1.0)
+        left = 1.0 if horizon is None else 1.35 * (1.0 - 0.99 * jnp.minimum(step / horizon, 1.0))
+        now = rate / len(INPUTS) * warm * left
+        scale = {n: largest**0.25 * jnp.maximum(s, largest / 5) ** 0.75 for n, s in sizes(params).items()}
+        of = {n: now * s * (1.0 if n in INPUTS else VECTOR_RATE) for n, s in scale.items()}
+        steps = {n: u * of.get(n, 0.0) - now * decay * params[n] for n, u in updates.items()}
+        return steps, (step + 1, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
 @pytest.mark.parametrize("control", ["none", "rate", "momentum", "weight_decay"])
 @pytest.mark.parametrize("horizon", [None, HORIZON])
 def test_is_muon_of_optax_where_the_network_is_silent_or_says_a_constant(control: str, horizon: int | None) -> None:
-    """Untold within schedule-free averaging, told on a linear schedule, also beyond its end; `column` has a side of 1 and is Adam's."""
+    """Within schedule-free averaging, at rates by depth and size, told on a schedule, also beyond its end; `column` has a side of 1 and is Adam's."""
     index = {"none": 0, "rate": 0, "momentum": 1, "weight_decay": 2}[control]
-    bias = {"none": 0.0, "rate": 0.1}.get(control, 0.3)  # a rate below the bound
-    said = math.tanh(bias)
-    rate = RATE * math.exp(3.0 * said) if index == 0 else RATE
+    said = 0.0 if control == "none" else 0.3
+    rate = RATE * math.exp(2.0 * said) if index == 0 else RATE
     gap = math.exp(2.0 * said) if index == 1 else 1.0
-    decay = 0.1 * said if index == 2 else 0.0
-    schedule = rate if horizon is None else optax.linear_schedule(rate, 0.01 * rate, horizon)
-    tx = contrib.muon(
-        schedule,
+    decay = 0.3 * said if index == 2 else 0.0
+    muon = contrib.muon(
+        1.0,
         ns_coeffs=MINIMAX,
-        beta=1.0 - 0.1 * gap,
-        adam_b1=0.0 if horizon is None else 1.0 - 0.1 * gap,
-        weight_decay=decay,
-        adam_weight_decay=decay,
+        beta=1.0 - (1.0 - MOMENTUM) * gap,
+        adam_b1=0.0,
+        adam_b2=SECOND,
         muon_weight_dimension_numbers=MATRICES,
     )
-    if horizon is None:
-        tx = contrib.schedule_free(tx, rate, b1=0.9)
+    # Its learning rate is for the weights of the average alone: they grow with the step.
+    tx = contrib.schedule_free(
+        optax.chain(muon, at_rates(rate, decay, horizon)), lambda t: 1.0 * t, b1=AVERAGING, weight_lr_power=1.0
+    )
     with jax.numpy_dtype_promotion("standard"):  # which optax needs
         expected, expected_state = follow_optax(tx)
-    optimizer = with_control(index, bias)
+    optimizer = with_control(index, math.atanh(said))
     params, state = follow(optimizer, horizon)[-1]
-    assert_close(params, expected)
-    if horizon is None:
-        expected = contrib.schedule_free_eval_params(expected_state, expected)
-    assert_close(optimizer.eval_params(state, params), expected)
+    assert_close(params, expected, rtol=1e-4)
+    expected = contrib.schedule_free_eval_params(expected_state, expected)
+    assert_close(optimizer.eval_params(state, params), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("horizon", [None, HORIZON])
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_moves_as_far_as_the_parameters_are_large(horizon: int | None, factor: float) -> None:
+    """Parameters and gradients that are all so many times as large end so many times as far."""
+    optimizer = trained(3, 0.3)
+    expected = follow(optimizer, horizon)[-1][0]
+    params = jax.tree.map(lambda p: factor * p, draw(0))
+    state = optimizer.init(params, horizon=horizon)
+    for seed in range(1, STEPS + 1):
+        grads = jax.tree.map(lambda g, p: g + 0.3 * p / factor, draw(seed), params)
+        updates, state = update(optimizer, grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(jax.tree.map(lambda p: p / factor, params), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("horizon", [None, HORIZON])
@@ -127,32 +175,79 @@ def test_does_not_see_the_scale_of_the_loss(horizon: int | None, scale: float) -
 
 @pytest.mark.parametrize("shift", [-1.0, 2.0])
 def test_evaluates_the_average_of_its_iterates(shift: float) -> None:
-    """All weigh the same, also where the network gives each the same other weight."""
-    optimizer = with_control(4, shift)
+    """It weighs them by the step, also where the network gives each the same other weight."""
+    optimizer = with_control(3, shift)
     found = follow(optimizer, None)
-    mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), 0), *(state.iterate for _, state in found))
+    weights = np.arange(1, STEPS + 1) / np.arange(1, STEPS + 1).sum()
+    iterates = [state.iterate for _, state in found]
+    mean = jax.tree.map(lambda *x: sum(w * z for w, z in zip(weights, x, strict=True)), *iterates)
     params, state = found[-1]
     average = optimizer.eval_params(state, params)
     assert_close(average, mean)
-    assert_close(params, jax.tree.map(lambda x, z: 0.9 * x + 0.1 * z, average, state.iterate))
+    expected = jax.tree.map(lambda x, z: AVERAGING * x + (1.0 - AVERAGING) * z, average, state.iterate)
+    assert_close(params, expected)
     assert not np.allclose(params["wide"], average["wide"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("std", [0.3, 1e6])
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
-def test_no_step_is_larger_than_its_bound(std: float, scale: float) -> None:
-    """Half the size of the tensor, or of a size of 0.2 if it is smaller, besides what decay takes."""
+def test_no_iterate_moves_further_than_its_bound(std: float, scale: float) -> None:
+    """Whatever the network says: the greatest rate, and Adam's greatest step of a vector, besides what decay takes."""
     optimizer, params = trained(5, std), draw(0)
-    for (new, _), old in zip(
-        follow(optimizer, 1_000, scale), [params, *(p for p, _ in follow(optimizer, 1_000, scale))], strict=False
-    ):
+    largest = max(float(jnp.sqrt(jnp.mean(jnp.square(p)) * INPUTS.get(n, 1))) for n, p in params.items() if p.size)
+    before = params
+    for now, state in follow(optimizer, 1_000, scale):
         for name in SHAPES:
-            if not old[name].size:
+            if not before[name].size:
                 continue
-            size = max(float(jnp.sqrt(jnp.mean(jnp.square(old[name])))), 0.2)
-            step = np.abs(np.asarray(new[name] - old[name]))
-            assert np.isfinite(step).all()
-            assert (step <= 1e-5 + 0.5 * size + 0.5 * np.abs(np.asarray(old[name]))).all(), name
+            inputs = INPUTS.get(name, 1)
+            size = max(float(jnp.sqrt(jnp.mean(jnp.square(params[name])) * inputs)), largest / 5)
+            rate = optimizer.learning_rate / len(INPUTS) * 1.35 * math.exp(2.0) * largest**0.25 * size**0.75
+            unit = 1.3 / math.sqrt(inputs) if name in INPUTS else optimizer.vector_rate / math.sqrt(1.0 - 0.985)
+            moved = jnp.sqrt(jnp.mean(jnp.square(state.iterate[name] - before[name])))
+            decayed = 0.5 * float(jnp.sqrt(jnp.mean(jnp.square(params[name]))))
+            assert np.isfinite(float(moved))
+            assert float(moved) <= 1e-5 + rate * unit + decayed, name
+        before, params = state.iterate, now
+
+
+@pytest.mark.parametrize("shape", [(130, 200), (200, 130), (129, 129)])
+def test_long_matrices_are_orthogonalised_in_blocks(shape: tuple[int, int]) -> None:
+    """Of equal length along the shorter side: each is what `orthogonalize` makes of it alone."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    found = untrained()._orthogonal(x)
+    short = x if shape[0] <= shape[1] else x.T
+    length = -(-len(short) // 3)
+    blocks = [
+        orthogonalize(b, (0, 1) if b.shape[0] <= b.shape[1] else (1, 0)) for b in jnp.split(short, [length, 2 * length])
+    ]
+    expected = jnp.concatenate(blocks)
+    np.testing.assert_allclose(found, expected if shape[0] <= shape[1] else expected.T, atol=1e-5)
+
+
+def test_a_spike_counts_five_times_the_usual_gradient() -> None:
+    """Of a matrix: its momentum then hardly differs from one after a gradient of five times the usual size."""
+    optimizer, params = untrained(), {"a": jnp.ones((3, 4))}
+    grads = draw(1)["wide"][:3, :4]
+    usual = grads / jnp.sqrt(jnp.mean(jnp.square(grads)))
+
+    def momentum(last: float) -> Array:
+        state = optimizer.init(params)
+        for t in range(5):
+            _, state = update(optimizer, {"a": usual * (last if t == 4 else 1.0)}, state, params)
+        return state.momentum["a"]
+
+    np.testing.assert_allclose(momentum(1e3), momentum(5.0), rtol=1e-4)
+    assert not np.allclose(momentum(5.0), momentum(4.0), rtol=0.05)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_network_looks_at_the_first_steps_and_then_at_every_so_many(every: int) -> None:
+    weight = 0.3 * jax.random.normal(jax.random.key(1), untrained().readout.weight.shape)
+    optimizer = eqx.tree_at(lambda o: o.readout.weight, untrained(renew_every=every), weight)
+    controls = [state.controls for _, state in follow(optimizer, None)]
+    renewed = [t for t in range(1, STEPS) if not np.array_equal(controls[t], controls[t - 1])]
+    assert renewed == [t for t in range(1, STEPS) if t < every or t % every == 0]
 
 
 def test_the_network_sees_what_it_is_said_to_see() -> None:

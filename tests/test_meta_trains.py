@@ -39,7 +39,7 @@ RUNS = {
     "celo": Run({"lstm_hidden": 8, "step_mult": 1e-1}),
     "celo2": Run({"learning_rate": 1e-2}),
     "relative_mlp": Run({"nominal_step": 0.01}, steps=400),
-    "controlled_muon": Run({"learning_rate": 3e-3}),
+    "controlled_muon": Run({"learning_rate": 2.5e-2}, learning_rate=1e-2, steps=300),
 }
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from lopt import tasks, zoo
 from lopt.checks import at_least, one_of
-from lopt.engine import Engine
+from lopt.engine import Drawn, Engine
 from lopt.errors import InputError
 from lopt.estimators import ESTIMATORS, Estimator, FullES, Merged, PerTask, normalize_by_average_norm
 from lopt.estimators.objectives import Objective
@@ -82,6 +82,7 @@ class Recipe:
     split: Split = "train"  # whose losses make the meta-loss
     objective: Objective = "normalised"  # what makes the meta-loss of them
     estimator_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    drawn: bool = False  # whether a meta-step has one task, drawn evenly, in place of all
     task_norm: TaskNorm = "none"  # each task's meta-gradient is divided by its norm, or by the average of its norms, so that none drowns the others
     steps: int = 5_000  # meta-steps
     learning_rate: float = 1e-3  # of the outer Adam, decayed by a cosine to a tenth
@@ -202,23 +203,33 @@ FEW_EXAMPLES = (
 
 SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.3, "high": 3.0}),)
 WIDELY_SCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "tensor", "low": 0.1, "high": 10.0}),)
+UNSCALED: tuple[Wrapping, ...] = (("reparametrized", {"level": "parameter", "low": 0.1, "high": 10.0}),)
 
-# Networks whose best rates differ much; those at odd places are also in random coordinates.
+# Networks of many kinds whose best rates differ; where examples are few, for a low validation loss. Every second task is told the horizon.
 GENERAL_2 = (
-    TaskSpec(name="small_images/digits_32"),
+    TaskSpec(name="small_images/digits_32", split="valid"),
     TaskSpec(name="small_images/fashion_8_32"),
-    TaskSpec(name="taskset/sampled_5"),  # wine
-    TaskSpec(name="taskset/sampled_6"),  # breast cancer
+    TaskSpec(name="small_images/fashion_8_edges_32", wrappers=WIDELY_SCALED),
+    TaskSpec(name="taskset/sampled_0", split="valid"),  # softmax regression, digits
+    TaskSpec(name="taskset/sampled_5", split="valid"),  # wine
+    TaskSpec(name="taskset/sampled_6", split="valid"),  # breast cancer
     TaskSpec(name="taskset/sampled_2"),  # autoencoder, digits
     TaskSpec(name="taskset/sampled_31"),  # linear autoencoder, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_7"),  # GRU, prose
     TaskSpec(name="taskset/sampled_18"),  # RNN, source
-    TaskSpec(name="taskset/sampled_17"),  # conv net, digits, batches of 16
+    TaskSpec(name="taskset/sampled_9"),  # four layers with layer norm, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_11"),  # wide, batches of 16, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_29"),  # conv net with layer norm, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_30", wrappers=WIDELY_SCALED),  # squared error, Fashion-MNIST
+    TaskSpec(name="taskset/sampled_17", split="valid"),  # conv net, digits, batches of 16
+    TaskSpec(name="taskset/sampled_1"),  # conv net, squared error, batches of 16
     TaskSpec(name="digits_mlp", fields={"widths": (16,) * 6, "activation": "tanh"}),
     TaskSpec(name="digits_mlp", fields={"widths": (24,) * 4, "batch_size": 16}),
+    TaskSpec(name="char_transformer", fields={"width": 16, "length": 16, "batch_size": 8}),
+    TaskSpec(name="image_vit", fields={"images": "fashion_8", "patch": 4, "batch_size": 16}),
+    TaskSpec(name="residual_net", fields={"channels": 4, "batch_size": 16}, split="valid"),
     TaskSpec(name="wichrowska2017/quadratic_20_noisy"),
-    TaskSpec(name="wichrowska2017/logistic_100_noisy"),
-    TaskSpec(name="taskset/sampled_11"),  # wide, batches of 16, Fashion-MNIST
-    TaskSpec(name="wichrowska2017/bowl_1_noisy"),
+    TaskSpec(name="wichrowska2017/logistic_100_noisy", wrappers=UNSCALED),
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -290,17 +301,17 @@ RECIPES: dict[str, Recipe] = {
     "general_2": Recipe(
         description="ControlledMuon on networks, tables, text and landscapes whose best rates differ, to find the rate during the training.",
         optimizer="controlled_muon",
-        tasks=tuple(
-            dataclasses.replace(task, tell_horizon=i % 4 >= 2, wrappers=WIDELY_SCALED if i % 2 else ())
-            for i, task in enumerate(GENERAL_2)
-        ),
+        tasks=tuple(dataclasses.replace(task, tell_horizon=i % 2 == 1) for i, task in enumerate(GENERAL_2)),
         objective="late_log",
-        pairs=2,
-        horizon=(60, 1_000),
-        curriculum=1_000,
+        drawn=True,
+        pairs=4,
+        horizon=(60, 1_500),
+        curriculum=400,
+        even="steps",
         std=0.02,
         task_norm="average",
-        steps=8_000,
+        steps=40_000,
+        learning_rate=3e-4,
         average=0.999,
     ),
     "smoke": Recipe(
@@ -412,7 +423,7 @@ def run(
         init: a saved optimizer to begin with, of whatever architecture; the recipe's own, at random, if `None`.
         outer: a saved optimizer that applies the meta-gradients instead of the recipe's Adam, by name or path.
         command: the command line, for the card.
-        engine: where meta-gradients are computed; this process if `None`.
+        engine: where meta-gradients are computed; this process if `None`, of one task a meta-step where the recipe says so.
         on_step: called after each meta-step.
 
     Returns:
@@ -424,6 +435,8 @@ def run(
     steps = recipe.steps if steps is None else steps
     init_key, key = jax.random.split(jax.random.key(seed))
     optimizer, estimators, applied = recipe.build(init_key, steps, init)
+    if engine is None and recipe.drawn:
+        engine = Drawn([1] * len(estimators))
     settings: dict[str, Any] = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
     if outer is not None:
         applied = _learned(outer, recipe.clip, steps)
