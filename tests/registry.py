@@ -281,7 +281,7 @@ OPTIMIZERS = [
     OptimizerRow(
         "controlled_muon",
         lopt.optimizers.ControlledMuon,
-        1_140,
+        1_056,
         {"learning_rate": 0.1},
         learned=True,
         sees_other_tensors=True,

@@ -264,11 +264,17 @@ def test_converter_names_the_nearest_field() -> None:
 
 
 UNTOLD = ("general-1",)  # those with another maths where the horizon is not told
+PAPERS = ("neighbours", "scale", "tasks")  # whose claims have weights of their own
+OF_CLAIMS = {
+    f"{paper}/{path.stem}": path
+    for paper in PAPERS
+    for path in sorted((Path(lopt.__file__).parent / "reproduce" / paper / "weights").glob("*.safetensors"))
+}
 
 
 def released_path(name: str) -> dict[str, np.ndarray]:
     """Parameters after every update with the gradients of `small_fc.npz`; for some also untold, from parameters 10 times as small and as large in turn."""
-    given, optimizer = read("small_fc"), lopt.load(name)
+    given, optimizer = read("small_fc"), lopt.load(OF_CLAIMS.get(name, name))
     given_losses = given.grads, given.losses, given.valid_losses
     found = jax.jit(scanned)(optimizer, start(given), *given_losses)
     if name in UNTOLD:
@@ -280,7 +286,7 @@ def released_path(name: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("name", lopt.zoo.available())
+@pytest.mark.parametrize("name", [*lopt.zoo.available(), *OF_CLAIMS])
 def test_released_weights_keep_their_maths(name: str) -> None:
     with np.load(FOLDER / "released.npz") as file:
         expected = {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(f"{name}/")}

@@ -27,7 +27,7 @@ LEAST = 0.2  # of the size of the largest tensor, which a smaller one counts as
 FLOOR = 1e-36  # of the square of a gradient's norm, near the least that float32 has
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
 ROUNDING = 1e-5  # of the size of a tensor
-FEATURES = 16
+FEATURES = 13
 CONTROLS = 4
 
 
@@ -102,13 +102,13 @@ class ControlledMuon(Optimizer):
 
     $$o = \tanh(W [y, h, H] + b_o)$$
 
-    $y$ are 16 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees the mean of $h$ over tensors.
+    $y$ are 13 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees the mean of $h$ over tensors.
     The numbers change neither with the scale of the loss nor with that of all parameters:
 
     - the cosines of the gradient with the momentum and with $z - w$;
     - logarithms of $\overline{m^2} / \overline{g^2}$, of $\overline{g^2} / \overline{v}$, of $s_i / S$, of $s_i$ over its start, and of
       $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
-    - logarithms of the number of parameters, of the ratio of its sides, of the longer side, of $L$, and of the time;
+    - logarithms of $L$ and of the time;
     - whether the tensor is a matrix, whether the horizon is known, its logarithm, and the part of it that is over.
 
     $W$ and $b_o$ start at zero. Untrained, the rule is `optax.contrib.muon` at the rates above, within `optax.contrib.schedule_free`.
@@ -340,9 +340,7 @@ class ControlledMuon(Optimizer):
         g, m, v, w, moved, along_m, along_moved = means
         step, told = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         over = jnp.where(told, jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 2.0), 0.0)
-        shapes = [p.shape for p in full]
-        sides = [self._matrix(s) or (1, 1) for s in shapes]
-        same = jnp.ones(len(shapes), jnp.float32)
+        same = jnp.ones(len(full), jnp.float32)
         rows = [
             along_m / (root(g) * root(m)),
             along_moved / (root(g) * root(moved)),
@@ -351,9 +349,6 @@ class ControlledMuon(Optimizer):
             _log_ratio(jnp.square(sizes), jnp.square(_largest(state.sizes[0]))),
             _log_ratio(sizes**2, jnp.square(state.sizes[0])),
             _log_ratio(moved, w),
-            jnp.asarray([math.log10(math.prod(s)) / 3.0 - 1.0 for s in shapes], jnp.float32),
-            jnp.asarray([math.log(max(s) / min(s)) / 3.0 for s in sides], jnp.float32),
-            jnp.asarray([math.log(max(s)) / 3.0 - 1.0 for s in sides], jnp.float32),
             jnp.asarray(self._matrices(full), jnp.float32),
             same * (math.log(self._depth(full)) / 1.5 - 1.0),
             same * (jnp.log1p(step) / 3.0 - 1.5),

@@ -29,6 +29,7 @@ SURE = 50.0  # a logit that decides
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # of Adam
 MARGIN = 0.01  # of accuracy
 GRAPHS, STEPS = 16, 50  # below which nothing can be said
+BASE = QuantizedGNN(bits=BITS)
 Layers = tuple[eqx.nn.Linear, eqx.nn.Linear]
 
 
@@ -186,7 +187,7 @@ def _correct(tasks: Network, problems: GraphProblem, layers: Layers) -> Float[Ar
 
 
 def accuracy(
-    optimizer: Optimizer, design: Design, keys: Key[Array, " graphs"], steps: int
+    optimizer: Optimizer, design: Design, keys: Key[Array, " graphs"], steps: int, base: QuantizedGNN = BASE
 ) -> Float[np.ndarray, " graphs"]:
     """Train a network of a design on each graph; accuracy on the test nodes, whose labels neither it nor a search has read.
 
@@ -195,8 +196,8 @@ def accuracy(
         design: one a graph.
         keys: draw the graphs and starts.
         steps: of a training.
+        base: gives the graphs and the sizes of the network.
     """
-    base = QuantizedGNN(bits=BITS)
     tasks = jax.vmap(lambda d: Network(base, d))(design)
     problems, layers = _train(optimizer, tasks, keys, steps)
     return np.asarray(_correct(tasks, problems, layers), np.float64)
@@ -212,13 +213,16 @@ def search(optimizer: Optimizer, cost: float, keys: Key[Array, " graphs"], steps
         steps: of a training.
         hops: whether neighbourhoods are chosen too, or bit widths alone.
     """
-    base = QuantizedGNN(bits=BITS)
-    tasks = jax.vmap(lambda c: Search(base, c, jnp.asarray(float(hops))))(jnp.full(len(keys), cost, jnp.float32))
+    tasks = jax.vmap(lambda c: Search(BASE, c, jnp.asarray(float(hops))))(jnp.full(len(keys), cost, jnp.float32))
     return jax.vmap(Search.chosen)(tasks, _train(optimizer, tasks, keys, steps)[1])
 
 
 def trainers(
-    weights: str, keys: Key[Array, " graphs"], steps: int, learning_rates: Sequence[float] = RATES
+    weights: str,
+    keys: Key[Array, " graphs"],
+    steps: int,
+    learning_rates: Sequence[float] = RATES,
+    base: QuantizedGNN = BASE,
 ) -> tuple[dict[str, Optimizer], float]:
     """Adam at the rate of the highest accuracy of an 8-bit network, and a saved optimizer. Also that rate.
 
@@ -227,11 +231,12 @@ def trainers(
         keys: draw the graphs on which Adam is tuned.
         steps: of a training.
         learning_rates: of Adam.
+        base: as for `accuracy`.
     """
     learned = zoo.load(weights)
     design = uniform(8, 8, len(keys))
     rates = list(learning_rates)
-    scores = [float(accuracy(Adam(learning_rate=rate), design, keys, steps).mean()) for rate in rates]
+    scores = [float(accuracy(Adam(learning_rate=rate), design, keys, steps, base).mean()) for rate in rates]
     best = rates[int(np.argmax(scores))]
     return {"Adam": Adam(learning_rate=best), str(weights): learned}, best
 

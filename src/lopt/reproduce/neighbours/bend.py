@@ -12,6 +12,7 @@ from lopt.checks import at_least
 from lopt.evaluate.scores.statistics import mean_interval
 from lopt.reproduce.claims import Claim
 from lopt.reproduce.neighbours._graphs import (
+    BASE,
     BITS,
     FLOAT,
     GRAPHS,
@@ -23,6 +24,7 @@ from lopt.reproduce.neighbours._graphs import (
     trainers,
     uniform,
 )
+from lopt.tasks.networks.quantized_gnn import QuantizedGNN
 
 AT = (4, 8)  # bits of weights and of activations
 BELOW = ((2, 8), (4, 4))  # one step less of either
@@ -36,6 +38,8 @@ def bend(
     tuning: int = 32,
     steps: int = 150,
     learning_rates: Sequence[float] = RATES,
+    features: int = BASE.features,
+    hidden: int = BASE.hidden,
 ) -> Claim:
     """Train graph convolutions with all pairs of widths, on the same graphs as a float network.
 
@@ -46,6 +50,8 @@ def bend(
         tuning: other graphs, on which Adam is tuned.
         steps: of a training.
         learning_rates: of Adam's grid.
+        features: of a node.
+        hidden: units of the network.
 
     Raises:
         InputError: for no graph to tune on, or no rate.
@@ -62,16 +68,18 @@ def bend(
     if graphs < GRAPHS or steps < STEPS:
         return Claim(*words, f"Not run: {too_small(graphs, steps)}", None, {})
     at_least(1, tuning=tuning, **{"the number of rates": len(learning_rates)})
+    base = QuantizedGNN(bits=BITS, features=features, hidden=hidden)
     tune_key, key = jax.random.split(key)
     keys = jax.random.split(key, graphs)
-    optimizers, rate = trainers(trainer, jax.random.split(tune_key, tuning), steps, learning_rates)
+    optimizers, rate = trainers(trainer, jax.random.split(tune_key, tuning), steps, learning_rates, base)
     pairs = [(w, a) for w in BITS for a in BITS]
     lost, floats = {}, {}
     for name, optimizer in optimizers.items():
-        whole = accuracy(optimizer, uniform(FLOAT, FLOAT, graphs), keys, steps)
+        whole = accuracy(optimizer, uniform(FLOAT, FLOAT, graphs), keys, steps, base)
         floats[name] = mean_interval(whole)
         lost[name] = {
-            pair: mean_interval(whole - accuracy(optimizer, uniform(*pair, graphs), keys, steps)) for pair in pairs
+            pair: mean_interval(whole - accuracy(optimizer, uniform(*pair, graphs), keys, steps, base))
+            for pair in pairs
         }
     kept = [by[AT].high < MARGIN for by in lost.values()]
     worse = [by[pair].low > MARGIN for by in lost.values() for pair in BELOW]
