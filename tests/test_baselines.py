@@ -44,6 +44,7 @@ PLAIN = {
     "lion": lambda: optax.lion(GOOD),
     "adafactor": lambda: optax.adafactor(GOOD),
     "muon": lambda: optax.contrib.muon(GOOD),
+    "muon_cosine": lambda: optax.contrib.muon(optax.cosine_decay_schedule(GOOD, STEPS)),
     "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(GOOD),
     "prodigy": lambda: optax.contrib.prodigy(GOOD),
 }

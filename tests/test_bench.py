@@ -259,6 +259,17 @@ def test_the_order_of_the_work_is_not_part_of_the_protocol() -> None:
             archive.settle({**settled, "cells": settled["cells"][1:]})
 
 
+def test_an_archive_learns_of_new_baselines_and_holds_to_the_old_ones() -> None:
+    settled = TINY.settled()
+    older = {name: grid for name, grid in settled["grids"].items() if name != "muon_cosine"}
+    with Archive(":memory:") as archive:
+        archive.settle({**settled, "grids": older})
+        archive.settle(settled)
+        assert archive.protocol()["grids"].keys() == settled["grids"].keys()
+        with pytest.raises(InputError, match="holds a bench with grids"):
+            archive.settle({**settled, "grids": {**settled["grids"], "adam": []}})
+
+
 def test_compare_refuses_what_it_would_not_do(saved: Path) -> None:
     with pytest.raises(InputError, match="compare tells all optimizers the horizon"):
         contestant(f'{saved}{{"tell_horizon":false}}')

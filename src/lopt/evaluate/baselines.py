@@ -56,6 +56,7 @@ BASELINES: dict[str, Rule] = {
     "lion": Rule(optax.lion, "Chen et al. 2023"),
     "adafactor": Rule(optax.adafactor, "Shazeer & Stern 2018"),
     "muon": Rule(optax.contrib.muon, "Jordan et al. 2024"),
+    "muon_cosine": Rule(optax.contrib.muon, "Loshchilov & Hutter 2017; Jordan et al. 2024", cosine=True),
     "schedule_free_adamw": Rule(optax.contrib.schedule_free_adamw, "Defazio et al. 2024"),
     "prodigy": Rule(optax.contrib.prodigy, "Mishchenko & Defazio 2024"),
 }
