@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import tyro
 
 import lopt
 from common import RESULTS, header, machine, show, spread, text, write
 from lopt.evaluate.timing import TURNS, Stretch, in_turns
 from lopt.optimizer import Optimizer
+from lopt.task import Task
 from lopt.tasks import TaskName, create
 
 HORIZON = 10_000
 ADAM = "adam"
-BATCHES = {
-    "MLP 64-32-10, digits": ("digits_mlp", {"widths": (32,)}, (16, 64, 256)),
-    "MLP 784-128-64-10, Fashion-MNIST": ("fashion_mlp", {"size": 28, "widths": (128, 64)}, (16, 64, 256)),
-    "conv net, 28x28 Fashion-MNIST": ("conv_net", {"images": "fashion_28"}, (16, 64)),
-    "transformer, text": ("char_transformer", {"width": 64}, (4, 16)),
+WARM = 16  # steps before any is timed: some optimizers do more at the first ones
+NETWORKS = {  # the task, sizes of a batch, steps of a stretch
+    "MLP 64-32-10, digits": (TaskName("digits_mlp", {"widths": (32,)}), (16, 64, 256), 512),
+    "MLP 784-128-64-10, Fashion-MNIST": (TaskName("fashion_mlp", {"size": 28, "widths": (128, 64)}), (16, 64, 256), 32),
+    "conv net, 28x28 Fashion-MNIST": (TaskName("conv_net", {"images": "fashion_28"}), (16, 64), 32),
+    "transformer, text": (TaskName("char_transformer", {"width": 64}), (4, 16), 8),
 }
 
 
@@ -47,11 +48,11 @@ def main(
     """
     facts = machine()
     results: list[dict[str, Any]] = []
-    header("network", "parameters", "batch", "optimizer", "ms a step", "ratio to Adam", "compile s", "over Adam's")
-    for network, (name, fields, batches) in BATCHES.items():
+    header("network", "parameters", "batch", "optimizer", "ms a step", "ratio to Adam")
+    for network, (name, batches, length) in NETWORKS.items():
         for batch in batches:
-            task = create(TaskName(name, {**fields, "batch_size": batch}))
-            stretches = {o: Stretch(optimizer(o), task, HORIZON, jax.random.key(0)) for o in (ADAM, *optimizers)}
+            task = create(name._replace(fields={**name.fields, "batch_size": batch}))
+            stretches = {o: _warm(optimizer(o), task, length) for o in (ADAM, *optimizers)}
             seconds = in_turns(stretches, turns)
             for o in optimizers:
                 row = {
@@ -60,19 +61,20 @@ def main(
                     "batch": batch,
                     "optimizer": o,
                     "step_ms": spread(1e3 * seconds[o]),
-                    "ratio_to_adam": spread(np.asarray(seconds[o] / seconds[ADAM])),
-                    "compile_seconds": round(stretches[o].compile_seconds, 2),
-                    "compile_over_adam": round(stretches[o].compile_seconds / stretches[ADAM].compile_seconds, 2),
+                    "ratio_to_adam": spread(seconds[o] / seconds[ADAM]),
                 }
                 results.append(row)
-                timed = (
-                    text(row["step_ms"]),
-                    text(row["ratio_to_adam"]),
-                    row["compile_seconds"],
-                    row["compile_over_adam"],
-                )
-                show(network, f"{row['parameters']:,}", batch, o, *timed)
+                show(network, f"{row['parameters']:,}", batch, o, text(row["step_ms"]), text(row["ratio_to_adam"]))
             write(out, facts, results)
+
+
+def _warm(optimizer: Optimizer, task: Task, length: int) -> Stretch:
+    """A stretch that begins after some steps."""
+    stretch = Stretch(optimizer, task, HORIZON, jax.random.key(0), length)
+    stretch.compile()
+    assert stretch.program is not None
+    stretch.inner = stretch.program(optimizer, task, stretch.inner, stretch.key, WARM)
+    return stretch
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from jaxtyping import Array
 
 from lopt.blocks import accumulators, features, nets, orthogonal, per_parameter, readout, tensors
 from lopt.blocks.adafactor_mlp import COL_ROWS, DENSE_ROWS, FEATURES, ROW_ROWS, AdafactorMLP
+from lopt.checks import at_least
+from lopt.errors import InputError
 
 ONE_ULP = 2.0**-23
 shapes = st.lists(st.integers(1, 7), min_size=0, max_size=4).map(tuple)
@@ -412,3 +414,8 @@ def test_map_tensors_traces_a_rule_once_for_tensors_of_one_shape() -> None:
         np.testing.assert_allclose(updates[i], update.astype(p.dtype), rtol=1e-2 if p.dtype == jnp.bfloat16 else 1e-5)
         np.testing.assert_allclose(new[i][0], state, rtol=1e-5, atol=1e-6)
         assert new[i][1] == count
+
+
+def test_a_word_is_no_number() -> None:
+    with pytest.raises(InputError, match=r"tuning is 'many'; it must be a number that is at least 1\."):
+        at_least(1, tuning="many")

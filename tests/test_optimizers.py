@@ -975,7 +975,7 @@ def test_relative_mlp_sees_the_tensor() -> None:
     np.testing.assert_allclose([seen(row) for row in range(8)], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["small_fc", "star", "relative_mlp", "hierarchical_lstm"])
+@pytest.mark.parametrize("name", ["small_fc", "star", "relative_mlp", "controlled_muon", "hierarchical_lstm"])
 def test_meta_gradients_are_finite_where_there_is_no_gradient(name: str) -> None:
     """Dead units, biases at zero and tensors that the loss does not see have roots of zero in many places."""
     params = {"matrix": draw((3, 4), 1), "bias": jnp.zeros(3), "unseen": draw((2, 3), 2)}

@@ -41,6 +41,7 @@ KEY = jax.random.key(0)
         (bend, {"trainer": "general-2"}, "general-1"),
         (frontier, {"costs": ()}, "the number of costs is 0; it must be at least 1"),
         (bend, {"tuning": 0}, "tuning is 0; it must be at least 1"),
+        (bend, {"hidden": 0}, "hidden is 0; it must be of positive whole numbers"),
         (continuation, {"learning_rates": ()}, "the number of rates is 0; it must be at least 1"),
     ],
 )

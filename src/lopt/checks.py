@@ -16,7 +16,7 @@ def at_least(least: int | float, /, **numbers: Any) -> None:
         **numbers: by the name of the argument.
 
     Raises:
-        InputError: for a smaller one, or NaN.
+        InputError: for a smaller one, NaN, or what is no number.
 
     Examples:
         >>> at_least(1, seeds=0)
@@ -25,6 +25,8 @@ def at_least(least: int | float, /, **numbers: Any) -> None:
         lopt.errors.InputError: seeds is 0; it must be at least 1.
     """
     for name, given in numbers.items():
+        if isinstance(given, str):
+            raise InputError(f"{name} is {given!r}; it must be a number that is at least {least}.")
         if not given >= least:
             raise InputError(f"{name} is {given}; it must be at least {least}.")
 

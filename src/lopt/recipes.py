@@ -436,12 +436,16 @@ def run(
         The path of the weights.
 
     Raises:
-        InputError: for an outer optimizer that wants a validation loss.
+        InputError: for an outer optimizer that wants a validation loss, or an engine where the recipe draws its tasks.
     """
     steps = recipe.steps if steps is None else steps
     init_key, key = jax.random.split(jax.random.key(seed))
     optimizer, estimators, applied = recipe.build(init_key, steps, init)
-    if engine is None and recipe.drawn:
+    if recipe.drawn:
+        if engine is not None:
+            raise InputError(
+                "The recipe draws one task a meta-step, which the local engine alone does; leave out the engine."
+            )
         engine = Drawn([1] * len(estimators))
     settings: dict[str, Any] = {"learning_rate": recipe.learning_rate, "clip": recipe.clip}
     if outer is not None:

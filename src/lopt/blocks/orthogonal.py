@@ -24,10 +24,7 @@ LONG = 2  # times as many columns as rows, from which the iterations are of Gram
 
 
 def orthogonalize(
-    x: Float[Array, "*shape"],
-    axes: tuple[int, int],
-    coefficients: Sequence[Coefficients] = MINIMAX,
-    floor: float = 1e-16,
+    x: Float[Array, "*shape"], axes: tuple[int, int], coefficients: Sequence[Coefficients] = MINIMAX
 ) -> Float[Array, "*shape"]:
     r"""Turn the matrices of a tensor towards $U V^\top$ of their $U \Sigma V^\top$, by Newton-Schulz iterations.
 
@@ -42,12 +39,11 @@ def orthogonalize(
         x: the tensor $G$.
         axes: rows and columns of its matrices, no more rows than columns.
         coefficients: $a_k, b_k, c_k$ of each iteration.
-        floor: added to the square of the norm, so that matrices far smaller shrink further.
 
     Source: Jordan et al. 2024 (Muon); that each iteration has coefficients of its own, by minimax, is from Amsel et al. 2025 (Polar Express).
     """
     x = jnp.moveaxis(x, axes, (-2, -1))
-    x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + floor)
+    x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
     if x.shape[-1] >= LONG * x.shape[-2] and len(coefficients) > 1:
         x = _product_of_factors(x @ jnp.swapaxes(x, -2, -1), coefficients) @ x
     else:

@@ -24,7 +24,6 @@ LAST = 0.01  # of the rate, at the end of a training whose horizon is known
 WARM = 10  # steps over which the rate rises
 HIGHER = 1.35  # times as high is the rate where the horizon is known
 LEAST = 0.2  # of the size of the largest tensor, which a smaller one counts as
-FLOOR = 1e-36  # of the square of a gradient's norm, near the least that float32 has
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
 ROUNDING = 1e-5  # of the size of a tensor
 FEATURES = 13
@@ -32,14 +31,15 @@ CONTROLS = 4
 
 
 class ControlledMuonState(NamedTuple):
-    """State of `ControlledMuon`: trees like the parameters, and what it keeps for each tensor that is not empty, along the last axis."""
+    """State of `ControlledMuon`: trees like the parameters, and arrays whose last axis is that of the tensors that are not empty."""
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]  # infinity where it is not known
     momentum: PyTree
     second: PyTree  # of a matrix one number
     iterate: PyTree  # z
-    sizes: Float[Array, "two tensors"]  # relative ones, at the start and when controls were last renewed
+    average: PyTree  # x
+    sizes: Float[Array, "two tensors"]  # their squares, at the start and when controls were last renewed
     weights: Float[
         Array, "two tensors"
     ]  # sums of the weights of the gradients in the momentum, of the iterates in their average
@@ -54,6 +54,7 @@ class _Tensor(NamedTuple):
     momentum: Array
     second: Array
     iterate: Array
+    average: Array
     numbers: Float[Array, " numbers"]
 
 
@@ -76,29 +77,28 @@ class ControlledMuon(Optimizer):
     The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
     This is schedule-free averaging.
 
-    **The rate** of a tensor $i$ among $L$ matrices is known from shapes and sizes before a step is taken:
+    **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1:
 
-    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(s_i, S/5)^{3/4}$$
+    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(s_i, S/5)^{3/4}, \qquad
+      \ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.35\, (1 - 0.99 \min((t - 1)/T,\ 1)) & T \text{ known} \\ 1 & \text{else} \end{cases}$$
 
-    with $\kappa_i = 1$ for a matrix and $\kappa$ for all else.
-    The size $s_i$ is $\mathrm{RMS}(w)$, of a matrix with $n$ inputs $\sqrt{n}\, \mathrm{RMS}(w)$.
-    $S$ is the largest $s_i$ of the start, or 1 where all are zero.
-    So a rate fits deep and shallow networks, and parameters of any scale. The schedule $\ell_t$ rises to 1 over ten steps.
-    Where the horizon is known it rises to 1.35, and then falls linearly to a hundredth of it.
+    with $\kappa_i = 1$ for a matrix and $\kappa$ for all else. The size $s_i$ is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix whose shorter side is $n$, else
+    $\mathrm{RMS}(w)$, when the network last looked. $S$ is the largest $s_i$ of the start, or 1 where all are zero.
+    So a rate fits deep and shallow networks, and parameters of any scale.
 
     $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad
-      d = \begin{cases} \sqrt{m/n}\; \mathrm{orthogonalize}(\hat m) & \text{of a matrix} \\ \hat m / \sqrt{\hat v} & \text{of all else} \end{cases}$$
+      d = \begin{cases} \sqrt{l/n}\; \mathrm{orthogonalize}(\hat m) & \text{of a matrix} \\ \hat m / \sqrt{\hat v} & \text{of all else} \end{cases}$$
 
-    for a matrix whose longer side is $m$: its step has a root mean square of $\eta_i / \sqrt{n}$.
+    where $\beta$ does not change, for a longer side $l$: a step of a matrix has a root mean square of $\eta_i / \sqrt{n}$, whichever axis is first.
     So matrices take the direction of Muon, and all other tensors that of Adam.
-    Two axes are inputs and outputs. A tensor of more is a matrix too: its first or its last axis, whichever is longer, are the outputs.
-    A matrix whose shorter side is long is orthogonalised in blocks, so that a step costs no more than a few passes over it.
+    A tensor of more than two axes is a matrix too. It is cut after its first or before its last axis, whichever is longer.
+    A matrix whose shorter side is long is orthogonalised in blocks, so that the products do not grow with it.
     The gradient of a matrix is shortened to five times its usual size.
 
     The decay of the momentum is $\beta = 1 - (1 - \beta_0) e^{2 o_2}$, at least 0, and $\beta_0 = 0$ for tensors that are no matrices:
     averaging takes the place of momentum. The average weighs an iterate by $t\, e^{2 o_4}$.
 
-    **The network.** Four controls of a tensor are renewed at each of the first eight steps, then at every eighth:
+    **The network.** Four controls of a tensor are renewed at each of the first `renew_every` steps, then at every so many:
 
     $$o = \tanh(W [y, h, H] + b_o)$$
 
@@ -106,16 +106,16 @@ class ControlledMuon(Optimizer):
     The numbers change neither with the scale of the loss nor with that of all parameters:
 
     - the cosines of the gradient with the momentum and with $z - w$;
-    - logarithms of $\overline{m^2} / \overline{g^2}$, of $\overline{g^2} / \overline{v}$, of $s_i / S$, of $s_i$ over its start, and of
-      $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
+    - logarithms of $\overline{m^2} / \overline{g^2}$, where $m$ is corrected for its start, of $\overline{g^2} / \overline{v}$, where $v$ is not, of $s_i / S$,
+      of $s_i$ over its start, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
     - logarithms of $L$ and of the time;
     - whether the tensor is a matrix, whether the horizon is known, its logarithm, and the part of it that is over.
 
     $W$ and $b_o$ start at zero. Untrained, the rule is `optax.contrib.muon` at the rates above, within `optax.contrib.schedule_free`.
-    Besides blocks two things differ: the iterations are the three of `blocks.orthogonal`, and epsilon is relative.
+    Besides blocks, held sizes and shortened gradients two things differ: the iterations are the three of `blocks.orthogonal`, and epsilon is relative.
 
-    No network acts on single parameters, so the learned part costs the same whatever their number.
-    State: two floats a parameter for matrices, three for all else.
+    No network acts on single parameters, so the learned part costs the same whatever their number. Under `vmap`, as in meta-training, it is paid at every step.
+    State: three floats a parameter for matrices, four for all else.
 
     Args:
         learning_rate: $\eta$.
@@ -124,7 +124,7 @@ class ControlledMuon(Optimizer):
         second_decay: decay of $v$.
         averaging: $\gamma$, positive.
         weight_decay: $\lambda$, the most that the network can ask for.
-        block: the longest side of a block; a matrix with a side of 1 is none.
+        block: the most rows of a block, along the shorter side; a matrix with a side of 1 is none.
         hidden: units of each GRU.
         renew_every: steps between two looks of the network.
         key: draws the GRUs' weights.
@@ -183,20 +183,21 @@ class ControlledMuon(Optimizer):
         del key
         steps = jnp.asarray(jnp.inf, jnp.float32) if horizon is None else require_horizon("ControlledMuon", horizon)
 
-        def begin(param: Array) -> tuple[Array, Array, Array]:
+        def begin(param: Array) -> tuple[Array, Array, Array, Array]:
             second = () if self._matrix(param.shape) else param.shape
-            return _zeros(*param.shape), _zeros(*second), jnp.array(param, jnp.float32)
+            return _zeros(*param.shape), _zeros(*second), jnp.array(param, jnp.float32), jnp.array(param, jnp.float32)
 
-        full = _full(params)
-        squares = _row([jnp.mean(jnp.square(p.astype(jnp.float32))) for p in full])
-        sizes = self._sizes(squares, full)
-        momentum, second, iterate = init_tensors(begin, params)
+        full = [p for p in jax.tree.leaves(params) if p.size]
+        squares = [jnp.mean(jnp.square(p.astype(jnp.float32))) for p in full]
+        sizes = self._sizes(jnp.stack(squares) if full else _zeros(0), full)
+        momentum, second, iterate, average = init_tensors(begin, params)
         return ControlledMuonState(
             jnp.zeros((), jnp.int32),
             steps,
             momentum,
             second,
             iterate,
+            average,
             jnp.stack([sizes, sizes]),
             _zeros(2, len(full)),
             _zeros(CONTROLS, len(full)),
@@ -206,7 +207,7 @@ class ControlledMuon(Optimizer):
 
     def eval_params(self, state: ControlledMuonState, params: Params) -> Params:
         r"""$x$."""
-        return jax.tree.map(lambda p, z: self._average(p.astype(jnp.float32), z).astype(p.dtype), params, state.iterate)
+        return jax.tree.map(lambda p, x: x.astype(p.dtype), params, state.average)
 
     def update(
         self, updates: Updates, state: ControlledMuonState, params: Params, **extra: Any
@@ -224,13 +225,14 @@ class ControlledMuon(Optimizer):
             return self._step(gradient, tensor, param, state.step)
 
         of_tensors = treedef.unflatten([given.get(i, nothing) for i in range(len(leaves))])
-        tensors = _Tensor(state.momentum, state.second, state.iterate, of_tensors)
+        tensors = _Tensor(state.momentum, state.second, state.iterate, state.average, of_tensors)
         updates, tensors = map_tensors(step, updates, tensors, params)
         return updates, state._replace(
             step=state.step + 1,
             momentum=tensors.momentum,
             second=tensors.second,
             iterate=tensors.iterate,
+            average=tensors.average,
             weights=weights,
         )
 
@@ -242,23 +244,25 @@ class ControlledMuon(Optimizer):
         if matrix is not None:
             squares = jnp.mean(squares)
             usual = tensor.second / (1.0 - jnp.power(self.second_decay, jnp.maximum(counts, 1.0)))
-            most = jnp.where(tensor.second > 0, CLIP**2 * usual, jnp.inf)
-            gradient = gradient * jnp.where(squares > most, root(most / jnp.maximum(squares, 1e-37)), 1.0)
+            most = jnp.where(tensor.second > 0, CLIP**2 * usual, squares)
+            long = squares > most
+            gradient = gradient * jnp.sqrt(jnp.where(long, most, 1.0) / jnp.where(long, squares, 1.0))
             squares = jnp.minimum(squares, most)
         momentum = ema(tensor.momentum, gradient, n.decay)
         second = ema(tensor.second, squares, self.second_decay)
-        ahead = ema(momentum / n.next_weight, gradient / n.weight, n.decay)
+        corrected = second / (1.0 - jnp.power(self.second_decay, counts + 1.0))
+        # Of a matrix the scale does not matter, so it has no gradient; as a factor of the two shares it costs no pass over the tensor.
+        scale = 1.0 if matrix is None else jax.lax.stop_gradient(1.0 / root(corrected))
+        ahead = n.decay / n.next_weight * scale * momentum + (1.0 - n.decay) / n.weight * scale * gradient
         if matrix is None:
-            corrected = second / (1.0 - jnp.power(self.second_decay, counts + 1.0))
             direction = ahead / (root(corrected) + 1e-8 * root(jnp.mean(corrected)))
         else:
-            spread = math.sqrt(max(matrix) / self._inputs(param.shape))
+            spread = math.sqrt(max(matrix) / min(matrix))
             direction = spread * self._orthogonal(ahead.reshape(matrix)).reshape(param.shape)
         iterate = tensor.iterate - n.rate * direction - n.shrinkage * param
-        average = self._average(param, tensor.iterate)
-        average = average + n.average * (iterate - average)
+        average = tensor.average + n.average * (iterate - tensor.average)
         new = iterate + self.averaging * (average - iterate)
-        return new - param, _Tensor(momentum, second, iterate, tensor.numbers)
+        return new - param, _Tensor(momentum, second, iterate, average, tensor.numbers)
 
     def _orthogonal(self, x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
         """`orthogonalize`, in blocks of equal length along the shorter side where that is longer than a block; zeros fill the last one."""
@@ -266,31 +270,19 @@ class ControlledMuon(Optimizer):
         if rows > columns:
             return self._orthogonal(x.T).T
         if rows <= self.block:
-            return orthogonalize(x, (0, 1), floor=FLOOR)
+            return orthogonalize(x, (0, 1))
         count = -(-rows // self.block)
         length = -(-rows // count)
         filled = jnp.pad(x, ((0, count * length - rows), (0, 0))).reshape(count, length, columns)
-        axes = (1, 2) if length <= columns else (2, 1)
-        return orthogonalize(filled, axes, floor=FLOOR).reshape(count * length, columns)[:rows]
-
-    def _average(self, param: Array, iterate: Array) -> Array:
-        r"""$x$, given $w$ and $z$."""
-        return param + (1.0 - self.averaging) / self.averaging * (param - iterate)
+        return orthogonalize(filled, (1, 2)).reshape(count * length, columns)[:rows]
 
     def _matrix(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Rows and columns of the matrix that a tensor is, `None` if it is none."""
         if len(shape) < 2:
             return None
-        rows = math.prod(shape[:-1]) if shape[-1] >= shape[0] or len(shape) == 2 else shape[0]
+        rows = math.prod(shape[:-1]) if shape[-1] >= shape[0] else shape[0]
         columns = math.prod(shape) // max(rows, 1)
         return (rows, columns) if min(rows, columns) > 1 else None
-
-    def _inputs(self, shape: tuple[int, ...]) -> int:
-        """Of a matrix; 1 of all else."""
-        matrix = self._matrix(shape)
-        if matrix is None:
-            return 1
-        return matrix[1] if len(shape) > 2 and matrix[0] == shape[0] else matrix[0]
 
     def _matrices(self, full: Sequence[Array]) -> list[bool]:
         return [self._matrix(p.shape) is not None for p in full]
@@ -300,8 +292,9 @@ class ControlledMuon(Optimizer):
         return max(sum(self._matrices(full)), 1)
 
     def _sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
-        """$s$, of the means of squares."""
-        return root(squares * jnp.asarray([self._inputs(p.shape) for p in full], jnp.float32))
+        """Squares of $s$, of the means of squares."""
+        sides = [self._matrix(p.shape) or (1,) for p in full]
+        return squares * jnp.asarray([min(s) for s in sides], jnp.float32)
 
     def _renewed(self, updates: Updates, state: ControlledMuonState, params: Params) -> ControlledMuonState:
         """The state with the sizes and controls that hold for this step."""
@@ -342,12 +335,12 @@ class ControlledMuon(Optimizer):
         over = jnp.where(told, jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 2.0), 0.0)
         same = jnp.ones(len(full), jnp.float32)
         rows = [
-            along_m / (root(g) * root(m)),
-            along_moved / (root(g) * root(moved)),
+            _cosine(along_m, g, m),
+            _cosine(along_moved, g, moved),
             _log_ratio(m / jnp.square(jnp.maximum(state.weights[0], 0.01)), g),
             _log_ratio(g, v),
-            _log_ratio(jnp.square(sizes), jnp.square(_largest(state.sizes[0]))),
-            _log_ratio(sizes**2, jnp.square(state.sizes[0])),
+            _log_ratio(sizes, _largest(state.sizes[0])),
+            _log_ratio(sizes, state.sizes[0]),
             _log_ratio(moved, w),
             jnp.asarray(self._matrices(full), jnp.float32),
             same * (math.log(self._depth(full)) / 1.5 - 1.0),
@@ -367,7 +360,7 @@ class ControlledMuon(Optimizer):
         left = HIGHER * (1.0 - (1.0 - LAST) * jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 1.0))
         schedule = jnp.minimum((step + 1.0) / WARM, 1.0) * jnp.where(told, left, 1.0)
         largest = _largest(state.sizes[0])
-        sizes = jnp.power(largest, 0.25) * jnp.power(jnp.maximum(state.sizes[1], LEAST * largest), 0.75)
+        sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(state.sizes[1], LEAST**2 * largest), 3 / 8)
         relative = self.learning_rate / self._depth(full) * schedule * jnp.exp(2.0 * state.controls[0])
         gap = jnp.where(matrices, 1.0 - self.momentum_decay, 1.0)
         gap = jnp.minimum(gap * jnp.exp(2.0 * state.controls[1]), 1.0)
@@ -379,7 +372,7 @@ class ControlledMuon(Optimizer):
             decay=1.0 - gap,
             weight=weight,
             next_weight=ema(weight, jnp.ones_like(gap), 1.0 - gap),
-            shrinkage=jnp.minimum(relative * self.weight_decay * jnp.maximum(state.controls[2], 0.0), 0.5),
+            shrinkage=relative * self.weight_decay * jnp.maximum(state.controls[2], 0.0),
             average=worth / worth_of_all,
         )
         return jnp.stack(numbers), jnp.stack([weight, worth_of_all])
@@ -389,19 +382,10 @@ def _zeros(*shape: int) -> Array:
     return jnp.zeros(shape, jnp.float32)
 
 
-def _full(params: Params) -> list[Array]:
-    """Tensors that are not empty."""
-    return [p for p in jax.tree.leaves(params) if p.size]
-
-
-def _row(values: Sequence[Array]) -> Float[Array, " values"]:
-    return jnp.stack(values) if values else _zeros(0)
-
-
 def _largest(sizes: Float[Array, " tensors"]) -> Float[Array, ""]:
-    r"""$S$."""
+    r"""The square of $S$."""
     largest = jnp.max(sizes, initial=0.0)
-    return jnp.where(largest > 1e-12, largest, 1.0)
+    return jnp.where(largest > 0.0, largest, 1.0)
 
 
 def _means(gradient: Array, param: Array, momentum: Array, second: Array, iterate: Array) -> Float[Array, " means"]:
@@ -411,6 +395,14 @@ def _means(gradient: Array, param: Array, momentum: Array, second: Array, iterat
     g, m, v, w, far, along_m, along_moved = (jnp.mean(x) for x in (*squares, gradient * momentum, gradient * moved))
     seen = far > ROUNDING**2 * w
     return jnp.stack([g, m, v, w, jnp.where(seen, far, 0.0), along_m, jnp.where(seen, along_moved, 0.0)])
+
+
+def _cosine(along: Array, a: Array, b: Array) -> Array:
+    """Of the mean product and the mean squares; 0 where either is 0."""
+    known = (a > 0) & (b > 0)
+    return (
+        jnp.where(known, along, 0.0) * jax.lax.rsqrt(jnp.where(known, a, 1.0)) * jax.lax.rsqrt(jnp.where(known, b, 1.0))
+    )
 
 
 def _log_ratio(over: Array, under: Array) -> Array:

@@ -54,7 +54,7 @@ def bend(
         hidden: units of the network.
 
     Raises:
-        InputError: for no graph to tune on, or no rate.
+        InputError: for no graph to tune on, no rate, or sizes that are no positive whole numbers.
 
     Source: Zhao et al. 2020, at the scale of one small machine.
     """

@@ -103,7 +103,11 @@ def large_with_mlps(
     Source: as for `large`; the second arm is that of `networks_with_mlps`.
     """
     return _large(
-        _words("large_with_mlps", f"(c) The same for {steps:,} steps, after a meta-training with small MLPs", _OURS),
+        _words(
+            "large_with_mlps",
+            f"(c) Ours: trains both for {steps:,} steps, after a meta-training with small MLPs",
+            _OURS,
+        ),
         key,
         weights,
         names,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lopt.checks import at_least
+from lopt.checks import at_least, sizes
 from lopt.errors import InputError
 from lopt.task import Split, Task
 
@@ -91,9 +91,9 @@ class QuantizedGNN(Task):
         between: float = 0.03,
         noise: float = 2.0,
     ):
+        sizes(nodes=nodes, classes=classes, features=features, hidden=hidden)
         at_least(4, nodes=nodes)
         at_least(2, classes=classes)
-        at_least(1, features=features, hidden=hidden)
         if not bits or any(not isinstance(b, int) or not 2 <= b <= 16 for b in bits):
             raise InputError(f"bits is {list(bits)}; it must be of whole numbers from 2 to 16.")
         for name, value in (("inside", inside), ("between", between)):
