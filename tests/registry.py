@@ -773,6 +773,7 @@ REPRODUCED: list[PaperRow] = [
             "networks_with_mlps": {"names": ("digits, relu",), "steps": 2, "seeds": 2, "learning_rates": (1e-2,)},
             "large": {"names": ("inception, small",), "steps": 200},
             "large_lstm": {"names": ("inception, small",), "steps": 200},
+            "large_with_mlps": {"names": ("inception, small",), "steps": 200},
             "overhead": {"data": "digits", "channels": 2, "blocks": 1, "batches": (1, 2), "turns": 2},
             "ablations": {"meta_steps": 1},
         },
