@@ -462,7 +462,7 @@ COMPARE = ("compare", "--task", "quadratic", "--optimizers", "sgd")
         ((*TRAIN, "--optimizer-fields", "learning_rat=1"), ["field of optimizer sgd", "did you mean learning_rate"]),
         ((*TRAIN, "--task-fields", "dim"), ["'dim'", "name=value"]),
         ((*TRAIN, "--task-fields", "dim=0"), ["dim is 0", "at least 1"]),
-        ((*TRAIN, "--task-fields", "dim=many"), ["quadratic", "dim='many'"]),
+        ((*TRAIN, "--task-fields", "dim=many"), ["dim is 'many'", "a number that is at least 1"]),
         ((*TRAIN, "--task-fields", "noise=-1"), ["noise is -1"]),
         ((*TRAIN, "--optimizer-fields", "learning_rate=-0.5"), ["learning_rate is -0.5", "positive"]),
         ((*TRAIN, "--optimizer-fields", "learning_rate=fast"), ["sgd", "learning_rate='fast'"]),
