@@ -86,6 +86,17 @@ def test_a_recipe_begins_with_a_saved_optimizer(tmp_path: Path) -> None:
     assert found.seconds > 1e6
 
 
+def test_a_recipe_that_draws_its_tasks_has_one_a_meta_step(tmp_path: Path) -> None:
+    """Of two tasks each has about half of the meta-steps; another engine would take both at each."""
+    tasks = tuple(TaskSpec(name="quadratic", fields={"dim": dim}) for dim in (2, 3))
+    drawn = Recipe(description="Two quadratics.", optimizer="sgd", tasks=tasks, drawn=True, pairs=1)
+    run(drawn, tmp_path / "drawn", seed=0, steps=12)
+    lines = [json.loads(line) for line in (tmp_path / "drawn" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["inner_steps"] == 12 * 2 * drawn.truncation
+    with pytest.raises(InputError, match="draws one task a meta-step, which the local engine alone does"):
+        run(drawn, tmp_path / "never", seed=0, steps=1, engine=lopt.engine.Local())
+
+
 def test_the_card_has_the_greatest_horizon_that_a_curriculum_reached(tmp_path: Path) -> None:
     fast = recipe("smoke", pairs=1, truncation=5, horizon=[5, 60], curriculum=4)
     assert [fast.reached(n) for n in (1, 3, 5, 9)] == [(5, 15), (5, 30), (5, 60), (5, 60)]
