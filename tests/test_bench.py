@@ -170,7 +170,7 @@ def test_a_suite_names_what_there_is(name: str) -> None:
     assert len(set(suite.cells())) == len(suite.cells()) >= len(suite.tasks)
     assert set(suite.optimizers) <= set(BASELINES)
     assert "adam" in suite.optimizers
-    assert len(suite.protocol.learning_rates) >= 15
+    assert len(suite.protocol.learning_rates) >= (9 if name == "held_out" else 15)
     assert suite.protocol.seeds >= 3
     known = {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).test}
     known |= {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).train}
@@ -458,6 +458,8 @@ def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.M
     monkeypatch.setattr(bench, "work", by_hand)
     suite = dataclasses.replace(TINY, tasks=("bowl",), steps=10, reference_multiple=3)
     with Archive(":memory:") as archive:
+        assert run_bench(suite, ["sgd"], archive, processes=1, timing=False, longest=10) == {}
+        assert set(asked) == {Unit("bowl", "adam", 10), Unit("bowl", "sgd", 10)}
         assert run_bench(suite, ["sgd"], archive, processes=1, timing=False) == {}
         assert asked == {Unit("bowl", "adam", 10): 2, Unit("bowl", "sgd", 10): 2, Unit("bowl", "adam", 30): 6}
         everything = archive.runs()
@@ -651,6 +653,7 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
         (("smoke", "--optimizers", "adamm"), "did you mean adam"),
         (("smoke", "--seeds", "0"), "seeds is 0"),
         (("smoke", "--processes", "0"), "processes is 0"),
+        (("smoke", "--longest", "0"), "longest is 0"),
     ],
 )
 def test_a_bench_that_cannot_be(

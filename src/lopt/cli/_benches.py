@@ -32,6 +32,8 @@ class Bench:
     Where a suite has several horizons, this multiplies all: held_out has 100, 500 and 2,500 with 100."""
     seeds: int | None = None
     """Trainings of every setting; the suite's own by default."""
+    longest: int | None = None
+    """Inner steps of a training, at most; the same command without it trains the longer ones too. All by default."""
     processes: int | None = None
     """At a time; one a core by default. The runs do not depend on it."""
     engine: Literal["local", "ray"] = "local"
@@ -58,8 +60,8 @@ class Bench:
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
-        if self.processes is not None:
-            at_least(1, processes=self.processes)
+        numbers = {"processes": self.processes, "longest": self.longest}
+        at_least(1, **{name: n for name, n in numbers.items() if n is not None})
         if self.engine == "local" and self.address is not None:
             raise InputError("address is for --engine ray; the engine is local.")
         kind: Any = Worker
@@ -76,6 +78,7 @@ class Bench:
                     self.optimizers,
                     archive,
                     processes=processes,
+                    longest=self.longest,
                     timing=self.timing,
                     on_progress=tell,
                     kind=kind,
@@ -132,7 +135,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Ask an optimizer twenty pass/fail questions: does it converge, survive noise and NaNs, changes of scale, long trainings, 16 bits, ..."""
+    """Ask an optimizer 27 pass/fail questions: does it converge, survive noise and NaNs, changes of scale, long trainings, 16 bits, ..."""
 
     optimizer: tyro.conf.Positional[str]
     """A name that `lopt list` prints, a baseline at one setting, as `nadamw{"learning_rate":0.01}`, or the path of a saved optimizer."""

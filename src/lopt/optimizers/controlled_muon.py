@@ -24,6 +24,7 @@ LAST = 0.01  # of the rate, at the end of a training whose horizon is known
 WARM = 10  # steps over which the rate rises
 HIGHER = 1.35  # times as high is the rate where the horizon is known
 LEAST = 0.2  # of the size of the largest tensor, which a smaller one counts as
+ZERO = 0.1  # the size of the largest tensor where all are zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
 ROUNDING = 1e-5  # of the size of a tensor
 FEATURES = 13
@@ -83,7 +84,7 @@ class ControlledMuon(Optimizer):
       \ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.35\, (1 - 0.99 \min((t - 1)/T,\ 1)) & T \text{ known} \\ 1 & \text{else} \end{cases}$$
 
     with $\kappa_i = 1$ for a matrix and $\kappa$ for all else. The size $s_i$ is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix whose shorter side is $n$, else
-    $\mathrm{RMS}(w)$, when the network last looked. $S$ is the largest $s_i$ of the start, or 1 where all are zero.
+    $\mathrm{RMS}(w)$ but at most $S$, when the network last looked. $S$ is the largest $s_i$ of the start, or a tenth where all are zero.
     So a rate fits deep and shallow networks, and parameters of any scale.
 
     $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad
@@ -360,7 +361,9 @@ class ControlledMuon(Optimizer):
         left = HIGHER * (1.0 - (1.0 - LAST) * jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 1.0))
         schedule = jnp.minimum((step + 1.0) / WARM, 1.0) * jnp.where(told, left, 1.0)
         largest = _largest(state.sizes[0])
-        sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(state.sizes[1], LEAST**2 * largest), 3 / 8)
+        # Where a vector's steps grew with it, oscillation along stiff directions would feed itself.
+        sizes = jnp.where(matrices, state.sizes[1], jnp.minimum(state.sizes[1], largest))
+        sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(sizes, LEAST**2 * largest), 3 / 8)
         relative = self.learning_rate / self._depth(full) * schedule * jnp.exp(2.0 * state.controls[0])
         gap = jnp.where(matrices, 1.0 - self.momentum_decay, 1.0)
         gap = jnp.minimum(gap * jnp.exp(2.0 * state.controls[1]), 1.0)
@@ -385,7 +388,7 @@ def _zeros(*shape: int) -> Array:
 def _largest(sizes: Float[Array, " tensors"]) -> Float[Array, ""]:
     r"""The square of $S$."""
     largest = jnp.max(sizes, initial=0.0)
-    return jnp.where(largest > 0.0, largest, 1.0)
+    return jnp.where(largest > 0.0, largest, ZERO**2)
 
 
 def _means(gradient: Array, param: Array, momentum: Array, second: Array, iterate: Array) -> Float[Array, " means"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lopt.checks import at_least
 from lopt.errors import InputError
-from lopt.evaluate.baselines import BASELINES, settings
+from lopt.evaluate.baselines import BASELINES, LEARNING_RATES, settings
 from lopt.evaluate.grid import Protocol
 from lopt.names import unknown, with_fields
 from lopt.tasks import find_corpus
@@ -108,6 +108,7 @@ REFERENCE_MULTIPLE = 5  # a speed-up beyond it is told as "at least"; Adam's gri
 # Of the laptop's tasks those whose steps cost over a millisecond of one core, and several.
 FEWER_STEPS = {"image_vit": 100, "residual_net": 100, "char_rnn": 100, "char_transformer": 50}
 LEFT_OUT = "conv_net"  # its two members would cost more than the others together: Muon alone takes 40 minutes for the grid of one
+STRONG = ("adam", "adamw_cosine", "nadamw_cosine", "muon_cosine", "schedule_free_adamw")  # baselines
 PIECES = dict.fromkeys(("char_rnn", "char_transformer"), 64)  # of text, that an evaluation looks at
 
 
@@ -137,9 +138,9 @@ def laptop() -> Suite:
 
 
 def held_out() -> Suite:
-    """The whole corpus `held_out` at 200, 1,000 and 5,000 steps with 5 seeds: hours. Adam alone by default.
+    """The whole corpus `held_out` at 200, 1,000 and 5,000 steps with 5 seeds: hours. Adam and the strongest of the other baselines by default.
 
-    All settings of a grid train one seed, the promising ones all five.
+    Nine rates of each, from 1e-4 to 1. All settings of a grid train one seed, the promising ones all five.
     """
     families = _held_out()
     tasks = tuple(sorted(families, key=lambda task: families[task] == LEFT_OUT))  # the costliest last
@@ -150,9 +151,9 @@ def held_out() -> Suite:
         tasks,
         steps=200,
         multiples=dict.fromkeys(tasks, (1, 5, 25)),
-        protocol=Protocol(seeds=5, evals=25, eval_size=256, finalists=2),
+        protocol=Protocol(seeds=5, evals=25, eval_size=256, finalists=2, learning_rates=LEARNING_RATES[4:13]),
         eval_sizes=pieces,
-        optimizers=("adam",),
+        optimizers=STRONG,
     )
 
 

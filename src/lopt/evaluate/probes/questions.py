@@ -1,8 +1,8 @@
-"""Twenty pass/fail probes of any optimizer."""
+"""Pass/fail probes of any optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lopt.errors import InputError
 from lopt.evaluate.probes.rules import Guarded
-from lopt.evaluate.probes.task import ODD, SADDLE, VALLEY, ProbeTask, Setting
+from lopt.evaluate.probes.task import ODD, SADDLE, VALLEY, ProbeTask, Setting, UnscaledFeatures
 from lopt.names import unknown
 from lopt.optimizer import Optimizer
 from lopt.optimizers.from_optax import FromOptax
@@ -51,18 +51,21 @@ class Question(NamedTuple):
         limit: what the figure must not exceed.
         figure: what the figure is, for the criterion.
         setting: of its `ProbeTask`; None where the probe has a task or measure of its own.
+        told: the horizon that the optimizer is told.
     """
 
     shows: str
     limit: float
     figure: str = "final loss / first loss"
     setting: Setting | None = None
+    told: int = HORIZON
 
 
 # Two limits on what is left of the first loss; docs/probes.md argues for them. 0.01 (a tenth of the distance) on a plain quadratic, where a rule with
 # a step size that fits ends orders of magnitude below. 0.1 (a third of the distance) where noise keeps a constant step size moving, or where the way is
 # longer. An optimizer that does nothing is at 1. `zero_gradients` lets a weight decay of 1e-4 at a learning rate of 1e-2 pass, 0.001 in 1,000 steps, but
 # none that is felt. `reproducible` asks two runs for equal bits, and grants the loop, which is another program, the rounding of another order.
+# `spikes` lets a loss rise by half. `unscaled_features` asks for half of the logarithm of 2, with which a classifier that knows nothing begins.
 STEEP = (1.0, 1e3)
 QUESTIONS: dict[str, Question] = {
     "quadratic": Question("converges where nothing is in the way", 0.01, setting=Setting()),
@@ -83,12 +86,22 @@ QUESTIONS: dict[str, Question] = {
     ),
     "loss_times_1000": Question("does not depend on the loss being small", 0.01, setting=Setting(loss_scale=1e3)),
     "loss_over_1000": Question("does not depend on the loss being large", 0.01, setting=Setting(loss_scale=1e-3)),
+    "loss_times_1e8": Question("takes losses of a hundred million", 0.01, setting=Setting(loss_scale=1e8)),
+    "loss_over_1e8": Question("takes losses of a hundred millionth", 0.01, setting=Setting(loss_scale=1e-8)),
     "params_times_1000": Question("moves as far as large parameters need", 0.01, setting=Setting(scales=(1e3, 1e3))),
     "params_over_1000": Question(
         "moves as little as small parameters need", 0.01, setting=Setting(scales=(1e-3, 1e-3))
     ),
+    "params_times_1e6": Question("moves as far as huge parameters need", 0.01, setting=Setting(scales=(1e6, 1e6))),
     "mixed_scales": Question(
         "serves tensors whose scales differ by 100 at once", 0.1, setting=Setting(scales=(1.0, 1e-2))
+    ),
+    "unscaled_features": Question("trains a classifier whose features reach from 1 to 10,000", 0.5),
+    "spikes": Question(
+        "never loses what it had, where one step can be too long for some directions and too short for others",
+        1.5,
+        "largest loss / first loss",
+        Setting(curvature=STEEP),
     ),
     "saddle": Question("escapes a saddle point from a millionth beside it", 0.1, setting=Setting(surface=SADDLE)),
     "valley": Question("follows the curved valley of Rosenbrock's function", 0.1, setting=Setting(surface=VALLEY)),
@@ -98,6 +111,13 @@ QUESTIONS: dict[str, Question] = {
         0.1,
         f"largest mean loss of {HALF} steps, from step {HORIZON:,} to {LONG:,} / first loss",
         Setting(noise=0.5),
+        LONG,
+    ),
+    "horizon_too_long": Question(
+        "trains where it was told ten times as many steps", 0.1, setting=Setting(), told=10 * HORIZON
+    ),
+    "horizon_too_short": Question(
+        "trains where it was told a tenth of the steps", 0.1, setting=Setting(), told=HORIZON // 10
     ),
     "bfloat16": Question("trains parameters of 16 bits", 0.1),
     "odd_leaves": Question("takes scalars and empty tensors", 0.01),
@@ -117,7 +137,7 @@ def probe(
     only: Collection[str] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> list[Probe]:
-    """Ask an optimizer twenty questions, each with a criterion in numbers.
+    """Ask an optimizer the questions of `QUESTIONS`, each with a criterion in numbers.
 
     A lopt `Optimizer` is probed as its users have it, with the guard of `to_optax` against non-finite gradients; an optax
     transformation as it is. What an optimizer raises fails the probes that it was run for.
@@ -177,16 +197,16 @@ def _judge(name: str, figure: float, note: str) -> Probe:
 def _shared(optimizer: Optimizer, asked: Collection[str], key: PRNGKeyArray) -> dict[str, float]:
     """The probes that are one program on different data, and whether that program can be relied on."""
     task = ProbeTask(Setting())
-    settings = {name: question.setting for name, question in QUESTIONS.items() if question.setting is not None}
-    row = {name: slice(i * SEEDS, (i + 1) * SEEDS) for i, name in enumerate(settings)}
-    begun = _begin_shared(optimizer, settings, key)
+    questions = {name: question for name, question in QUESTIONS.items() if question.setting is not None}
+    row = {name: slice(i * SEEDS, (i + 1) * SEEDS) for i, name in enumerate(questions)}
+    begun = _begin_shared(optimizer, questions.values(), key)
     keys = jax.random.split(jax.random.fold_in(key, 1), LONG // HALF)
     inner, losses = _advance(optimizer, task, begun, keys[0], HALF)
     chunks = [np.asarray(losses)]
     figures = {}
 
     if "reproducible" in asked:
-        again = _advance(optimizer, task, _begin_shared(optimizer, settings, key), keys[0], HALF)
+        again = _advance(optimizer, task, _begin_shared(optimizer, questions.values(), key), keys[0], HALF)
         same = _equal((inner.params, losses), (again[0].params, again[1]))
         loop = _one_by_one(optimizer, task, begun, keys[0])
         difference = _difference(loop, chunks[0][:, :LOOP])[row["quadratic"]]
@@ -201,6 +221,7 @@ def _shared(optimizer: Optimizer, asked: Collection[str], key: PRNGKeyArray) -> 
         chunks.append(np.asarray(losses))
     curves = np.concatenate(chunks, axis=1)
     figures |= {name: _worst(curves[rows]) for name, rows in row.items()}
+    figures["spikes"] = _highest(curves[row["spikes"]])
     figures["zero_gradients"] = _moved(optimizer, begun, inner, row["zero_gradients"])
 
     if "ten_horizons" in asked:
@@ -229,15 +250,17 @@ def _own_task(name: str) -> Task:
 
     if name == "digits":
         return digits_mlp()
+    if name == "unscaled_features":
+        return UnscaledFeatures()
     return ProbeTask(Setting(), dtype=jnp.bfloat16) if name == "bfloat16" else ProbeTask(Setting(), tensors=ODD)
 
 
-def _begin_shared(optimizer: Optimizer, settings: Mapping[str, Setting], key: PRNGKeyArray) -> Inner:
+def _begin_shared(optimizer: Optimizer, questions: Collection[Question], key: PRNGKeyArray) -> Inner:
     """All problems of all probes in one batch: seeds of the first probe, seeds of the second, ..."""
     keys = jax.random.split(key, SEEDS)
-    drawn = (_sample(ProbeTask(setting), keys) for setting in settings.values())
+    drawn = (_sample(ProbeTask(question.setting), keys) for question in questions if question.setting is not None)
     problems = jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)
-    horizons = np.repeat([LONG if name == "ten_horizons" else HORIZON for name in settings], SEEDS)
+    horizons = np.repeat([question.told for question in questions], SEEDS)
     start_keys = jax.random.split(jax.random.fold_in(key, 2), len(horizons))
     return _begin(optimizer, ProbeTask(Setting()), problems, start_keys, jnp.asarray(horizons, jnp.int32))
 
@@ -298,6 +321,12 @@ def _worst(losses: Float[np.ndarray, "seeds steps"]) -> float:
     """Final loss / first loss of the worst seed; not finite where a final loss is not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float((losses[:, -LAST:].astype(np.float64).mean(axis=1) / losses[:, 0]).max())
+
+
+def _highest(losses: Float[np.ndarray, "seeds steps"]) -> float:
+    """Largest loss / first loss of the worst seed."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float((losses.astype(np.float64).max(axis=1) / losses[:, 0]).max())
 
 
 def _difference(

@@ -173,5 +173,34 @@ class ProbeTask(Task):
         return found
 
 
+class UnscaledFeatures(Task):
+    r"""Logistic regression on features whose deviations reach from 1 to 10,000, as in a table that nobody scaled.
+
+    $$f(w, b) = \frac{1}{512} \sum_n \log(1 + e^{-y_n (w \cdot x_n + b)}), \quad x_n \sim N(0, \mathrm{diag}(s^2)), \quad s_i = 10^{4 (i - 1) / 9}$$
+
+    Labels $y_n = \pm 1$ are the signs of $w^* \cdot x_n$ with $w^*_i s_i$ normal. $w$ and $b$ begin at zero; all examples are in every gradient.
+    """
+
+    def sample(self, key: PRNGKeyArray) -> tuple[Float[Array, "512 10"], Float[Array, " 512"]]:
+        """Features and labels."""
+        features_key, labels_key = jax.random.split(key)
+        scaled = jax.random.normal(features_key, (512, 10))
+        signs = jnp.sign(scaled @ jax.random.normal(labels_key, (10,)))
+        return scaled * jnp.asarray(np.logspace(0, 4, 10), jnp.float32)[None, :], signs
+
+    def init(self, problem: tuple[Array, Array], key: PRNGKeyArray) -> Params:
+        """Zeros."""
+        del problem, key
+        return {"w": jnp.zeros(10), "b": jnp.zeros(())}
+
+    def loss(
+        self, problem: tuple[Array, Array], params: Params, key: PRNGKeyArray, split: Split = "train"
+    ) -> Float[Array, ""]:
+        """$f(w, b)$, the same on all splits."""
+        del key, split
+        features, signs = problem
+        return jnp.mean(jax.nn.softplus(-signs * (features @ params["w"] + params["b"])))
+
+
 def _reflect(axis: Float[Array, " size"], x: Float[Array, " size"]) -> Float[Array, " size"]:
     return x - 2.0 * axis * jnp.dot(axis, x)
