@@ -263,7 +263,7 @@ def test_converter_names_the_nearest_field() -> None:
 # --- Released weights: once released, a name always means the same maths. ---
 
 
-UNTOLD = ("general-1",)  # those with another maths where the horizon is not told
+UNTOLD = ("general-1", "general-2")  # those with another maths where the horizon is not told
 PAPERS = ("neighbours", "scale", "tasks")  # whose claims have weights of their own
 OF_CLAIMS = {
     f"{paper}/{path.stem}": path
