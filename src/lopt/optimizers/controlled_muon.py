@@ -26,6 +26,7 @@ HIGHER = 1.35  # times as high is the rate where the horizon is known
 LEAST = 0.2  # of the size of the largest tensor, which a smaller one counts as
 ZERO = 0.1  # the size of the largest tensor where all are zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
+NORMED = 0.6  # power of the number of matrices that counts as the depth of a network with normalisation layers
 ROUNDING = 1e-5  # of the size of a tensor
 FEATURES = 13
 CONTROLS = 4
@@ -36,6 +37,7 @@ class ControlledMuonState(NamedTuple):
 
     step: Int[Array, ""]
     horizon: Float[Array, ""]  # infinity where it is not known
+    depth: Float[Array, ""]
     momentum: PyTree
     second: PyTree  # of a matrix one number
     iterate: PyTree  # z
@@ -78,7 +80,8 @@ class ControlledMuon(Optimizer):
     The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
     This is schedule-free averaging.
 
-    **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1:
+    **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1.
+    With normalisation layers $L$ is that number to the power 0.6. A vector with equal elements that are not zero at the start tells that there are some.
 
     $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(s_i, S/5)^{3/4}, \qquad
       \ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.35\, (1 - 0.99 \min((t - 1)/T,\ 1)) & T \text{ known} \\ 1 & \text{else} \end{cases}$$
@@ -109,7 +112,7 @@ class ControlledMuon(Optimizer):
     - the cosines of the gradient with the momentum and with $z - w$;
     - logarithms of $\overline{m^2} / \overline{g^2}$, where $m$ is corrected for its start, of $\overline{g^2} / \overline{v}$, where $v$ is not, of $s_i / S$,
       of $s_i$ over its start, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
-    - logarithms of $L$ and of the time;
+    - logarithms of the number of matrices and of the time;
     - whether the tensor is a matrix, whether the horizon is known, its logarithm, and the part of it that is over.
 
     $W$ and $b_o$ start at zero. Untrained, the rule is `optax.contrib.muon` at the rates above, within `optax.contrib.schedule_free`.
@@ -195,6 +198,7 @@ class ControlledMuon(Optimizer):
         return ControlledMuonState(
             jnp.zeros((), jnp.int32),
             steps,
+            self._depth(full),
             momentum,
             second,
             iterate,
@@ -288,9 +292,17 @@ class ControlledMuon(Optimizer):
     def _matrices(self, full: Sequence[Array]) -> list[bool]:
         return [self._matrix(p.shape) is not None for p in full]
 
-    def _depth(self, full: Sequence[Array]) -> int:
-        """$L$; 1 without matrices."""
+    def _count(self, full: Sequence[Array]) -> int:
+        """How many matrices there are, at least 1."""
         return max(sum(self._matrices(full)), 1)
+
+    def _depth(self, full: Sequence[Array]) -> Float[Array, ""]:
+        """$L$, of the parameters of the start."""
+        vectors = [p.astype(jnp.float32) for p in full if p.ndim == 1 and p.size > 1]
+        gains = [jnp.all(v == v[0]) & (v[0] != 0.0) for v in vectors]
+        normed = jnp.any(jnp.stack(gains)) if gains else jnp.zeros((), jnp.bool_)
+        count = float(self._count(full))
+        return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
 
     def _sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
         """Squares of $s$, of the means of squares."""
@@ -344,7 +356,7 @@ class ControlledMuon(Optimizer):
             _log_ratio(sizes, state.sizes[0]),
             _log_ratio(moved, w),
             jnp.asarray(self._matrices(full), jnp.float32),
-            same * (math.log(self._depth(full)) / 1.5 - 1.0),
+            same * (math.log(self._count(full)) / 1.5 - 1.0),
             same * (jnp.log1p(step) / 3.0 - 1.5),
             same * told.astype(jnp.float32),
             same * jnp.where(told, jnp.log(jnp.where(told, state.horizon, 1.0)) / 3.0 - 2.0, 0.0),
@@ -364,7 +376,7 @@ class ControlledMuon(Optimizer):
         # Where a vector's steps grew with it, oscillation along stiff directions would feed itself.
         sizes = jnp.where(matrices, state.sizes[1], jnp.minimum(state.sizes[1], largest))
         sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(sizes, LEAST**2 * largest), 3 / 8)
-        relative = self.learning_rate / self._depth(full) * schedule * jnp.exp(2.0 * state.controls[0])
+        relative = self.learning_rate / state.depth * schedule * jnp.exp(2.0 * state.controls[0])
         gap = jnp.where(matrices, 1.0 - self.momentum_decay, 1.0)
         gap = jnp.minimum(gap * jnp.exp(2.0 * state.controls[1]), 1.0)
         weight = ema(state.weights[0], jnp.ones_like(gap), 1.0 - gap)

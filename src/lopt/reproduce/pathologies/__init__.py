@@ -30,7 +30,11 @@ PAPER = Paper(
         "influence": ClaimSpec(
             influence, _figures.influence, {"particles": 200, "meta_steps": 600, "learning_rate": 4e-3, "seeds": 2}
         ),
-        "headline": ClaimSpec(headline, _figures.headline, {"evals": 20, "seeds": 3}),
+        "headline": ClaimSpec(
+            headline,
+            _figures.headline,
+            {"evals": 20, "seeds": 5, "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)},
+        ),
     },
 )
 
