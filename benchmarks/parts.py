@@ -30,8 +30,8 @@ PARTS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {  # whether with the weig
     "untrained": (False, {}),
     "network at every step": (True, {"renew_every": 1}),
     "whole matrices in place of blocks": (True, {"block": 10**9}),
-    "without averaging": (True, {"averaging": 0.01}),
-    "without momentum": (True, {"momentum_decay": 0.0}),
+    "gradients at the iterate": (True, {"averaging": 0.01}),
+    "no momentum that the network does not ask for": (True, {"momentum_decay": 0.0}),
     "vectors at the rate of matrices": (True, {"vector_rate": 1.0}),
     "weight decay at most 0": (True, {"weight_decay": 0.0}),
 }

@@ -170,7 +170,8 @@ def test_a_suite_names_what_there_is(name: str) -> None:
     assert len(set(suite.cells())) == len(suite.cells()) >= len(suite.tasks)
     assert set(suite.optimizers) <= set(BASELINES)
     assert "adam" in suite.optimizers
-    assert len(suite.protocol.learning_rates) >= (9 if name == "held_out" else 15)
+    rates = suite.protocol.learning_rates
+    assert (rates[0], rates[-1], len(rates)) == ((1e-4, 1.0, 9) if name == "held_out" else (1e-6, 10.0, 15))
     assert suite.protocol.seeds >= 3
     known = {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).test}
     known |= {f"{c}/{m}" for c in lopt.tasks.CORPORA for m in lopt.tasks.find_corpus(c).train}

@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 from optax import contrib
 
 from lopt.blocks.orthogonal import MINIMAX, orthogonalize
+from lopt.evaluate.probes.questions import probe
 from lopt.optimizers import ControlledMuon
 
 STEPS, HORIZON, EVERY = 20, 14, 8
@@ -179,6 +180,41 @@ def test_moves_as_far_as_the_parameters_are_large(horizon: int | None, factor: f
         updates, state = update(optimizer, grads, state, params)
         params = optax.apply_updates(params, updates)
     assert_close(jax.tree.map(lambda p: p / factor, params), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("gains", "depth"), [(jnp.ones(3), 2**0.6), (jnp.full(3, 0.5), 2.0), (jnp.zeros(3), 2.0)])
+def test_sees_normalisation_layers_by_their_gains(gains: Array, depth: float) -> None:
+    """With ones at the start the two matrices count as a depth of two to the power 0.6."""
+    params = {"first": jnp.eye(3), "gains": gains, "second": jnp.eye(3)}
+    state = untrained().init(params)
+    np.testing.assert_allclose(state.depth, depth, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("start", "grown", "size"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], 0.1 * 0.2**0.75),  # all are zero: S is a tenth, and a fifth of it the least size
+        ([2.0, -2.0], [2.0, -2.0], 2.0),
+        ([2.0, -2.0], [50.0, 50.0], 2.0),  # at most S
+        ([2.0, -2.0], [1.0, 1.0], 2.0 * 0.5**0.75),
+    ],
+)
+def test_steps_of_a_vector_go_by_its_size_but_do_not_grow_beyond_the_largest_of_the_start(
+    start: list[float], grown: list[float], size: float
+) -> None:
+    """At the first step, a tenth of the rate, the direction of Adam is the sign of the gradient."""
+    optimizer = untrained()
+    state = optimizer.init({"v": jnp.asarray(start)})
+    _, after = optimizer.update({"v": jnp.asarray([3.0, -0.2])}, state, {"v": jnp.asarray(grown)})
+    moved = after.iterate["v"] - state.iterate["v"]
+    np.testing.assert_allclose(moved, 0.1 * RATE * VECTOR_RATE * size * np.array([-1.0, 1.0]), rtol=1e-5)
+
+
+def test_passes_the_probes_that_it_was_changed_for() -> None:
+    asked = ("loss_over_1e8", "params_times_1e6", "unscaled_features", "spikes")
+    found = probe(ControlledMuon(key=jax.random.key(0)), jax.random.key(0), only=asked)
+    assert [p.name for p in found if p.passed] == [p.name for p in found]
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("horizon", [None, HORIZON])

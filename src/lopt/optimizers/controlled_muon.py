@@ -81,14 +81,17 @@ class ControlledMuon(Optimizer):
     This is schedule-free averaging.
 
     **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1.
-    With normalisation layers $L$ is that number to the power 0.6. A vector with equal elements that are not zero at the start tells that there are some.
+    With normalisation layers $L$ is that number to the power 0.6. A vector of ones at the start, as their gains are, tells that there are some.
+    So trained gains, and gains that are stacked or begin at zero, are not recognised.
 
-    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(s_i, S/5)^{3/4}, \qquad
+    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(\hat s_i, S/5)^{3/4}, \qquad
       \ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.35\, (1 - 0.99 \min((t - 1)/T,\ 1)) & T \text{ known} \\ 1 & \text{else} \end{cases}$$
 
     with $\kappa_i = 1$ for a matrix and $\kappa$ for all else. The size $s_i$ is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix whose shorter side is $n$, else
-    $\mathrm{RMS}(w)$ but at most $S$, when the network last looked. $S$ is the largest $s_i$ of the start, or a tenth where all are zero.
+    $\mathrm{RMS}(w)$, when the network last looked. $S$ is the largest $s_i$ of the start, or a tenth where all are zero.
+    $\hat s_i$ is $s_i$ for a matrix, else at most $S$: where steps grew with a vector, oscillation along stiff directions would feed itself.
     So a rate fits deep and shallow networks, and parameters of any scale.
+    What must grow far beyond $S$ takes as many steps as with Adam at the rate $\eta \kappa S$, about $S / 4$.
 
     $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad
       d = \begin{cases} \sqrt{l/n}\; \mathrm{orthogonalize}(\hat m) & \text{of a matrix} \\ \hat m / \sqrt{\hat v} & \text{of all else} \end{cases}$$
@@ -298,8 +301,7 @@ class ControlledMuon(Optimizer):
 
     def _depth(self, full: Sequence[Array]) -> Float[Array, ""]:
         """$L$, of the parameters of the start."""
-        vectors = [p.astype(jnp.float32) for p in full if p.ndim == 1 and p.size > 1]
-        gains = [jnp.all(v == v[0]) & (v[0] != 0.0) for v in vectors]
+        gains = [jnp.all(p == 1.0) for p in full if p.ndim == 1 and p.size > 1]
         normed = jnp.any(jnp.stack(gains)) if gains else jnp.zeros((), jnp.bool_)
         count = float(self._count(full))
         return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
@@ -373,7 +375,6 @@ class ControlledMuon(Optimizer):
         left = HIGHER * (1.0 - (1.0 - LAST) * jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 1.0))
         schedule = jnp.minimum((step + 1.0) / WARM, 1.0) * jnp.where(told, left, 1.0)
         largest = _largest(state.sizes[0])
-        # Where a vector's steps grew with it, oscillation along stiff directions would feed itself.
         sizes = jnp.where(matrices, state.sizes[1], jnp.minimum(state.sizes[1], largest))
         sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(sizes, LEAST**2 * largest), 3 / 8)
         relative = self.learning_rate / state.depth * schedule * jnp.exp(2.0 * state.controls[0])

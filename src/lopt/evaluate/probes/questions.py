@@ -98,7 +98,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "unscaled_features": Question("trains a classifier whose features reach from 1 to 10,000", 0.5),
     "spikes": Question(
-        "never loses what it had, where one step can be too long for some directions and too short for others",
+        "does not rise above its start where one step is too long for some directions and too short for others",
         1.5,
         "largest loss / first loss",
         Setting(curvature=STEEP),
