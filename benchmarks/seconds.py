@@ -51,7 +51,7 @@ def main(
     header("network", "parameters", "batch", "optimizer", "ms a step", "ratio to Adam")
     for network, (name, batches, length) in NETWORKS.items():
         for batch in batches:
-            task = create(name._replace(fields={**name.fields, "batch_size": batch}))
+            task = create(TaskName(name.name, {**name.fields, "batch_size": batch}))
             stretches = {o: _warm(optimizer(o), task, length) for o in (ADAM, *optimizers)}
             seconds = in_turns(stretches, turns)
             for o in optimizers:
