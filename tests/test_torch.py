@@ -316,7 +316,7 @@ def test_tied_parameters_move_once() -> None:
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "name": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], "general-9"), "did you mean general-1"),
+    "name": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], "general-11"), "did you mean general-1"),
     "architecture": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], "velo"), "without weights"),
     "complex": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2, dtype=torch.complex64))]), "torch.complex64"),
     "integer": (lambda: LearnedOptimizer([torch.ones(2, dtype=torch.int32)]), "torch.int32"),

@@ -110,7 +110,7 @@ REFUSED: list[tuple[Any, Any, dict[str, Any], str]] = [
     (SLOW, ["rosenbrok"], {}, "no landscape named 'rosenbrok'; did you mean rosenbrock"),
     (SLOW, [], {}, "no landscapes were named; there are bowl"),
     ([], ["booth"], {}, "no optimizers were named"),
-    (["general-9"], ["booth"], {}, "'general-9'; did you mean general-1"),
+    (["general-11"], ["booth"], {}, "'general-11'; did you mean general-1"),
     (SLOW, ["booth"], {"steps": 0}, "steps is 0; it must be at least 1"),
     (SLOW, ["booth"], {"starts": {"both": [[0, 0]]}}, "no landscape named 'both'; did you mean booth"),
     (SLOW, ["booth"], {"starts": {"booth": [0, 0]}}, r"starts of booth are \[0, 0\]; they must be points"),
