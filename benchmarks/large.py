@@ -1,11 +1,11 @@
 """Trainings of networks of 1e6 and 1e7 parameters beside tuned Adam: losses, milliseconds of a whole step, memory.
 
-Run: `python benchmarks/large.py`, about half an hour of two quiet cores. Writes `benchmarks/results/large.json`, row by row.
+Run: `python benchmarks/large.py`, a quarter of an hour. Writes `benchmarks/results/large.json`, row by row.
 """
 
 from __future__ import annotations
 
-import resource
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -50,8 +50,14 @@ def trained(network: str, name: str, told: bool) -> dict[str, float]:
         "train_loss": float(found.train_loss[0, -1]),
         "test_loss": float(found.test_loss[0, -1]),
         "highest_over_first": float(np.max(found.minibatch_loss[0]) / found.minibatch_loss[0, 0]),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "megabytes": _peak(),
     }
+
+
+def _peak() -> float:
+    """Megabytes of this process at most; `resource` would give those of the process that started it where they are more."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found.group(1)) / 1024 if found else float("nan")
 
 
 def alone(*arguments: Any) -> dict[str, float]:
