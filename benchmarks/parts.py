@@ -77,7 +77,8 @@ def main(
         if name == WHOLE:
             continue
         ratios = np.array(found) - np.array(logs[WHOLE, told])
-        interval, lower, higher = mean_interval(ratios), int((ratios < 0).sum()), int((ratios > 0).sum())
+        interval, lower = mean_interval(ratios), int((ratios < 0).sum())
+        higher = int((~(ratios <= 0)).sum())  # where it diverged, too
         row = {"part": name, "told": told, "steps": steps, "seeds": seeds, "log_ratio": list(interval)}
         results.append({**row, "lower": lower, "higher": higher, "ratios": [round(float(r), 4) for r in ratios]})
         show(name, "told" if told else "untold", interval, lower, higher)

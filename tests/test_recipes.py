@@ -36,10 +36,11 @@ def test_a_general_recipe_trains_on_training_splits_only(name: str) -> None:
 
 
 @pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not installed")
-def test_the_conv_nets_recipe_keeps_classes_for_testing() -> None:
+@pytest.mark.parametrize("name", ["conv_net", "conv_net_2"])
+def test_the_recipes_of_conv_nets_keep_classes_for_testing(name: str) -> None:
     from lopt.reproduce.pathologies.headline import TEST_CLASSES
 
-    spec = RECIPES["conv_net"].tasks[0]
+    spec = RECIPES[name].tasks[0]
     assert not set(spec.fields["classes"]) & set(TEST_CLASSES)
     assert spec.build().classes == 5  # pyright: ignore[reportAttributeAccessIssue]
 
