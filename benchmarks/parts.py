@@ -39,9 +39,8 @@ PARTS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {  # whether with the weig
 
 def optimizer(trained: bool, fields: Mapping[str, Any]) -> Optimizer:
     """`general-2` with other fields, with its weights or random ones whose readout is zero."""
-    saved, card = lopt.load(WHOLE), lopt.zoo.read_card(WHOLE)
-    fresh = lopt.create(card.optimizer, key=jax.random.key(0), **{**card.fields, **fields})
-    return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(saved)) if trained else fresh
+    card = lopt.zoo.read_card(WHOLE)
+    return lopt.load(WHOLE, **fields) if trained else lopt.create(card.optimizer, **{**card.fields, **fields})
 
 
 def main(

@@ -16,8 +16,11 @@ import tyro
 
 import lopt
 from common import RESULTS, header, machine, show, spread, text, write
+from lopt.names import split_fields
 
 HORIZON = 10_000  # of the training, for those that ask
+EMBEDDING = 10_000  # rows from which a matrix counts as an embedding
+ROWS = 256  # of an embedding with a gradient
 
 
 class Update:
@@ -67,8 +70,27 @@ def in_turns(adam: Update, candidate: Update, repeats: int) -> Pair:
     return times
 
 
+def of_size(size: float) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Parameters and gradients: a square matrix and a bias of about so many numbers."""
+    side = max(1, round(size**0.5))
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"w": jax.random.normal(keys[0], (side, side)) / side**0.5, "b": jnp.zeros(side)}
+    return params, {"w": jax.random.normal(keys[1], (side, side)), "b": jax.random.normal(keys[2], (side,))}
+
+
+def of_shape(sides: str) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """A parameter and its gradient, of sides such as `100000x64`."""
+    shape = tuple(int(side) for side in sides.split("x"))
+    keys = jax.random.split(jax.random.key(0), 2)
+    gradient = jax.random.normal(keys[1], shape)
+    if len(shape) == 2 and shape[0] >= EMBEDDING:
+        gradient = gradient.at[ROWS:].set(0.0)
+    return {"w": jax.random.normal(keys[0], shape) / shape[-1] ** 0.5}, {"w": gradient}
+
+
 def main(
     sizes: tuple[float, ...] = (1e4, 1e5, 1e6, 1e7),
+    shapes: tuple[str, ...] = (),
     optimizers: tuple[str, ...] = tuple(lopt.optimizers.OPTIMIZERS),
     repeats: int = 100,
     out: Path = RESULTS / "step.json",
@@ -77,27 +99,27 @@ def main(
 
     Args:
         sizes: numbers of parameters, roughly: the parameters are a square matrix and a bias.
-        optimizers: names from `lopt list`.
+        shapes: more cases, of one tensor each, such as `1000000` or `100000x64`. In a matrix of 10,000 rows or more all but 256 have no gradient,
+            as in an embedding.
+        optimizers: names from `lopt list`, with fields where they are others, as `controlled_muon{"low_memory":true}`.
         repeats: pairs of updates that are timed; a tenth of it, and at least 10, from 5 million parameters on.
         out: the JSON file to write.
     """
     facts = machine()
     results: list[dict[str, Any]] = []
     header("optimizer", "parameters", "ms", "optax.adam ms", "ratio", "compile s", "state B", "temp B")
-    for size in sizes:
-        side = max(1, round(size**0.5))
-        keys = jax.random.split(jax.random.key(0), 3)
-        params = {"w": jax.random.normal(keys[0], (side, side)) / side**0.5, "b": jnp.zeros(side)}
-        grads = {"w": jax.random.normal(keys[1], (side, side)), "b": jax.random.normal(keys[2], (side,))}
+    for params, grads in [*map(of_size, sizes), *map(of_shape, shapes)]:
+        count = sum(p.size for p in params.values())
         adam = Update(optax.adam(1e-3), params, grads)
         for name in optimizers:
-            candidate = Update(lopt.create(name).to_optax(horizon=HORIZON), params, grads)
-            turns = repeats if size < 5e6 else max(min(repeats, 10), repeats // 10)
+            kind, fields = split_fields(name)
+            candidate = Update(lopt.create(kind, **fields).to_optax(horizon=HORIZON), params, grads)
+            turns = repeats if count < 5e6 else max(min(repeats, 10), repeats // 10)
             times = in_turns(adam, candidate, turns)
             row = {
                 "optimizer": name,
                 "shapes": [list(p.shape) for p in params.values()],
-                "parameters": side * side + side,
+                "parameters": count,
                 "update_ms": spread(times.candidate),
                 "adam_ms": spread(times.adam),
                 "ratio_to_adam": spread([c / a for a, c in zip(*times, strict=True)]),

@@ -69,7 +69,9 @@ def main() -> None:
 
     adapted = [p for p in model.parameters() if p.requires_grad]
     frozen = [p.clone() for p in model.parameters() if not p.requires_grad]
-    train(LearnedOptimizer(adapted, args.rule, horizon=args.steps), sideways, args.steps)
+    optimizer = LearnedOptimizer(adapted, args.rule, horizon=args.steps)
+    train(optimizer, sideways, args.steps)
+    optimizer.eval()  # the model now holds what to evaluate and save
     print(f"test loss after {args.steps} steps {test_loss():.4f}")
 
     still = all(map(torch.equal, frozen, (p for p in model.parameters() if not p.requires_grad)))

@@ -38,8 +38,11 @@ def main() -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     def test_loss() -> float:
+        optimizer.eval()  # the model holds what to evaluate
         with torch.no_grad():
-            return nn.functional.cross_entropy(model(images[trained:]).float(), labels[trained:]).item()
+            loss = nn.functional.cross_entropy(model(images[trained:]).float(), labels[trained:]).item()
+        optimizer.train()
+        return loss
 
     def train(steps: int) -> None:
         taken = 0

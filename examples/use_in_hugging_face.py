@@ -58,6 +58,7 @@ def main() -> None:
         )
         print(f"test loss before {trainer.evaluate()['eval_loss']:.4f}")
         trainer.train()
+        optimizer.eval()  # the model now holds what to evaluate and save
         print(f"test loss after {args.steps} steps {trainer.evaluate()['eval_loss']:.4f}")
 
 

@@ -70,6 +70,7 @@ def main() -> None:
     before = trainer.validate(model, loaders[1], verbose=False)[0]["test loss"]
     print(f"test loss before {before:.4f}")
     trainer.fit(model, loaders[0])
+    trainer.optimizers[0].eval()  # the model now holds what to evaluate and save
     after = trainer.validate(model, loaders[1], verbose=False)[0]["test loss"]
     print(f"test loss after {args.steps} steps {after:.4f}")
 

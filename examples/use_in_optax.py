@@ -3,7 +3,7 @@
 python examples/use_in_optax.py                                    # general-1, which comes with lopt
 python examples/use_in_optax.py runs/demo/optimizer.safetensors    # what `make demo` has meta-trained
 
-The loop is the one you already have: only the line that makes `tx` and the argument `value=loss` are new.
+The loop is the one you already have: only the line that makes `tx`, the argument `value=loss` and the parameters that are evaluated are new.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ def main() -> None:
         return new, state, loss
 
     weights = init(jax.random.key(1))
-    state = tx.init(weights)
+    state: Any = tx.init(weights)
     for i, key in enumerate(jax.random.split(jax.random.key(2), args.steps)):
         weights, state, loss = step(weights, state, key)
         if i % max(1, args.steps // 10) == 0 or i == args.steps - 1:
             print(f"step {i:5d}  minibatch loss {float(loss):.4f}")
 
+    weights = optimizer.eval_params(state[1], weights)  # of the second in the chain; some are evaluated elsewhere
     correct = jnp.argmax(logits(weights, images[trained:]), axis=-1) == labels[trained:]
     print(
         f"test loss {float(loss_fn(weights, images[trained:], labels[trained:])):.4f}, accuracy {float(correct.mean()):.3f}"

@@ -1,4 +1,4 @@
-"""Train a small network in a plain PyTorch loop with a learned optimizer: one line differs from AdamW's.
+"""Train a small network in a plain PyTorch loop with a learned optimizer: two lines differ from AdamW's.
 
 python examples/use_in_torch.py                # general-1, which comes with lopt
 python examples/use_in_torch.py --rule demo-1  # another saved optimizer, by name or path
@@ -40,6 +40,7 @@ def main() -> None:
         if step % max(1, args.steps // 10) == 0 or step == args.steps - 1:
             print(f"step {step:5d}  minibatch loss {loss.item():.4f}")
 
+    optimizer.eval()  # the model now holds what to evaluate and save; optimizer.train() before more steps
     with torch.no_grad():
         logits = model(images[trained:])
     accuracy = (logits.argmax(1) == labels[trained:]).float().mean()

@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 from optax import contrib
 
 from lopt.blocks.orthogonal import MINIMAX, orthogonalize
+from lopt.errors import InputError
 from lopt.evaluate.probes.questions import probe
 from lopt.optimizers import ControlledMuon
 
@@ -238,6 +239,28 @@ def test_evaluates_the_average_of_its_iterates(shift: float) -> None:
     expected = jax.tree.map(lambda x, z: AVERAGING * x + (1.0 - AVERAGING) * z, average, state.iterate)
     assert_close(params, expected)
     assert not np.allclose(params["wide"], average["wide"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("horizon", [None, HORIZON])
+def test_low_memory_changes_nothing_but_the_state(horizon: int | None) -> None:
+    """The average is computed, so the state has a number for each tensor in its place."""
+    found = {}
+    for low_memory in (False, True):
+        optimizer = eqx.tree_at(
+            lambda o: o.readout.weight, untrained(low_memory=low_memory), trained(3, 0.3).readout.weight
+        )
+        params, state = follow(optimizer, horizon)[-1]
+        found[low_memory] = params, optimizer.eval_params(state, params), state
+    for kept, computed in zip(found[False][:2], found[True][:2], strict=True):
+        assert_close(computed, kept, rtol=1e-4)
+    assert not np.allclose(found[True][0]["wide"], found[True][1]["wide"], rtol=1e-3)
+    sizes = [sum(x.size for x in jax.tree.leaves(found[low_memory][2].average)) for low_memory in (False, True)]
+    assert sizes == [sum(math.prod(s) for s in SHAPES.values()), len(SHAPES)]
+
+
+def test_low_memory_asks_for_float32() -> None:
+    with pytest.raises(InputError, match="A parameter is bfloat16; ControlledMuon with low_memory takes float32 alone"):
+        untrained(low_memory=True).init({"a": jnp.ones((3, 4), jnp.bfloat16)})
 
 
 @pytest.mark.parametrize("std", [0.3, 1e6])

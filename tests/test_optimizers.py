@@ -24,6 +24,7 @@ from jaxtyping import Array, PyTree
 import lopt
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.errors import InputError
+from lopt.optimizer import LONG, are_finite
 from lopt.optimizers import (
     SGD,
     STAR,
@@ -475,6 +476,17 @@ def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None
     assert_same(guarded_update(optimizer, grads, after, moved), guarded_update(optimizer, grads, state, params))
     good, _ = guarded_update(optimizer, grads, state, params)
     assert bool((good["conv"] != 0).all())
+
+
+@pytest.mark.parametrize("size", [LONG, LONG + 1, 1_000_000])
+@pytest.mark.parametrize(
+    ("number", "usable"),
+    [(math.nan, False), (math.inf, False), (-math.inf, False), (-2e15, False), (2e15, False), (-0.9e15, True)],
+)
+def test_sees_one_number_that_cannot_be_used_among_many(size: int, number: float, usable: bool) -> None:
+    check = jax.jit(are_finite)
+    for at in (0, size // 2, size - 1):
+        assert bool(check({"a": jnp.ones(3), "b": jnp.ones(size).at[at].set(number)})) == usable, at
 
 
 @optimizer_rows_heavy_ones_slow

@@ -526,6 +526,7 @@ def test_the_fingerprint_is_of_architecture_fields_and_weights(name: str) -> Non
 
 ELSEWHERE: dict[str, lopt.Optimizer] = {
     "controlled_muon": lopt.create("controlled_muon", key=jax.random.key(0)),
+    "low_memory": lopt.load("general-2", low_memory=True),
     "attention": lopt.create("hierarchical_rnn", use_attention=True, key=jax.random.key(0)),
     "schedule_free": lopt.optimizers.FromOptax(optax.contrib.schedule_free_sgd(0.1)),
 }

@@ -188,6 +188,33 @@ def test_unknown_name() -> None:
     assert "There is no saved optimizer named 'no_such_optimizer'" in message
 
 
+def test_fields_of_a_saved_optimizer_can_be_changed(tmp_path: Path) -> None:
+    saved = lopt.create("small_fc", step_mult=0.5, key=jax.random.key(5))
+    path = lopt.save(tmp_path / "mine", saved)
+    changed = lopt.load(path, step_mult=0.25)
+    assert changed.step_mult == 0.25  # pyright: ignore[reportAttributeAccessIssue]
+    assert eqx.tree_equal(jax.tree.leaves(changed), jax.tree.leaves(saved))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden": (8,)}, "mine cannot have hidden of another value: its weights would have other shapes."),
+        (
+            {"step_mlt": 0.1},
+            "There is no field of optimizer small_fc named 'step_mlt'; did you mean step_mult or exp_mult?",
+        ),
+        ({"step_mult": "a"}, "step_mult is 'a'; it must be like 0.001."),
+        ({"step_mult": float("nan")}, "step_mult is nan; it must be finite."),
+    ],
+)
+def test_fields_that_a_saved_optimizer_cannot_have(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    path = lopt.save(tmp_path / "mine", lopt.create("small_fc"))
+    with pytest.raises(InputError) as raised:
+        lopt.load(path, **fields)
+    assert message in str(raised.value)
+
+
 def test_names_that_are_no_files() -> None:
     assert "There is no saved optimizer named ''" in refusal("", InputError)
     message = refusal("star", InputError)

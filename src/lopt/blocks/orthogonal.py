@@ -43,10 +43,12 @@ def orthogonalize(
     Source: Jordan et al. 2024 (Muon); that each iteration has coefficients of its own, by minimax, is from Amsel et al. 2025 (Polar Express).
     """
     x = jnp.moveaxis(x, axes, (-2, -1))
-    x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
     if x.shape[-1] >= LONG * x.shape[-2] and len(coefficients) > 1:
-        x = _product_of_factors(x @ jnp.swapaxes(x, -2, -1), coefficients) @ x
+        gram = x @ jnp.swapaxes(x, -2, -1)  # its trace is the square of the norm, which so costs no pass over x
+        scale = jax.lax.rsqrt(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None] + 1e-16)
+        x = (scale * _product_of_factors(scale * scale * gram, coefficients)) @ x
     else:
+        x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
         for a, b, c in coefficients:
             gram = x @ jnp.swapaxes(x, -2, -1)
             x = a * x + (b * gram + c * gram @ gram) @ x

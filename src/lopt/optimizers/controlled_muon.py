@@ -18,6 +18,7 @@ from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import require_horizon
 from lopt.blocks.tensors import init_tensors, map_tensors
 from lopt.checks import at_least, positive, shares
+from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
 LAST = 0.01  # of the rate, at the end of a training whose horizon is known
@@ -41,7 +42,7 @@ class ControlledMuonState(NamedTuple):
     momentum: PyTree
     second: PyTree  # of a matrix one number
     iterate: PyTree  # z
-    average: PyTree  # x
+    average: PyTree  # x; a zero for each tensor with `low_memory`
     sizes: Float[Array, "two tensors"]  # their squares, at the start and when controls were last renewed
     weights: Float[
         Array, "two tensors"
@@ -122,7 +123,8 @@ class ControlledMuon(Optimizer):
     Besides blocks, held sizes and shortened gradients two things differ: the iterations are the three of `blocks.orthogonal`, and epsilon is relative.
 
     No network acts on single parameters, so the learned part costs the same whatever their number. Under `vmap`, as in meta-training, it is paid at every step.
-    State: three floats a parameter for matrices, four for all else.
+    State: three floats a parameter for matrices, four for all else. With `low_memory` one less: $x = w + (1 - \gamma) (w - z) / \gamma$ is not kept.
+    That is the same optimizer but for rounding. It asks for parameters in float32 that nothing but its own updates changes.
 
     Args:
         learning_rate: $\eta$.
@@ -134,6 +136,7 @@ class ControlledMuon(Optimizer):
         block: the most rows of a block, along the shorter side; a matrix with a side of 1 is none.
         hidden: units of each GRU.
         renew_every: steps between two looks of the network.
+        low_memory: whether the average is computed from $w$ and $z$ in place of kept.
         key: draws the GRUs' weights.
 
     Raises:
@@ -156,6 +159,7 @@ class ControlledMuon(Optimizer):
     block: int = eqx.field(static=True)
     hidden: int = eqx.field(static=True)
     renew_every: int = eqx.field(static=True)
+    low_memory: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -169,6 +173,7 @@ class ControlledMuon(Optimizer):
         block: int = 64,
         hidden: int = 8,
         renew_every: int = 8,
+        low_memory: bool = False,
         key: PRNGKeyArray,
     ):
         at_least(1, block=block, hidden=hidden, renew_every=renew_every)
@@ -178,6 +183,7 @@ class ControlledMuon(Optimizer):
         self.momentum_decay, self.second_decay = momentum_decay, second_decay
         self.averaging, self.weight_decay = averaging, weight_decay
         self.block, self.hidden, self.renew_every = block, hidden, renew_every
+        self.low_memory = low_memory
         tensor_key, global_key = jax.random.split(key)
         self.tensor_rnn = GRU(FEATURES, hidden, gate_bias=1.0, key=tensor_key)
         self.global_rnn = GRU(hidden, hidden, gate_bias=1.0, key=global_key)
@@ -192,9 +198,13 @@ class ControlledMuon(Optimizer):
 
         def begin(param: Array) -> tuple[Array, Array, Array, Array]:
             second = () if self._matrix(param.shape) else param.shape
-            return _zeros(*param.shape), _zeros(*second), jnp.array(param, jnp.float32), jnp.array(param, jnp.float32)
+            average = _zeros() if self.low_memory else jnp.array(param, jnp.float32)
+            return _zeros(*param.shape), _zeros(*second), jnp.array(param, jnp.float32), average
 
-        full = [p for p in jax.tree.leaves(params) if p.size]
+        leaves = jax.tree.leaves(params)
+        if self.low_memory and (other := {str(p.dtype) for p in leaves} - {"float32"}):
+            raise InputError(f"A parameter is {min(other)}; ControlledMuon with low_memory takes float32 alone.")
+        full = [p for p in leaves if p.size]
         squares = [jnp.mean(jnp.square(p.astype(jnp.float32))) for p in full]
         sizes = self._sizes(jnp.stack(squares) if full else _zeros(0), full)
         momentum, second, iterate, average = init_tensors(begin, params)
@@ -215,7 +225,8 @@ class ControlledMuon(Optimizer):
 
     def eval_params(self, state: ControlledMuonState, params: Params) -> Params:
         r"""$x$."""
-        return jax.tree.map(lambda p, x: x.astype(p.dtype), params, state.average)
+        averages = jax.tree.map(self._average, params, state.iterate, state.average)
+        return jax.tree.map(lambda p, x: x.astype(p.dtype), params, averages)
 
     def update(
         self, updates: Updates, state: ControlledMuonState, params: Params, **extra: Any
@@ -268,9 +279,15 @@ class ControlledMuon(Optimizer):
             spread = math.sqrt(max(matrix) / min(matrix))
             direction = spread * self._orthogonal(ahead.reshape(matrix)).reshape(param.shape)
         iterate = tensor.iterate - n.rate * direction - n.shrinkage * param
-        average = tensor.average + n.average * (iterate - tensor.average)
+        average = self._average(param, tensor.iterate, tensor.average)
+        average = average + n.average * (iterate - average)
         new = iterate + self.averaging * (average - iterate)
-        return new - param, _Tensor(momentum, second, iterate, average, tensor.numbers)
+        kept = tensor.average if self.low_memory else average
+        return new - param, _Tensor(momentum, second, iterate, kept, tensor.numbers)
+
+    def _average(self, param: Array, iterate: Array, average: Array) -> Array:
+        """$x$, from what is kept."""
+        return param + (1.0 / self.averaging - 1.0) * (param - iterate) if self.low_memory else average
 
     def _orthogonal(self, x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
         """`orthogonalize`, in blocks of equal length along the shorter side where that is longer than a block; zeros fill the last one."""

@@ -16,7 +16,7 @@ from lopt.torch._program import Program
 from lopt.torch._sharding import is_sharded, local_part, whole
 from lopt.torch._state import States, adopt, card_of, gather, scatter
 from lopt.torch._steps import TorchStep
-from lopt.zoo import load
+from lopt.zoo import RELEASED, load
 
 with needs_extra("torch"):
     import torch
@@ -64,7 +64,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        rule: str | Path | Optimizer = "general-1",
+        rule: str | Path | Optimizer = RELEASED,
         *,
         lr: float | Tensor = 1.0,
         weight_decay: float = 0.0,

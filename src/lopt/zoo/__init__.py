@@ -97,14 +97,16 @@ def save(path: str | Path, optimizer: Optimizer, card: Card | None = None) -> Pa
     return weights
 
 
-def load(name_or_path: str | Path) -> Optimizer:
+def load(name_or_path: str | Path, **fields: Any) -> Optimizer:
     """Load a saved optimizer.
 
     Args:
         name_or_path: a name that `available` lists, or the path of a `.safetensors` file with its card beside it.
+        **fields: arguments of its constructor in place of those on the card, such as `low_memory=True` for `general-2`.
 
     Raises:
-        InputError: for a name or a path at which there is nothing, with the nearest names.
+        InputError: for a name or a path at which there is nothing, with the nearest names; for fields that the optimizer does not have, or
+            that need weights of other shapes.
         CheckpointError: for a card or a weights file that is damaged, truncated, changed or of another architecture, and for a card
             that is missing.
 
@@ -114,6 +116,8 @@ def load(name_or_path: str | Path) -> Optimizer:
         >>> path = lopt.save(f"{folder}/mine", lopt.create("small_fc", key=jax.random.key(0)))
         >>> lopt.load(path).hidden
         (4, 4)
+        >>> lopt.load(path, step_mult=1e-2).step_mult
+        0.01
     """
     weights, _ = _find(name_or_path)
     card = read_card(name_or_path)
@@ -127,11 +131,19 @@ def load(name_or_path: str | Path) -> Optimizer:
             unknown("optimizer", card.optimizer, OPTIMIZERS) + f" It is named on the card of {weights}."
         )
     try:
-        _check_fields(card)
-        with shapes_only():
-            like = eqx.filter_eval_shape(lambda: create(card.optimizer, **card.fields))
+        like = _like(card.optimizer, card.fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
+    if fields:
+        try:
+            saved, like = like, _like(card.optimizer, card.fields | fields)
+        except TypeError as error:
+            raise InputError(str(error)) from error
+        if [x.shape for x in jax.tree.leaves(like)] != [x.shape for x in jax.tree.leaves(saved)]:
+            named = " and ".join(fields)
+            raise InputError(
+                f"{weights.stem} cannot have {named} of another value: its weights would have other shapes."
+            )
     return checkpoint.from_bytes(content, like, str(weights), checked=True)
 
 
@@ -162,18 +174,20 @@ def available() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def _check_fields(card: Card) -> None:
-    """Every field is of the type of its default in the constructor, and every number finite."""
-    for name, parameter in inspect.signature(OPTIMIZERS[card.optimizer]).parameters.items():
-        value, default = card.fields.get(name), parameter.default
-        if name not in card.fields or default is None or default is parameter.empty:
+def _like(optimizer: str, fields: dict[str, Any]) -> Optimizer:
+    """An optimizer of these fields, with shapes in place of arrays. Every field is of the type of its default, and every number finite."""
+    for name, parameter in inspect.signature(OPTIMIZERS[optimizer]).parameters.items():
+        value, default = fields.get(name), parameter.default
+        if name not in fields or default is None or default is parameter.empty:
             continue
         number = isinstance(default, float) and type(value) in (int, float)
         if not number and type(value) is not type(default):
             raise TypeError(f"{name} is {value!r}; it must be like {default!r}.")
         for part in jax.tree.leaves(value):
             if isinstance(part, float) and not math.isfinite(part):
-                raise ValueError(f"{name} is {value!r}; it must be finite.")
+                raise InputError(f"{name} is {value!r}; it must be finite.")
+    with shapes_only():
+        return eqx.filter_eval_shape(lambda: create(optimizer, **fields))
 
 
 def _find(name_or_path: str | Path) -> tuple[Path, Path]:
