@@ -5,6 +5,7 @@ Run: `python benchmarks/step.py --repeats 30`, two minutes on a quiet machine. W
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +81,8 @@ def of_size(size: float) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
 
 def of_shape(sides: str) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """A parameter and its gradient, of sides such as `100000x64`."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
+        raise SystemExit(f"The shape is {sides}; it must be sides such as 1000000 or 100000x64.")
     shape = tuple(int(side) for side in sides.split("x"))
     keys = jax.random.split(jax.random.key(0), 2)
     gradient = jax.random.normal(keys[1], shape)
@@ -99,8 +102,8 @@ def main(
 
     Args:
         sizes: numbers of parameters, roughly: the parameters are a square matrix and a bias.
-        shapes: more cases, of one tensor each, such as `1000000` or `100000x64`. In a matrix of 10,000 rows or more all but 256 have no gradient,
-            as in an embedding.
+        shapes: more cases, of one tensor each, such as `1000000` or `100000x64`. Of a matrix of 10,000 rows or more, only the first 256 rows have
+            a gradient, as of an embedding.
         optimizers: names from `lopt list`, with fields where they are others, as `controlled_muon{"low_memory":true}`.
         repeats: pairs of updates that are timed; a tenth of it, and at least 10, from 5 million parameters on.
         out: the JSON file to write.

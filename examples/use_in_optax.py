@@ -72,7 +72,7 @@ def main() -> None:
         if i % max(1, args.steps // 10) == 0 or i == args.steps - 1:
             print(f"step {i:5d}  minibatch loss {float(loss):.4f}")
 
-    weights = optimizer.eval_params(state[1], weights)  # of the second in the chain; some are evaluated elsewhere
+    weights = optimizer.eval_params(state[1], weights)  # state[1] is lopt's part of the chain
     correct = jnp.argmax(logits(weights, images[trained:]), axis=-1) == labels[trained:]
     print(
         f"test loss {float(loss_fn(weights, images[trained:], labels[trained:])):.4f}, accuracy {float(correct.mean()):.3f}"

@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 import lopt
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.errors import InputError
-from lopt.optimizer import LONG, are_finite
+from lopt.optimizer import COUNTED, are_finite
 from lopt.optimizers import (
     SGD,
     STAR,
@@ -478,7 +478,7 @@ def test_skips_a_step_that_cannot_be_used(row: OptimizerRow, bad: float) -> None
     assert bool((good["conv"] != 0).all())
 
 
-@pytest.mark.parametrize("size", [LONG, LONG + 1, 1_000_000])
+@pytest.mark.parametrize("size", [COUNTED, COUNTED + 1, 1_000_000])
 @pytest.mark.parametrize(
     ("number", "usable"),
     [(math.nan, False), (math.inf, False), (-math.inf, False), (-2e15, False), (2e15, False), (-0.9e15, True)],

@@ -561,6 +561,22 @@ def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any) -
     resumed.step()
 
 
+@pytest.mark.parametrize(
+    ("fields", "dtype", "message"),
+    [
+        ({"lr": 0.5}, torch.float32, "lr must be 1 and weight_decay 0"),
+        ({"weight_decay": 0.1}, torch.float32, "lr must be 1 and weight_decay 0"),
+        ({}, torch.bfloat16, "A parameter is bfloat16; ControlledMuon with low memory takes float32 alone"),
+    ],
+)
+def test_low_memory_refuses_what_changes_parameters_otherwise(fields: Any, dtype: torch.dtype, message: str) -> None:
+    p = nn.Parameter(torch.ones(3, 4, dtype=dtype))
+    optimizer = LearnedOptimizer([p], ELSEWHERE["low_memory"], **fields)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(InputError, match=message):
+        optimizer.step()
+
+
 def test_eval_changes_nothing_for_other_rules(rules: Any) -> None:
     p, optimizer = single(rules("adam"), 3)
     optimizer.eval()

@@ -199,7 +199,8 @@ def test_fields_of_a_saved_optimizer_can_be_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden": (8,)}, "mine cannot have hidden of another value: its weights would have other shapes."),
+        ({"key": 3}, "mine has weights; no key draws them."),
+        ({"hidden": (8,)}, "hidden=(8,) needs weights of other shapes than mine has."),
         (
             {"step_mlt": 0.1},
             "There is no field of optimizer small_fc named 'step_mlt'; did you mean step_mult or exp_mult?",

@@ -19,7 +19,7 @@ Params = PyTree[Array]
 Updates = PyTree[Array]
 State = PyTree[Array]
 
-LONG = 32_768  # numbers of a tensor from which a check of them should not copy it
+COUNTED = 32_768  # numbers of a tensor up to which a check counts those that are too large
 LARGEST = 1e15  # of gradients and parameters: the sum of their squares over any tensor stays within float32
 
 
@@ -67,6 +67,11 @@ class Optimizer(eqx.Module):
         Returns:
             The updates (same structure and dtypes as `params`) and the next state.
         """
+
+    @property
+    def exact_params(self) -> bool:
+        """Whether its state holds only while parameters are float32 and nothing but its own updates changes them."""
+        return False
 
     @property
     def validation_every(self) -> int:
@@ -159,7 +164,9 @@ def are_finite(*trees: PyTree) -> Bool[Array, ""]:
 
 def _beyond(x: Float[Array, ...]) -> Float[Array, ""]:
     """More than 0 where a number of a tensor is not below `LARGEST` in size."""
-    if x.size <= LONG:  # counted in float32: XLA compiles a sum three times as quickly as a reduction of truth values
+    if (
+        x.size <= COUNTED
+    ):  # counted in float32: XLA compiles a sum three times as quickly as a reduction of truth values
         return jnp.sum(jnp.where(jnp.abs(x) < LARGEST, 0.0, 1.0))
     # On a CPU the count would first write a tensor of truth values. A maximum and a sum do not; the maximum alone may miss a NaN.
     within = (jnp.max(jnp.abs(x)) < LARGEST) & (jnp.abs(jnp.sum(x)) < jnp.inf)

@@ -44,7 +44,7 @@ def orthogonalize(
     """
     x = jnp.moveaxis(x, axes, (-2, -1))
     if x.shape[-1] >= LONG * x.shape[-2] and len(coefficients) > 1:
-        gram = x @ jnp.swapaxes(x, -2, -1)  # its trace is the square of the norm, which so costs no pass over x
+        gram = x @ jnp.swapaxes(x, -2, -1)  # its trace is the squared norm, so the norm takes no pass over x of its own
         scale = jax.lax.rsqrt(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None] + 1e-16)
         x = (scale * _product_of_factors(scale * scale * gram, coefficients)) @ x
     else:

@@ -123,8 +123,8 @@ class ControlledMuon(Optimizer):
     Besides blocks, held sizes and shortened gradients two things differ: the iterations are the three of `blocks.orthogonal`, and epsilon is relative.
 
     No network acts on single parameters, so the learned part costs the same whatever their number. Under `vmap`, as in meta-training, it is paid at every step.
-    State: three floats a parameter for matrices, four for all else. With `low_memory` one less: $x = w + (1 - \gamma) (w - z) / \gamma$ is not kept.
-    That is the same optimizer but for rounding. It asks for parameters in float32 that nothing but its own updates changes.
+    State: three floats a parameter for matrices, four for all else. With `low_memory` it is one fewer: $x = w + (1 - \gamma) (w - z) / \gamma$ is not kept.
+    That is the same optimizer but for rounding, which grows with $1 / \gamma$. Parameters must be float32, and nothing but its own updates may change them.
 
     Args:
         learning_rate: $\eta$.
@@ -141,7 +141,7 @@ class ControlledMuon(Optimizer):
 
     Raises:
         InputError: for a rate that is not positive, an averaging outside of $(0, 1)$, a decay outside of $[0, 1)$,
-            or fewer than one unit, step or side of a block.
+            fewer than one unit, step or side of a block, or a `low_memory` that is neither true nor false.
 
     Source: lopt's own. Muon: Jordan et al. 2024. Schedule-free averaging: Defazio et al. 2024. Rates by depth: Large et al. 2024.
         Controllers of tensors and of the whole: Wichrowska et al. 2017.
@@ -183,6 +183,8 @@ class ControlledMuon(Optimizer):
         self.momentum_decay, self.second_decay = momentum_decay, second_decay
         self.averaging, self.weight_decay = averaging, weight_decay
         self.block, self.hidden, self.renew_every = block, hidden, renew_every
+        if not isinstance(low_memory, bool):
+            raise InputError(f"low_memory is {low_memory!r}; it must be true or false.")
         self.low_memory = low_memory
         tensor_key, global_key = jax.random.split(key)
         self.tensor_rnn = GRU(FEATURES, hidden, gate_bias=1.0, key=tensor_key)
@@ -192,7 +194,11 @@ class ControlledMuon(Optimizer):
     def init(
         self, params: Params, *, key: PRNGKeyArray | None = None, horizon: int | Array | None = None
     ) -> ControlledMuonState:
-        """Accumulators and the network's state at zero; the horizon may be left open."""
+        """Accumulators and the network's state at zero; the horizon may be left open.
+
+        Raises:
+            InputError: with `low_memory`, for parameters that are not float32.
+        """
         del key
         steps = jnp.asarray(jnp.inf, jnp.float32) if horizon is None else require_horizon("ControlledMuon", horizon)
 
@@ -222,6 +228,11 @@ class ControlledMuon(Optimizer):
             _zeros(self.hidden, len(full)),
             _zeros(self.hidden),
         )
+
+    @property
+    def exact_params(self) -> bool:
+        """With `low_memory`."""
+        return self.low_memory
 
     def eval_params(self, state: ControlledMuonState, params: Params) -> Params:
         r"""$x$."""

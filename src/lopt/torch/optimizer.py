@@ -162,7 +162,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: without the loss where the rule needs it and a rate is not zero, without the horizon where the rule needs it, for
-                parameters that have moved to where the optimizer does not run, and for a sparse gradient.
+                parameters that have moved to where the optimizer does not run, and for a sparse gradient; with low memory, for
+                parameters that are not float32, an `lr` other than 1 and weight decay.
         """
         found = None
         if closure is not None:
@@ -179,6 +180,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 )
             self._start(params)
             return found
+        if self.rule.exact_params:
+            self._refuse_inexact(params)
         named = {"value": loss, "valid_value": valid_loss}
         losses = {k: torch.as_tensor(x).detach() for k, x in named.items() if x is not None}
         step = self._bind(params, tuple(losses))
@@ -187,6 +190,17 @@ class LearnedOptimizer(torch.optim.Optimizer):
         updates, finite = step(grads, seen, values)
         self._add(dict(zip(params, updates, strict=True)), finite)
         return found
+
+    def _refuse_inexact(self, params: Sequence[Tensor]) -> None:
+        """Refuse what would change parameters otherwise than by the rule's own updates."""
+        name = type(self.rule).__name__
+        for group in self.param_groups:
+            if group["lr"] != 1 or group["weight_decay"] != 0:
+                raise InputError(
+                    f"{name} with low memory computes its average from the parameters: lr must be 1 and weight_decay 0."
+                )
+        if other := {str(p.dtype).removeprefix("torch.") for p in params} - {"float32"}:
+            raise InputError(f"A parameter is {min(other)}; {name} with low memory takes float32 alone.")
 
     def _add(self, updates: Mapping[Tensor, Tensor], finite: Tensor) -> None:
         """Add updates to parameters. Nothing is read on the host.

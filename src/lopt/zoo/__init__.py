@@ -105,8 +105,8 @@ def load(name_or_path: str | Path, **fields: Any) -> Optimizer:
         **fields: arguments of its constructor in place of those on the card, such as `low_memory=True` for `general-2`.
 
     Raises:
-        InputError: for a name or a path at which there is nothing, with the nearest names; for fields that the optimizer does not have, or
-            that need weights of other shapes.
+        InputError: for a name or a path at which there is nothing, with the nearest names; for fields that the optimizer does not have, whose
+            values it refuses, or that need other weights.
         CheckpointError: for a card or a weights file that is damaged, truncated, changed or of another architecture, and for a card
             that is missing.
 
@@ -135,15 +135,15 @@ def load(name_or_path: str | Path, **fields: Any) -> Optimizer:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The card of {weights} does not describe a {card.optimizer}: {error}") from error
     if fields:
+        if "key" in fields:
+            raise InputError(f"{weights.stem} has weights; no key draws them.")
         try:
             saved, like = like, _like(card.optimizer, card.fields | fields)
         except TypeError as error:
             raise InputError(str(error)) from error
-        if [x.shape for x in jax.tree.leaves(like)] != [x.shape for x in jax.tree.leaves(saved)]:
-            named = " and ".join(fields)
-            raise InputError(
-                f"{weights.stem} cannot have {named} of another value: its weights would have other shapes."
-            )
+        if _leaves(like) != _leaves(saved):
+            given = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+            raise InputError(f"{given} needs weights of other shapes than {weights.stem} has.")
     return checkpoint.from_bytes(content, like, str(weights), checked=True)
 
 
@@ -188,6 +188,11 @@ def _like(optimizer: str, fields: dict[str, Any]) -> Optimizer:
                 raise InputError(f"{name} is {value!r}; it must be finite.")
     with shapes_only():
         return eqx.filter_eval_shape(lambda: create(optimizer, **fields))
+
+
+def _leaves(optimizer: Optimizer) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights by their names."""
+    return {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(optimizer)}
 
 
 def _find(name_or_path: str | Path) -> tuple[Path, Path]:
