@@ -20,8 +20,8 @@ from lopt.evaluate.scores.selection import within_suite
 from lopt.evaluate.scores.summary import Scores
 
 DOCS = Path(__file__).parent
-COST = """The {units} units of work took {hours:.1f} hours of one core in all, compilation and evaluation included. Every final loss is in
-[{name}.csv](data/{name}.csv).
+COST = """The {units} units of work took {hours:.1f} hours of one core in all, compilation and evaluation included.
+The final loss of each optimizer at its best setting, the mean over seeds, is in [{name}.csv](data/{name}.csv).
 
 """
 HEADS = {
@@ -42,7 +42,7 @@ lopt report runs/laptop.sqlite
 The suite [`held_out`](evaluation.md#suites): {optimizers} optimizers on {tasks} tasks, trained to {horizons} steps, {seeds} seeds each.
 No corpus here meta-trains on these tasks. Every baseline has the best of nine learning rates for each task and horizon,
 those with weight decay the better of two decays too.
-Nothing is tuned for a learned optimizer.
+Nothing is tuned for a learned optimizer. `general-2` is told the horizon, `general-2{{"tell_horizon":false}}` is not.
 [Scores](scores.md) says what the columns mean.
 
 ```bash
