@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -20,8 +19,8 @@ from lopt.errors import InputError
 from lopt.evaluate.probes.questions import probe
 from lopt.optimizers import ControlledMuon
 
-STEPS, HORIZON, EVERY = 20, 14, 8
-RATE, VECTOR_RATE, MOMENTUM, SECOND, AVERAGING = 0.2, 2.0, 0.9, 0.98, 0.8
+STEPS, HORIZON, LONG, EVERY = 20, 14, 600, 8
+RATE, VECTOR_RATE, MOMENTUM, SECOND, AVERAGING, DECAY = 0.2, 2.0, 0.9, 0.98, 0.8, 0.05
 SHAPES: dict[str, tuple[int, ...]] = {
     "wide": (5, 12),
     "tall": (12, 5),
@@ -63,6 +62,7 @@ def untrained(**fields: Any) -> ControlledMuon:
         momentum_decay=MOMENTUM,
         second_decay=SECOND,
         averaging=AVERAGING,
+        weight_decay=DECAY,
         **fields,
         key=jax.random.key(0),
     )
@@ -112,41 +112,45 @@ def assert_close(a: PyTree[Array], b: PyTree[Array], *, rtol: float = 1e-5) -> N
         np.testing.assert_allclose(np.asarray(a[name]), np.asarray(b[name]), rtol=rtol, atol=rtol, err_msg=name)
 
 
-def at_rates(rate: float, decay: float, horizon: int | None) -> optax.GradientTransformation:
-    """Steps of rate 1 times the rates of the class, from the sizes of the parameters, and decay."""
+def units(params: dict[str, Array]) -> dict[str, float]:
+    """Of the steps of parameters that have matrices: Glorot's size of each, times what the scale at the start makes of it."""
+    glorot = {n: (2.0 * short / (short + long)) ** 0.5 for n, (short, long) in SIDES.items()}
+    scales = {n: float(jnp.sqrt(jnp.mean(jnp.square(params[n]))) * SIDES[n][0] ** 0.5) / glorot[n] for n in SIDES}
+    mean = math.exp(np.mean(np.log([*scales.values()])))
+    least = min(4.0 * mean, 1.0)
+    return {n: glorot.get(n, VECTOR_RATE) * max(scales.get(n, 0.0) / 4, mean / 4, 1.0) * least for n in params}
 
-    def sizes(params: Any) -> dict[str, Array]:
-        return {n: jnp.sqrt(jnp.mean(jnp.square(p)) * SIDES.get(n, (1, 1))[0]) for n, p in params.items() if p.size}
+
+def at_rates(rate: float, decay: float, horizon: int | None) -> optax.GradientTransformation:
+    """Steps of rate 1 times the rates of the class, and decay."""
 
     def init(params: Any) -> Any:
-        found = sizes(params)
-        return jnp.zeros(()), jnp.max(jnp.stack([*found.values()])), found
+        rates = units(params)
+        for name, (short, long) in SIDES.items():
+            rates[name] *= 1.0 if name in STRETCHED else (long / short) ** 0.5
+        return jnp.zeros(()), rates
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        step, largest, held = state
-        held = jax.tree.map(partial(jnp.where, (step < EVERY) | (step % EVERY == 0)), sizes(params), held)
+        step, rates = state
         warm = jnp.minimum((step + 1) / 10, 1.0)
-        left = 1.0 if horizon is None else 1.35 * (1.0 - 0.99 * jnp.minimum(step / horizon, 1.0))
-        now = rate / len(SIDES) * warm * left
-        of = {n: now * largest**0.25 * jnp.maximum(s, largest / 5) ** 0.75 for n, s in held.items()}
-        for n in of:
-            short, long = SIDES.get(n, (1, 1))
-            of[n] = of[n] * (1.0 if n in STRETCHED else (long / short) ** 0.5 if n in SIDES else VECTOR_RATE)
-        steps = {n: u * of.get(n, 0.0) - now * decay * params[n] for n, u in updates.items()}
-        return steps, (step + 1, largest, held)
+        left = 1.0 if horizon is None else 1.25 * (1.0 - 0.7 * jnp.minimum(step / horizon, 1.0))
+        length = jnp.minimum((300.0 / (horizon or step + 1.0)) ** 0.25, 1.4)
+        now = rate / len(SIDES) * warm * left * length
+        steps = {n: now * (rates[n] * u - decay * params[n]) for n, u in updates.items()}
+        return steps, (step + 1, rates)
 
     return optax.GradientTransformation(init, update)
 
 
 @pytest.mark.parametrize("control", ["none", "rate", "momentum", "weight_decay"])
-@pytest.mark.parametrize("horizon", [None, HORIZON])
+@pytest.mark.parametrize("horizon", [None, HORIZON, LONG])
 def test_is_muon_of_optax_where_the_network_is_silent_or_says_a_constant(control: str, horizon: int | None) -> None:
-    """Within schedule-free averaging, at rates by depth and size, told on a schedule, also beyond its end; `column` has a side of 1 and is Adam's."""
+    """Within schedule-free averaging, at rates by depth, size and length, told on a schedule, also beyond its end; `column` has a side of 1 and is Adam's."""
     index = {"none": 0, "rate": 0, "momentum": 1, "weight_decay": 2}[control]
     said = 0.0 if control == "none" else 0.3
     rate = RATE * math.exp(2.0 * said) if index == 0 else RATE
     gap = math.exp(2.0 * said) if index == 1 else 1.0
-    decay = 0.3 * said if index == 2 else 0.0
+    decay = DECAY * math.exp(2.0 * said) if index == 2 else DECAY
     muon = contrib.muon(
         1.0,
         ns_coeffs=MINIMAX,
@@ -155,9 +159,12 @@ def test_is_muon_of_optax_where_the_network_is_silent_or_says_a_constant(control
         adam_b2=SECOND,
         muon_weight_dimension_numbers=MATRICES,
     )
-    # Its learning rate is for the weights of the average alone: they grow with the step.
+    # Its learning rate is for the weights of the average alone: they grow with the step, told with its square.
     tx = contrib.schedule_free(
-        optax.chain(muon, at_rates(rate, decay, horizon)), lambda t: 1.0 * t, b1=AVERAGING, weight_lr_power=1.0
+        optax.chain(muon, at_rates(rate, decay, horizon)),
+        lambda t: 1.0 * t,
+        b1=AVERAGING,
+        weight_lr_power=1.0 if horizon is None else 2.0,
     )
     with jax.numpy_dtype_promotion("standard"):  # which optax needs
         expected, expected_state = follow_optax(tx)
@@ -168,19 +175,19 @@ def test_is_muon_of_optax_where_the_network_is_silent_or_says_a_constant(control
     assert_close(optimizer.eval_params(state, params), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("horizon", [None, HORIZON])
-@pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_moves_as_far_as_the_parameters_are_large(horizon: int | None, factor: float) -> None:
-    """Parameters that are all so many times as large move so many times as far for the same gradients."""
-    optimizer = trained(3, 0.3)
-    expected = follow(optimizer, horizon)[-1][0]
-    params = jax.tree.map(lambda p: factor * p, draw(0))
-    state = optimizer.init(params, horizon=horizon)
-    for seed in range(1, STEPS + 1):
-        grads = jax.tree.map(lambda g, p: g + 0.3 * p / factor, draw(seed), params)
-        updates, state = update(optimizer, grads, state, params)
-        params = optax.apply_updates(params, updates)
-    assert_close(jax.tree.map(lambda p: p / factor, params), expected, rtol=1e-3)
+@pytest.mark.parametrize(("scale", "factor", "further"), [(1e-3, 0.1, 0.1), (1e3, 10.0, 10.0), (0.3, 2.0, 1.0)])
+def test_moves_as_far_as_the_parameters_are_unusually_large(scale: float, factor: float, further: float) -> None:
+    """Parameters of an unusual scale that are all so many times as large move so many times as far for the same gradients."""
+    params = {n: scale * p for n, p in draw(0).items() if n in SIDES or n == "bias"}
+    grads = draw(1)
+    moved = {}
+    for by in (1.0, factor):
+        optimizer, start = untrained(), {n: by * p for n, p in params.items()}
+        _, state = update(optimizer, {n: grads[n] for n in params}, optimizer.init(start), start)
+        taken = RATE / len(SIDES) * 0.14 * DECAY
+        moved[by] = {n: state.iterate[n] - (1.0 - taken) * start[n] for n in params}
+    for n in params:
+        np.testing.assert_allclose(moved[factor][n], further * moved[1.0][n], rtol=1e-2, atol=1e-4 * factor * scale)
 
 
 @pytest.mark.parametrize(("gains", "depth"), [(jnp.ones(3), 2**0.6), (jnp.full(3, 0.5), 2.0), (jnp.zeros(3), 2.0)])
@@ -192,30 +199,72 @@ def test_sees_normalisation_layers_by_their_gains(gains: Array, depth: float) ->
 
 
 @pytest.mark.parametrize(
-    ("start", "grown", "size"),
+    ("vector", "matrix", "unit"),
     [
-        ([0.0, 0.0], [0.0, 0.0], 0.1 * 0.2**0.75),  # all are zero: S is a tenth, and a fifth of it the least size
-        ([2.0, -2.0], [2.0, -2.0], 2.0),
-        ([2.0, -2.0], [50.0, 50.0], 2.0),  # at most S
-        ([2.0, -2.0], [1.0, 1.0], 2.0 * 0.5**0.75),
+        (0.0, 0.0, 0.08),  # all are zero: the scale is a fiftieth, and below a quarter four times it counts
+        (9.0, 0.5, 1.0),  # that of a matrix alone counts
+        (9.0, 8.0, 8.0 * 2**0.5 / (4.0 / 5.0) ** 0.5 / 4.0),  # beyond four a fourth of it
+        (9.0, None, 9.0 / 4.0),
+        (0.1, None, 0.4),
     ],
 )
-def test_steps_of_a_vector_go_by_its_size_but_do_not_grow_beyond_the_largest_of_the_start(
-    start: list[float], grown: list[float], size: float
-) -> None:
-    """At the first step, a tenth of the rate, the direction of Adam is the sign of the gradient."""
-    optimizer = untrained()
-    state = optimizer.init({"v": jnp.asarray(start)})
-    _, after = optimizer.update({"v": jnp.asarray([3.0, -0.2])}, state, {"v": jnp.asarray(grown)})
-    moved = after.iterate["v"] - state.iterate["v"]
-    np.testing.assert_allclose(moved, 0.1 * RATE * VECTOR_RATE * size * np.array([-1.0, 1.0]), rtol=1e-5)
+def test_steps_go_by_the_scale_of_the_start(vector: float, matrix: float | None, unit: float) -> None:
+    """At the first step, a tenth of 1.4 times the rate, the direction of a vector is the sign of the gradient."""
+    optimizer, params = untrained(), {"v": jnp.full(2, vector)}
+    params |= {} if matrix is None else {"m": jnp.full((2, 3), matrix)}
+    state = optimizer.init(params)
+    grown = jax.tree.map(lambda p: 50.0 * p, params)  # which no step may see
+    grads = {"v": jnp.asarray([3.0, -0.2]), "m": jnp.ones((2, 3))}
+    _, after = optimizer.update({n: grads[n] for n in params}, state, grown)
+    moved = after.iterate["v"] - state.iterate["v"] + 0.14 * RATE * DECAY * grown["v"]
+    np.testing.assert_allclose(moved, 0.14 * RATE * VECTOR_RATE * unit * np.array([-1.0, 1.0]), rtol=1e-4)
 
 
 def test_passes_the_probes_that_it_was_changed_for() -> None:
-    asked = ("loss_over_1e8", "params_times_1e6", "unscaled_features", "spikes")
+    asked = ("loss_over_1e8", "params_times_1e6", "zero_gradients", "unscaled_features", "spikes")
     found = probe(ControlledMuon(key=jax.random.key(0)), jax.random.key(0), only=asked)
     assert [p.name for p in found if p.passed] == [p.name for p in found]
-    assert len(found) == 4
+    assert len(found) == 5
+
+
+def test_a_scale_counts_by_its_logarithm_if_it_is_no_thousandth_of_the_largest() -> None:
+    """The sizes of Glorot's initialisation are 1, of square matrices; each but the last is as large as that, times a number."""
+    eye = jnp.eye(4)  # whose size is 1
+    params = {"a": 100.0 * eye, "b": 2.0 * eye, "c": 0.01 * eye, "v": jnp.ones(3) / 2.0}
+    scale = math.sqrt(100.0 * 2.0)  # the geometric mean
+    expected = [100.0 / 4, scale / 4, scale / 4, VECTOR_RATE * scale / 4]
+    np.testing.assert_allclose(untrained().init(params).units, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("taken", [0, 77, 999])
+def test_rates_fall_with_the_fourth_root_of_the_step(taken: int) -> None:
+    optimizer, params = untrained(), {"v": jnp.ones(2)}
+    state = optimizer.init(params)._replace(step=jnp.asarray(taken, jnp.int32))
+    _, after = optimizer.update({"v": jnp.zeros(2)}, state._replace(second={"v": jnp.ones(2)}), params)
+    rate = RATE * min((taken + 1) / 10, 1.0) * min((300 / (taken + 1)) ** 0.25, 1.4)
+    np.testing.assert_allclose(after.iterate["v"], 1.0 - rate * DECAY, rtol=1e-6)
+
+
+def test_what_has_seen_no_gradient_does_not_decay() -> None:
+    """An entry of a vector, and a matrix as a whole."""
+    optimizer = untrained()
+    params = {"v": jnp.ones(2), "seen": jnp.ones((2, 2)), "unseen": jnp.ones((2, 2))}
+    grads = {"v": jnp.asarray([0.0, 1.0]), "seen": jnp.eye(2), "unseen": jnp.zeros((2, 2))}
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    assert state.iterate["v"][0] == 1.0
+    assert bool((state.iterate["unseen"] == 1.0).all())
+    assert bool((state.iterate["seen"] != 1.0).all())  # that beside the diagonal has no gradient, but decays
+
+
+@pytest.mark.parametrize("said", [-0.5, 0.5])
+def test_an_iterate_weighs_what_the_network_says(said: float) -> None:
+    """From the second step on; its share in the average of two is then 2 e^{2 o} / (1 + 2 e^{2 o})."""
+    params, grads = {"v": jnp.ones(2)}, {"v": jnp.asarray([1.0, -2.0])}
+    _, first = untrained().update(grads, untrained().init(params), params)
+    _, second = with_control(3, math.atanh(said)).update(grads, first, params)
+    share = 2.0 * math.exp(2.0 * said) / (1.0 + 2.0 * math.exp(2.0 * said))
+    expected = (1.0 - share) * first.average["v"] + share * second.iterate["v"]
+    np.testing.assert_allclose(second.average["v"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("horizon", [None, HORIZON])
@@ -268,21 +317,22 @@ def test_low_memory_asks_for_float32() -> None:
 def test_no_iterate_moves_further_than_its_bound(std: float, scale: float) -> None:
     """Whatever the network says: the greatest rate, and Adam's greatest step of a vector, besides what decay takes."""
     optimizer, params = trained(5, std), draw(0)
-    rms = {name: float(jnp.sqrt(jnp.mean(jnp.square(p)))) for name, p in params.items() if p.size}
-    largest = max(size * SIDES.get(name, (1, 1))[0] ** 0.5 for name, size in rms.items())
-    before, held = params, rms
-    for step, (now, state) in enumerate(follow(optimizer, 1_000, scale)):
-        found = {name: float(jnp.sqrt(jnp.mean(jnp.square(params[name])))) for name in rms}
-        held = found if step < EVERY or step % EVERY == 0 else held
-        for name in rms:
-            short = SIDES.get(name, (1, 1))[0]
-            relative = optimizer.learning_rate / len(SIDES) * 1.35 * math.exp(2.0)
-            size = max(held[name] * short**0.5, largest / 5)
-            unit = 1.3 / short**0.5 if name in SIDES else optimizer.vector_rate / math.sqrt(1.0 - 0.985)
+    units_of = units(params)
+    before = params
+    for now, state in follow(optimizer, 1_000, scale):
+        for name, param in params.items():
+            if not param.size:
+                continue
+            relative = optimizer.learning_rate / len(SIDES) * 1.25 * math.exp(2.0)
+            unit = units_of[name] * (
+                1.3 / SIDES[name][0] ** 0.5
+                if name in SIDES
+                else (optimizer.vector_rate / VECTOR_RATE / math.sqrt(1.0 - 0.985))
+            )
+            taken = optimizer.weight_decay * math.exp(2.0) * float(jnp.sqrt(jnp.mean(jnp.square(param))))
             moved = float(jnp.sqrt(jnp.mean(jnp.square(state.iterate[name] - before[name]))))
             assert np.isfinite(moved)
-            most = relative * (largest**0.25 * size**0.75 * unit + optimizer.weight_decay * found[name])
-            assert moved <= 1e-5 + most, name
+            assert moved <= 1e-5 + relative * (unit + taken), name
         before, params = state.iterate, now
 
 

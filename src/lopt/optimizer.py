@@ -164,9 +164,8 @@ def are_finite(*trees: PyTree) -> Bool[Array, ""]:
 
 def _beyond(x: Float[Array, ...]) -> Float[Array, ""]:
     """More than 0 where a number of a tensor is not below `LARGEST` in size."""
-    if (
-        x.size <= COUNTED
-    ):  # counted in float32: XLA compiles a sum three times as quickly as a reduction of truth values
+    # Counted in float32: XLA compiles a sum three times as quickly as a reduction of truth values.
+    if x.size <= COUNTED:
         return jnp.sum(jnp.where(jnp.abs(x) < LARGEST, 0.0, 1.0))
     # On a CPU the count would first write a tensor of truth values. A maximum and a sum do not; the maximum alone may miss a NaN.
     within = (jnp.max(jnp.abs(x)) < LARGEST) & (jnp.abs(jnp.sum(x)) < jnp.inf)

@@ -332,9 +332,9 @@ RECIPES: dict[str, Recipe] = {
         even="steps",
         std=0.02,
         task_norm="average",
-        steps=60_000,
-        learning_rate=3e-4,
-        average=0.999,
+        steps=24_000,
+        learning_rate=1e-4,
+        average=0.9998,
     ),
     "smoke": Recipe(
         description="STAR on quadratics for a few seconds: shows that meta-training works.",

@@ -21,11 +21,14 @@ from lopt.checks import at_least, positive, shares
 from lopt.errors import InputError
 from lopt.optimizer import Optimizer, Params, Updates
 
-LAST = 0.01  # of the rate, at the end of a training whose horizon is known
 WARM = 10  # steps over which the rate rises
-HIGHER = 1.35  # times as high is the rate where the horizon is known
-LEAST = 0.2  # of the size of the largest tensor, which a smaller one counts as
-ZERO = 0.1  # the size of the largest tensor where all are zero
+USUAL = 300  # steps of a training, or taken so far, at which the rate is the usual one
+FASTEST = 1.4  # times the usual rate is the rate of the shortest training
+HIGHER = 1.25  # times as high is the rate at the start where the horizon is known
+LAST = 0.3  # of that, at the end
+USUAL_SCALE = 4.0  # scales between one over this and this make no difference
+NEGLIGIBLE = 1_000.0  # times smaller than the largest is a scale that does not count
+ZERO = 0.02  # the scale of parameters that are all zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
 NORMED = 0.6  # power of the number of matrices that counts as the depth of a network with normalisation layers
 ROUNDING = 1e-5  # of the size of a tensor
@@ -43,7 +46,8 @@ class ControlledMuonState(NamedTuple):
     second: PyTree  # of a matrix one number
     iterate: PyTree  # z
     average: PyTree  # x; a zero for each tensor with `low_memory`
-    sizes: Float[Array, "two tensors"]  # their squares, at the start and when controls were last renewed
+    sizes: Float[Array, " tensors"]  # of the start, their squares
+    units: Float[Array, " tensors"]  # of steps
     weights: Float[
         Array, "two tensors"
     ]  # sums of the weights of the gradients in the momentum, of the iterates in their average
@@ -76,23 +80,30 @@ class _Numbers(NamedTuple):
 class ControlledMuon(Optimizer):
     r"""A fixed rule, and a recurrent network of a few units that sets its rates tensor by tensor.
 
-    $$z \leftarrow z - \eta_i d - \rho_i \lambda\, [o_3]_+ w, \qquad x \leftarrow x + c_t (z - x), \qquad w \leftarrow (1 - \gamma)\, z + \gamma\, x$$
+    $$z \leftarrow z - \eta_i d - \rho_i \lambda\, e^{2 o_3} w, \qquad x \leftarrow x + c_t (z - x), \qquad w \leftarrow (1 - \gamma)\, z + \gamma\, x$$
 
     The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
-    This is schedule-free averaging.
+    This is schedule-free averaging. A tensor that has seen no gradient does not decay, nor does such an entry of a vector.
 
     **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1.
     With normalisation layers $L$ is that number to the power 0.6. A vector of ones at the start, as their gains are, tells that there are some.
     So trained gains, and gains that are stacked or begin at zero, are not recognised.
 
-    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad \eta_i = \rho_i\, \kappa_i\, S^{1/4} \max(\hat s_i, S/5)^{3/4}, \qquad
-      \ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.35\, (1 - 0.99 \min((t - 1)/T,\ 1)) & T \text{ known} \\ 1 & \text{else} \end{cases}$$
+    $$\rho_i = \frac{\eta}{L}\, \ell_t\, e^{2 o_1}, \qquad
+      \eta_i = \rho_i\, a_i \max\left(\frac{r_i}{4},\ \frac{R}{4},\ 1\right) \min(4 R,\ 1), \qquad
+      a_i = \begin{cases} \sqrt{2 n / (n + l)} & \text{of a matrix} \\ \kappa & \text{of all else} \end{cases}$$
 
-    with $\kappa_i = 1$ for a matrix and $\kappa$ for all else. The size $s_i$ is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix whose shorter side is $n$, else
-    $\mathrm{RMS}(w)$, when the network last looked. $S$ is the largest $s_i$ of the start, or a tenth where all are zero.
-    $\hat s_i$ is $s_i$ for a matrix, else at most $S$: where steps grew with a vector, oscillation along stiff directions would feed itself.
-    So a rate fits deep and shallow networks, and parameters of any scale.
-    What must grow far beyond $S$ takes as many steps as with Adam at the rate $\eta \kappa S$, about $S / 4$.
+    for a matrix with the sides $n \leq l$: the size of Glorot's initialisation. The size of a tensor is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix, else
+    $\mathrm{RMS}(w)$. The scale $r_i$ of a matrix is its size at the start over $a_i$; that of all else is 0, without matrices its size.
+    $R$ is the geometric mean of the scales above a thousandth of the largest one, a fiftieth where all are zero.
+    So a rate fits deep and shallow networks. Of linear and convolution layers the usual initialisations have scales between a quarter and four, which make
+    no difference. Beyond these, as with an embedding whose entries are normal, steps are as large as the parameters are.
+    What must grow far takes as many steps as with Adam at the rate $\eta_i$ of vectors, about 0.1 over $L$.
+
+    $$\ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.25\, h(T)\, (1 - 0.7 \min((t - 1)/T,\ 1)) & T \text{ known} \\ h(t) & \text{else} \end{cases}, \qquad
+      h(n) = \min\left((300/n)^{1/4},\ 1.4\right)$$
+
+    The longer a training is, the lower is its best rate.
 
     $$\hat m = \frac{\beta m}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g}{1 - \beta^t}, \qquad
       d = \begin{cases} \sqrt{l/n}\; \mathrm{orthogonalize}(\hat m) & \text{of a matrix} \\ \hat m / \sqrt{\hat v} & \text{of all else} \end{cases}$$
@@ -104,23 +115,24 @@ class ControlledMuon(Optimizer):
     The gradient of a matrix is shortened to five times its usual size.
 
     The decay of the momentum is $\beta = 1 - (1 - \beta_0) e^{2 o_2}$, at least 0, and $\beta_0 = 0$ for tensors that are no matrices:
-    averaging takes the place of momentum. The average weighs an iterate by $t\, e^{2 o_4}$.
+    averaging takes the place of momentum. The average weighs an iterate by $t\, e^{2 o_4}$, by $t^2 e^{2 o_4}$ where $T$ is known.
 
     **The network.** Four controls of a tensor are renewed at each of the first `renew_every` steps, then at every so many:
 
     $$o = \tanh(W [y, h, H] + b_o)$$
 
     $y$ are 13 numbers, $h$ is the state of a GRU that all tensors share, and $H$ that of a GRU that sees the mean of $h$ over tensors.
-    The numbers change neither with the scale of the loss nor with that of all parameters:
+    The numbers do not change with the scale of the loss:
 
     - the cosines of the gradient with the momentum and with $z - w$;
-    - logarithms of $\overline{m^2} / \overline{g^2}$, where $m$ is corrected for its start, of $\overline{g^2} / \overline{v}$, where $v$ is not, of $s_i / S$,
-      of $s_i$ over its start, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
+    - logarithms of $\overline{m^2} / \overline{g^2}$, where $m$ is corrected for its start, of $\overline{g^2} / \overline{v}$, where $v$ is not,
+      of the size over that of the start, and over $\eta_i / \rho_i$, and of $\mathrm{RMS}(z - w) / \mathrm{RMS}(w)$;
     - logarithms of the number of matrices and of the time;
     - whether the tensor is a matrix, whether the horizon is known, its logarithm, and the part of it that is over.
 
     $W$ and $b_o$ start at zero. Untrained, the rule is `optax.contrib.muon` at the rates above, within `optax.contrib.schedule_free`.
-    Besides blocks, held sizes and shortened gradients two things differ: the iterations are the three of `blocks.orthogonal`, and epsilon is relative.
+    Besides blocks, shortened gradients, and decay that waits for a gradient, two things differ: the iterations are the three of `blocks.orthogonal`, and
+    epsilon is relative.
 
     No network acts on single parameters, so the learned part costs the same whatever their number. Under `vmap`, as in meta-training, it is paid at every step.
     State: three floats a parameter for matrices, four for all else. With `low_memory` it is one fewer: $x = w + (1 - \gamma) (w - z) / \gamma$ is not kept.
@@ -132,7 +144,7 @@ class ControlledMuon(Optimizer):
         momentum_decay: $\beta_0$.
         second_decay: decay of $v$.
         averaging: $\gamma$, positive.
-        weight_decay: $\lambda$, the most that the network can ask for.
+        weight_decay: $\lambda$.
         block: the most rows of a block, along the shorter side; a matrix with a side of 1 is none.
         hidden: units of each GRU.
         renew_every: steps between two looks of the network.
@@ -164,12 +176,12 @@ class ControlledMuon(Optimizer):
     def __init__(
         self,
         *,
-        learning_rate: float = 0.09,
-        vector_rate: float = 2.8,
+        learning_rate: float = 0.16,
+        vector_rate: float = 0.6,
         momentum_decay: float = 0.9,
         second_decay: float = 0.985,
         averaging: float = 0.74,
-        weight_decay: float = 0.3,
+        weight_decay: float = 0.035,
         block: int = 64,
         hidden: int = 8,
         renew_every: int = 8,
@@ -222,7 +234,8 @@ class ControlledMuon(Optimizer):
             second,
             iterate,
             average,
-            jnp.stack([sizes, sizes]),
+            sizes,
+            self._units(sizes, full),
             _zeros(2, len(full)),
             _zeros(CONTROLS, len(full)),
             _zeros(self.hidden, len(full)),
@@ -289,7 +302,8 @@ class ControlledMuon(Optimizer):
         else:
             spread = math.sqrt(max(matrix) / min(matrix))
             direction = spread * self._orthogonal(ahead.reshape(matrix)).reshape(param.shape)
-        iterate = tensor.iterate - n.rate * direction - n.shrinkage * param
+        shrinkage = jnp.where(second > 0, n.shrinkage, 0.0)
+        iterate = tensor.iterate - n.rate * direction - shrinkage * param
         average = self._average(param, tensor.iterate, tensor.average)
         average = average + n.average * (iterate - average)
         new = iterate + self.averaging * (average - iterate)
@@ -335,45 +349,57 @@ class ControlledMuon(Optimizer):
         return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
 
     def _sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
-        """Squares of $s$, of the means of squares."""
+        """Squares of the sizes, of the means of squares."""
         sides = [self._matrix(p.shape) or (1,) for p in full]
         return squares * jnp.asarray([min(s) for s in sides], jnp.float32)
 
+    def _units(self, sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
+        r"""$\eta_i / \rho_i$, of the squares of sizes."""
+        if not full:
+            return sizes
+        sides = [self._matrix(p.shape) for p in full]
+        glorot = [math.sqrt(2.0 * min(m) / sum(m)) if m else 1.0 for m in sides]
+        scales = jnp.sqrt(sizes) / jnp.asarray(glorot, jnp.float32)
+        if any(sides):
+            scales = jnp.where(jnp.asarray(self._matrices(full), jnp.bool_), scales, 0.0)
+        counts = scales > jnp.max(scales) / NEGLIGIBLE
+        logs, there = jnp.log(jnp.where(counts, scales, 1.0)), jnp.sum(counts, dtype=jnp.float32)
+        scale = jnp.where(there > 0.0, jnp.exp(jnp.sum(logs) / jnp.maximum(there, 1.0)), ZERO)
+        larger = jnp.maximum(jnp.maximum(scales, scale) / USUAL_SCALE, 1.0)
+        usual = jnp.asarray([u if m else self.vector_rate for u, m in zip(glorot, sides, strict=True)], jnp.float32)
+        return usual * larger * jnp.minimum(USUAL_SCALE * scale, 1.0)
+
     def _renewed(self, updates: Updates, state: ControlledMuonState, params: Params) -> ControlledMuonState:
-        """The state with the sizes and controls that hold for this step."""
+        """The state with the controls that hold for this step."""
         treedef = jax.tree.structure(params)
         trees = (updates, params, state.momentum, state.second, state.iterate)
         columns = [x for x in zip(*(treedef.flatten_up_to(t) for t in trees), strict=True) if x[1].size]
         if not columns:
             return state
 
-        def look() -> tuple[Array, Array, Array, Array]:
+        def look() -> tuple[Array, Array, Array]:
             means = jnp.stack([_means(*(x.astype(jnp.float32) for x in c)) for c in columns], -1)
-            full = [c[1] for c in columns]
-            sizes = self._sizes(means[3], full)
-            features = self._features(state, means, sizes, full)
+            features = self._features(state, means, [c[1] for c in columns])
             hidden = self.tensor_rnn(features, state.hidden)
             global_hidden = self.global_rnn(jnp.mean(hidden, -1), state.global_hidden)
             spread = jnp.broadcast_to(global_hidden[:, None], hidden.shape)
             controls = jnp.tanh(self.readout(jnp.concatenate([features, hidden, spread])))
-            return sizes, controls, hidden, global_hidden
+            return controls, hidden, global_hidden
 
         due = (state.step < self.renew_every) | (state.step % self.renew_every == 0)
-        kept = state.sizes[1], state.controls, state.hidden, state.global_hidden
-        sizes, controls, hidden, global_hidden = jax.lax.cond(due, look, lambda: kept)
-        return state._replace(
-            sizes=jnp.stack([state.sizes[0], sizes]), controls=controls, hidden=hidden, global_hidden=global_hidden
-        )
+        kept = state.controls, state.hidden, state.global_hidden
+        controls, hidden, global_hidden = jax.lax.cond(due, look, lambda: kept)
+        return state._replace(controls=controls, hidden=hidden, global_hidden=global_hidden)
 
     def _features(
         self,
         state: ControlledMuonState,
         means: Float[Array, "means tensors"],
-        sizes: Float[Array, " tensors"],
         full: Sequence[Array],
     ) -> Float[Array, "features tensors"]:
         """What the network sees; all of about unit size."""
         g, m, v, w, moved, along_m, along_moved = means
+        sizes = self._sizes(w, full)
         step, told = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         over = jnp.where(told, jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 2.0), 0.0)
         same = jnp.ones(len(full), jnp.float32)
@@ -382,8 +408,8 @@ class ControlledMuon(Optimizer):
             _cosine(along_moved, g, moved),
             _log_ratio(m / jnp.square(jnp.maximum(state.weights[0], 0.01)), g),
             _log_ratio(g, v),
-            _log_ratio(sizes, _largest(state.sizes[0])),
-            _log_ratio(sizes, state.sizes[0]),
+            _log_ratio(sizes, jnp.square(state.units)),
+            _log_ratio(sizes, state.sizes),
             _log_ratio(moved, w),
             jnp.asarray(self._matrices(full), jnp.float32),
             same * (math.log(self._count(full)) / 1.5 - 1.0),
@@ -400,23 +426,22 @@ class ControlledMuon(Optimizer):
         """What each tensor takes its step by, and the new sums of weights."""
         matrices = jnp.asarray(self._matrices(full), jnp.bool_)
         told, step = jnp.isfinite(state.horizon), state.step.astype(jnp.float32)
-        left = HIGHER * (1.0 - (1.0 - LAST) * jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 1.0))
-        schedule = jnp.minimum((step + 1.0) / WARM, 1.0) * jnp.where(told, left, 1.0)
-        largest = _largest(state.sizes[0])
-        sizes = jnp.where(matrices, state.sizes[1], jnp.minimum(state.sizes[1], largest))
-        sizes = jnp.power(largest, 1 / 8) * jnp.power(jnp.maximum(sizes, LEAST**2 * largest), 3 / 8)
+        horizon = jnp.where(told, state.horizon, 1.0)
+        left = jnp.where(told, HIGHER * (1.0 - (1.0 - LAST) * jnp.minimum(step / horizon, 1.0)), 1.0)
+        length = jnp.where(told, horizon, step + 1.0)
+        schedule = jnp.minimum((step + 1.0) / WARM, 1.0) * jnp.minimum(jnp.power(USUAL / length, 1 / 4), FASTEST) * left
         relative = self.learning_rate / state.depth * schedule * jnp.exp(2.0 * state.controls[0])
         gap = jnp.where(matrices, 1.0 - self.momentum_decay, 1.0)
         gap = jnp.minimum(gap * jnp.exp(2.0 * state.controls[1]), 1.0)
         weight = ema(state.weights[0], jnp.ones_like(gap), 1.0 - gap)
-        worth = (step + 1.0) * jnp.exp(2.0 * state.controls[3])
+        worth = jnp.power(step + 1.0, jnp.where(told, 2.0, 1.0)) * jnp.exp(2.0 * state.controls[3])
         worth_of_all = state.weights[1] + worth
         numbers = _Numbers(
-            rate=relative * sizes * jnp.where(matrices, 1.0, self.vector_rate),
+            rate=relative * state.units,
             decay=1.0 - gap,
             weight=weight,
             next_weight=ema(weight, jnp.ones_like(gap), 1.0 - gap),
-            shrinkage=relative * self.weight_decay * jnp.maximum(state.controls[2], 0.0),
+            shrinkage=relative * self.weight_decay * jnp.exp(2.0 * state.controls[2]),
             average=worth / worth_of_all,
         )
         return jnp.stack(numbers), jnp.stack([weight, worth_of_all])
@@ -424,12 +449,6 @@ class ControlledMuon(Optimizer):
 
 def _zeros(*shape: int) -> Array:
     return jnp.zeros(shape, jnp.float32)
-
-
-def _largest(sizes: Float[Array, " tensors"]) -> Float[Array, ""]:
-    r"""The square of $S$."""
-    largest = jnp.max(sizes, initial=0.0)
-    return jnp.where(largest > 0.0, largest, ZERO**2)
 
 
 def _means(gradient: Array, param: Array, momentum: Array, second: Array, iterate: Array) -> Float[Array, " means"]:
