@@ -18,14 +18,14 @@ MOST = 25  # packages that a bare install may bring
 
 
 def use() -> list[float]:
-    """Losses of a linear regression that `general-1` trains in the user's own loop."""
+    """Losses of a linear regression that `general-2` trains in the user's own loop."""
     x = jax.random.normal(jax.random.key(0), (64, 8))
     y = x @ jnp.linspace(-1.0, 1.0, 8)
 
     def loss(params: dict[str, jax.Array]) -> jax.Array:
         return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
 
-    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("general-1").to_optax())
+    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("general-2").to_optax())
     params = {"w": jnp.zeros(8), "b": jnp.zeros(())}
 
     @jax.jit
@@ -70,7 +70,7 @@ def main() -> None:
     refusal()
     sys.stdout.write(
         f"Python {platform.python_version()}, jax {jax.__version__}: {1 + len(names)} packages; "
-        f"general-1 takes a loss from {losses[0]:.1f} to {losses[-1]:.2f} in {len(losses)} steps\n"
+        f"general-2 takes a loss from {losses[0]:.1f} to {losses[-1]:.2f} in {len(losses)} steps\n"
     )
 
 

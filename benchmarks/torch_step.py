@@ -106,7 +106,7 @@ class Step:
 
 def main(
     tensors: tuple[str, ...] = tuple(SHAPES),
-    optimizers: tuple[str, ...] = ("general-1", "small_fc", "muon", "pylo"),
+    optimizers: tuple[str, ...] = ("general-2", "general-1", "small_fc", "muon", "pylo"),
     backends: tuple[Backend, ...] = ("jax", "torch"),
     seconds: float = 10.0,
     threads: int = 1,

@@ -39,7 +39,7 @@ class LowRank(nn.Module):
 def main() -> None:
     """Train, freeze, adapt and print."""
     parser = argparse.ArgumentParser(description="Adapt a frozen network with a learned optimizer.")
-    parser.add_argument("--rule", default="general-1", help="name or path of a saved optimizer")
+    parser.add_argument("--rule", default="general-2", help="name or path of a saved optimizer")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rank", type=int, default=4)
     args = parser.parse_args()

@@ -22,7 +22,7 @@ from lopt.torch import LearnedOptimizer
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description="Train with the Trainer of Hugging Face and a learned optimizer.")
-    parser.add_argument("--rule", default="general-1", help="name or path of a saved optimizer")
+    parser.add_argument("--rule", default="general-2", help="name or path of a saved optimizer")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 

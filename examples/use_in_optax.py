@@ -1,6 +1,6 @@
 """Train a small network in a plain optax loop with a learned optimizer.
 
-python examples/use_in_optax.py                                    # general-1, which comes with lopt
+python examples/use_in_optax.py                                    # general-2, which comes with lopt
 python examples/use_in_optax.py runs/demo/optimizer.safetensors    # what `make demo` has meta-trained
 
 The loop is the one you already have: only the line that makes `tx`, the argument `value=loss` and the parameters that are evaluated are new.
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Train a small network with a learned optimizer in a plain optax loop."
     )
-    parser.add_argument("optimizer", nargs="?", default="general-1", help="name or path of a saved optimizer")
+    parser.add_argument("optimizer", nargs="?", default="general-2", help="name or path of a saved optimizer")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Train a small network in a plain PyTorch loop with a learned optimizer: two lines differ from AdamW's.
 
-python examples/use_in_torch.py                # general-1, which comes with lopt
+python examples/use_in_torch.py                # general-2, which comes with lopt
 python examples/use_in_torch.py --rule demo-1  # another saved optimizer, by name or path
 """
 
@@ -17,7 +17,7 @@ from lopt.torch import LearnedOptimizer
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description="Train a small network in PyTorch with a learned optimizer.")
-    parser.add_argument("--rule", default="general-1", help="name or path of a saved optimizer")
+    parser.add_argument("--rule", default="general-2", help="name or path of a saved optimizer")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 

@@ -29,7 +29,7 @@ def first_steps(folder: Path) -> dict[str, Any]:
     def loss(params: Any) -> jax.Array:
         return ((x @ params["w"] + params["b"] - y) ** 2).mean()
 
-    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("general-1").to_optax())
+    tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("general-2").to_optax())
 
     def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
         value, grads = jax.value_and_grad(loss)(params)

@@ -36,7 +36,7 @@ class Demo(NamedTuple):
 
 
 def first_look(*, seed: int, seeds: int, on_table: Callable[[Comparison], None], on_progress: Tell) -> list[Comparison]:
-    """Train `NETWORKS` with `general-1`, with one setting of schedule-free AdamW and with a tuned Adam.
+    """Train `NETWORKS` with `general-2`, with one setting of schedule-free AdamW and with a tuned Adam.
 
     Args:
         seed: draws starts and minibatches.

@@ -24,7 +24,7 @@ from lopt.tasks.naming import TaskName
 from lopt.version import __version__
 
 FOLDER = Path(__file__).parent
-RELEASED = "general-1"  # meta-trained for hours, for general use: what is taken where no optimizer is named
+RELEASED = "general-2"  # meta-trained for hours, for general use: what is taken where no optimizer is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
