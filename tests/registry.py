@@ -282,7 +282,7 @@ OPTIMIZERS = [
         "controlled_muon",
         lopt.optimizers.ControlledMuon,
         1_056,
-        {"learning_rate": 0.03, "weight_decay": 0.0},
+        {"learning_rate": 0.05, "averaging": 0.95, "weight_decay": 0.0},
         learned=True,
         sees_other_tensors=True,
         sees_axes=True,

@@ -46,7 +46,7 @@ class ControlledMuonState(NamedTuple):
     second: PyTree  # of a matrix one number
     iterate: PyTree  # z
     average: PyTree  # x; a zero for each tensor with `low_memory`
-    sizes: Float[Array, " tensors"]  # of the start, their squares
+    squared_sizes: Float[Array, " tensors"]  # of the start
     units: Float[Array, " tensors"]  # of steps
     weights: Float[
         Array, "two tensors"
@@ -95,9 +95,10 @@ class ControlledMuon(Optimizer):
 
     for a matrix with the sides $n \leq l$: the size of Glorot's initialisation. The size of a tensor is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix, else
     $\mathrm{RMS}(w)$. The scale $r_i$ of a matrix is its size at the start over $a_i$; that of all else is 0, without matrices its size.
-    $R$ is the geometric mean of the scales above a thousandth of the largest one, a fiftieth where all are zero.
-    So a rate fits deep and shallow networks. Of linear and convolution layers the usual initialisations have scales between a quarter and four, which make
-    no difference. Beyond these, as with an embedding whose entries are normal, steps are as large as the parameters are.
+    $R$ is the geometric mean of the scales above a thousandth of the largest one, a fiftieth where all scales are zero.
+    So a rate fits deep and shallow networks. Most linear and convolution layers have scales between a quarter and four with the usual initialisations,
+    which make no difference. Beyond these steps are as large as the parameters are: embeddings whose entries are normal, depthwise convolutions, and with
+    He's initialisation layers with 15 times as many outputs as inputs.
     What must grow far takes as many steps as with Adam at the rate $\eta_i$ of vectors, about 0.1 over $L$.
 
     $$\ell_t = \min(t/10,\ 1) \cdot \begin{cases} 1.25\, h(T)\, (1 - 0.7 \min((t - 1)/T,\ 1)) & T \text{ known} \\ h(t) & \text{else} \end{cases}, \qquad
@@ -224,7 +225,7 @@ class ControlledMuon(Optimizer):
             raise InputError(f"A parameter is {min(other)}; ControlledMuon with low_memory takes float32 alone.")
         full = [p for p in leaves if p.size]
         squares = [jnp.mean(jnp.square(p.astype(jnp.float32))) for p in full]
-        sizes = self._sizes(jnp.stack(squares) if full else _zeros(0), full)
+        squared_sizes = self._squared_sizes(jnp.stack(squares) if full else _zeros(0), full)
         momentum, second, iterate, average = init_tensors(begin, params)
         return ControlledMuonState(
             jnp.zeros((), jnp.int32),
@@ -234,8 +235,8 @@ class ControlledMuon(Optimizer):
             second,
             iterate,
             average,
-            sizes,
-            self._units(sizes, full),
+            squared_sizes,
+            self._units(squared_sizes, full),
             _zeros(2, len(full)),
             _zeros(CONTROLS, len(full)),
             _zeros(self.hidden, len(full)),
@@ -348,18 +349,18 @@ class ControlledMuon(Optimizer):
         count = float(self._count(full))
         return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
 
-    def _sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
+    def _squared_sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
         """Squares of the sizes, of the means of squares."""
         sides = [self._matrix(p.shape) or (1,) for p in full]
         return squares * jnp.asarray([min(s) for s in sides], jnp.float32)
 
-    def _units(self, sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
-        r"""$\eta_i / \rho_i$, of the squares of sizes."""
+    def _units(self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
+        r"""$\eta_i / \rho_i$"""
         if not full:
-            return sizes
+            return squared_sizes
         sides = [self._matrix(p.shape) for p in full]
         glorot = [math.sqrt(2.0 * min(m) / sum(m)) if m else 1.0 for m in sides]
-        scales = jnp.sqrt(sizes) / jnp.asarray(glorot, jnp.float32)
+        scales = jnp.sqrt(squared_sizes) / jnp.asarray(glorot, jnp.float32)
         if any(sides):
             scales = jnp.where(jnp.asarray(self._matrices(full), jnp.bool_), scales, 0.0)
         counts = scales > jnp.max(scales) / NEGLIGIBLE
@@ -399,7 +400,7 @@ class ControlledMuon(Optimizer):
     ) -> Float[Array, "features tensors"]:
         """What the network sees; all of about unit size."""
         g, m, v, w, moved, along_m, along_moved = means
-        sizes = self._sizes(w, full)
+        squared_sizes = self._squared_sizes(w, full)
         step, told = state.step.astype(jnp.float32), jnp.isfinite(state.horizon)
         over = jnp.where(told, jnp.minimum(step / jnp.where(told, state.horizon, 1.0), 2.0), 0.0)
         same = jnp.ones(len(full), jnp.float32)
@@ -408,8 +409,8 @@ class ControlledMuon(Optimizer):
             _cosine(along_moved, g, moved),
             _log_ratio(m / jnp.square(jnp.maximum(state.weights[0], 0.01)), g),
             _log_ratio(g, v),
-            _log_ratio(sizes, jnp.square(state.units)),
-            _log_ratio(sizes, state.sizes),
+            _log_ratio(squared_sizes, jnp.square(state.units)),
+            _log_ratio(squared_sizes, state.squared_sizes),
             _log_ratio(moved, w),
             jnp.asarray(self._matrices(full), jnp.float32),
             same * (math.log(self._count(full)) / 1.5 - 1.0),
