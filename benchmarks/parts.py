@@ -32,7 +32,7 @@ PARTS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {  # whether with the weig
     "whole matrices in place of blocks": (True, {"block": 10**9}),
     "gradients at the iterate": (True, {"averaging": 0.01}),
     "no momentum that the network does not ask for": (True, {"momentum_decay": 0.0}),
-    "vectors at the rate of matrices": (True, {"vector_rate": 1.0}),
+    "vectors at the rate of square matrices": (True, {"vector_rate": 1.0}),
     "no weight decay": (True, {"weight_decay": 0.0}),
 }
 
