@@ -459,7 +459,7 @@ def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.M
     monkeypatch.setattr(bench, "work", by_hand)
     suite = dataclasses.replace(TINY, tasks=("bowl",), steps=10, reference_multiple=3)
     with Archive(":memory:") as archive:
-        assert run_bench(suite, ["sgd"], archive, processes=1, timing=False, longest=10) == {}
+        assert run_bench(suite, ["sgd"], archive, processes=1, timing=False, tasks=["bowl"], longest=10) == {}
         assert set(asked) == {Unit("bowl", "adam", 10), Unit("bowl", "sgd", 10)}
         assert run_bench(suite, ["sgd"], archive, processes=1, timing=False) == {}
         assert asked == {Unit("bowl", "adam", 10): 2, Unit("bowl", "sgd", 10): 2, Unit("bowl", "adam", 30): 6}
@@ -470,6 +470,23 @@ def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.M
         found = score(runs, baselines=BASELINES, sweep=[r for r in everything if r.optimizer == "adam"], resamples=100)
         speed = {cell.optimizer: (cell.horizon, cell.speedup, cell.saturated) for cell in found.cells}
         assert speed == {"adam": (10, pytest.approx(1), False), "sgd": (10, pytest.approx(2, rel=0.02), False)}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained"),
+    [
+        ({}, {("bowl", 10), ("bowl", 30), ("held_out/moons", 10), ("held_out/moons", 20), ("held_out/moons", 30)}),
+        ({"tasks": ["bowl"]}, {("bowl", 10), ("bowl", 30)}),
+        ({"tasks": ["moons"]}, {("held_out/moons", 10), ("held_out/moons", 20), ("held_out/moons", 30)}),
+        ({"tasks": ["held_out/moons"], "longest": 20}, {("held_out/moons", 10), ("held_out/moons", 20)}),
+        ({"shortest": 20}, {("bowl", 30), ("held_out/moons", 20), ("held_out/moons", 30)}),
+        ({"shortest": 20, "longest": 20}, {("held_out/moons", 20)}),
+    ],
+)
+def test_tasks_and_horizons_of_a_call(chosen: dict[str, Any], trained: set[tuple[str, int]]) -> None:
+    multiples = {"held_out/moons": (1, 2)}
+    suite = Suite("s", "", ("bowl", "held_out/moons"), steps=10, multiples=multiples, reference_multiple=3)
+    assert suite.chosen(**chosen) == trained
 
 
 def test_each_turn_of_a_timing_begins_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,6 +672,13 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
         (("smoke", "--seeds", "0"), "seeds is 0"),
         (("smoke", "--processes", "0"), "processes is 0"),
         (("smoke", "--longest", "0"), "longest is 0"),
+        (("smoke", "--shortest", "0"), "shortest is 0"),
+        (("smoke", "--tasks", "two_moon"), "did you mean two_moons"),
+        (("smoke", "--shortest", "51"), "No training of smoke has at least 51 steps; these tasks have 50."),
+        (
+            ("held_out", "--longest", "199"),
+            "has at most 199 steps; these tasks have 200, 1,000, 5,000.",
+        ),
     ],
 )
 def test_a_bench_that_cannot_be(

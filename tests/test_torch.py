@@ -231,8 +231,9 @@ def test_every_shape_steps(backend: str, name: str, shape: tuple[int, ...], rule
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", KEEPING)
 def test_every_dtype_steps_with_a_state_in_float32(backend: str, name: str, dtype: torch.dtype, rules: Any) -> None:
-    p, optimizer = single(rules(name), 4, 3, dtype=dtype, horizon=HORIZON, lr=20.0, backend=backend)
-    exact, other = single(rules(name), 4, 3, horizon=HORIZON, lr=20.0, backend=backend)
+    lr = 1.0 if rules(name).keeps_iterates else 20.0
+    p, optimizer = single(rules(name), 4, 3, dtype=dtype, horizon=HORIZON, lr=lr, backend=backend)
+    exact, other = single(rules(name), 4, 3, horizon=HORIZON, lr=lr, backend=backend)
     before = exact.detach().clone()
     exact.data = p.detach().float()
     optimizer.step(loss=1.0)
@@ -375,9 +376,9 @@ def test_a_sparse_gradient_is_refused() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e16])
 @pytest.mark.parametrize("name", KEEPING)
 def test_a_step_that_is_not_finite_is_skipped(backend: str, name: str, bad: float, rules: Any) -> None:
-    model, twin = make("mlp"), make("mlp")
+    model, twin, decay = make("mlp"), make("mlp"), 0.0 if rules(name).keeps_iterates else 0.1
     optimizers = [
-        LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=0.1, backend=backend)
+        LearnedOptimizer(m.parameters(), rules(name), horizon=HORIZON, weight_decay=decay, backend=backend)
         for m in (model, twin)
     ]
     for m, optimizer in zip((model, twin), optimizers, strict=True):
@@ -428,8 +429,8 @@ def test_accumulated_gradients_are_one_step(rules: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [*KEEPING, "relative_mlp"])
 def test_resume_is_bit_exact(backend: str, name: str, dtype: torch.dtype, rules: Any) -> None:
-    model = make("mlp", dtype=dtype)
-    optimizer = LearnedOptimizer(model.parameters(), rules(name), horizon=HORIZON, lr=0.5, backend=backend)
+    model, lr = make("mlp", dtype=dtype), 1.0 if rules(name).keeps_iterates else 0.5
+    optimizer = LearnedOptimizer(model.parameters(), rules(name), horizon=HORIZON, lr=lr, backend=backend)
     train(model, optimizer, range(3))
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -441,7 +442,7 @@ def test_resume_is_bit_exact(backend: str, name: str, dtype: torch.dtype, rules:
     told = None if name == "velo" else HORIZON + 1
     resumed = LearnedOptimizer(other.parameters(), rules(name), horizon=told, backend=backend)
     resumed.load_state_dict(saved["optimizer"])
-    assert resumed.param_groups[0]["lr"] == 0.5
+    assert resumed.param_groups[0]["lr"] == lr
     for m, o in ((model, optimizer), (other, resumed)):
         train(m, o, range(3, 6))
     assert equal(model, other)
@@ -562,18 +563,39 @@ def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any) -
 
 
 @pytest.mark.parametrize(
-    ("fields", "dtype", "message"),
+    ("rule", "fields", "dtype", "message"),
     [
-        ({"lr": 0.5}, torch.float32, "lr must be 1 and weight_decay 0"),
-        ({"weight_decay": 0.1}, torch.float32, "lr must be 1 and weight_decay 0"),
-        ({}, torch.bfloat16, "A parameter is bfloat16; ControlledMuon with low memory takes float32 alone"),
+        ("controlled_muon", {"lr": 0.5}, torch.float32, "lr must be 1 and weight_decay 0, not 0.5 and 0.0"),
+        ("controlled_muon", {"weight_decay": 0.1}, torch.bfloat16, "lr must be 1 and weight_decay 0, not 1.0 and 0.1"),
+        ("attention", {"lr": 0.5}, torch.float32, "lr must be 1"),
+        ("low_memory", {"lr": 0.5}, torch.float32, "lr must be 1"),
+        (
+            "low_memory",
+            {},
+            torch.bfloat16,
+            "A parameter is bfloat16; ControlledMuon with low memory takes float32 alone",
+        ),
     ],
 )
-def test_low_memory_refuses_what_changes_parameters_otherwise(fields: Any, dtype: torch.dtype, message: str) -> None:
+def test_what_would_be_undone_is_refused(rule: str, fields: Any, dtype: torch.dtype, message: str) -> None:
     p = nn.Parameter(torch.ones(3, 4, dtype=dtype))
-    optimizer = LearnedOptimizer([p], ELSEWHERE["low_memory"], **fields)
+    optimizer = LearnedOptimizer([p], ELSEWHERE[rule], **fields)
     p.grad = torch.ones_like(p)
     with pytest.raises(InputError, match=message):
+        optimizer.step()
+
+
+def test_a_schedule_after_a_rule_that_keeps_its_iterates_is_refused(rules: Any) -> None:
+    p, optimizer = single(rules("controlled_muon"), 3, 2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (0.0, 1.0, 0.5)[step])
+    before = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p, before), "a rate of 0 takes no step"
+    schedule.step()
+    optimizer.step()
+    assert not torch.equal(p, before)
+    schedule.step()
+    with pytest.raises(InputError, match="no schedule"):
         optimizer.step()
 
 

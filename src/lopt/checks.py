@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, SupportsIndex, get_args
+from typing import Any, SupportsIndex, TypeVar, get_args
 
 from lopt.errors import InputError
+
+T = TypeVar("T")
 
 
 def at_least(least: int | float, /, **numbers: Any) -> None:
@@ -43,6 +45,27 @@ def positive(**numbers: Any) -> None:
     for name, given in numbers.items():
         if not given > 0:
             raise InputError(f"{name} is {given}; it must be positive.")
+
+
+def state_of(kind: type[T], state: object) -> T:
+    """Refuse a state that is not an optimizer's own.
+
+    Args:
+        kind: the class of its states.
+        state: what was given.
+
+    Returns:
+        The state.
+
+    Raises:
+        InputError: for one of another class, as that of a whole chain.
+    """
+    if isinstance(state, kind):
+        return state
+    name = type(state).__name__
+    raise InputError(
+        f"The state is a {name}, not a {kind.__name__}; of a chain or a wrapper take the part that belongs to the optimizer, as state[1]."
+    )
 
 
 def sizes(**numbers: Any) -> None:
@@ -112,4 +135,4 @@ def one_of(name: str, given: Any, allowed: Any) -> None:
         raise InputError(f"{name} is {given!r}; it must be one of {', '.join(map(str, known))}.")
 
 
-__all__ = ["at_least", "one_of", "positive", "shares", "sizes", "widths"]
+__all__ = ["at_least", "one_of", "positive", "shares", "sizes", "state_of", "widths"]

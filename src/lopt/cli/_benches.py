@@ -32,6 +32,10 @@ class Bench:
     Where a suite has several horizons, this multiplies all: held_out has 100, 500 and 2,500 with 100."""
     seeds: int | None = None
     """Trainings of every setting; the suite's own by default."""
+    tasks: tuple[str, ...] = ()
+    """Train these tasks of the suite alone; the same command without it trains the others too. All by default."""
+    shortest: int | None = None
+    """Inner steps of a training, at least; the same command without it trains the shorter ones too. All by default."""
     longest: int | None = None
     """Inner steps of a training, at most; the same command without it trains the longer ones too. All by default."""
     processes: int | None = None
@@ -60,8 +64,8 @@ class Bench:
 
         suite = find_suite(self.suite).changed(steps=self.steps, seeds=self.seeds)
         contenders(self.optimizers or suite.optimizers)  # before there is a file: a name may be wrong
-        numbers = {"processes": self.processes, "longest": self.longest}
-        at_least(1, **{name: n for name, n in numbers.items() if n is not None})
+        suite.chosen(self.tasks, self.shortest, self.longest)
+        at_least(1, **({} if self.processes is None else {"processes": self.processes}))
         if self.engine == "local" and self.address is not None:
             raise InputError("address is for --engine ray; the engine is local.")
         kind: Any = Worker
@@ -78,6 +82,8 @@ class Bench:
                     self.optimizers,
                     archive,
                     processes=processes,
+                    tasks=self.tasks,
+                    shortest=self.shortest,
                     longest=self.longest,
                     timing=self.timing,
                     on_progress=tell,

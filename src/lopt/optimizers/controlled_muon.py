@@ -17,9 +17,9 @@ from lopt.blocks.nets import GRU, Affine
 from lopt.blocks.orthogonal import orthogonalize
 from lopt.blocks.progress import require_horizon
 from lopt.blocks.tensors import init_tensors, map_tensors
-from lopt.checks import at_least, positive, shares
+from lopt.checks import at_least, positive, shares, state_of
 from lopt.errors import InputError
-from lopt.optimizer import Optimizer, Params, Updates
+from lopt.optimizer import Optimizer, Params, State, Updates
 
 WARM = 10  # steps over which the rate rises
 USUAL = 300  # steps of a training, or taken so far, at which the rate is the usual one
@@ -244,13 +244,23 @@ class ControlledMuon(Optimizer):
         )
 
     @property
+    def keeps_iterates(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def exact_params(self) -> bool:
         """With `low_memory`."""
         return self.low_memory
 
-    def eval_params(self, state: ControlledMuonState, params: Params) -> Params:
-        r"""$x$."""
-        averages = jax.tree.map(self._average, params, state.iterate, state.average)
+    def eval_params(self, state: State, params: Params) -> Params:
+        r"""$x$.
+
+        Raises:
+            InputError: for a state that is not this optimizer's, as that of a whole chain.
+        """
+        own = state_of(ControlledMuonState, state)
+        averages = jax.tree.map(self._average, params, own.iterate, own.average)
         return jax.tree.map(lambda p, x: x.astype(p.dtype), params, averages)
 
     def update(

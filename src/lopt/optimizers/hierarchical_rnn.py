@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from lopt.blocks.accumulators import ema
 from lopt.blocks.nets import GRU, Affine, normal, product
 from lopt.blocks.tensors import chunk_for, chunked, init_tensors, map_tensors, tile
+from lopt.checks import state_of
 from lopt.errors import InputError
-from lopt.optimizer import Optimizer, Params, Updates
+from lopt.optimizer import Optimizer, Params, State, Updates
 
 Arrays = tuple[Array, ...]
 LOG_RATE_BOUND = 33.0
@@ -189,11 +190,22 @@ class HierarchicalRNN(Optimizer):
         mean = jnp.mean(jnp.stack(seen), 0) if seen else jnp.zeros(self.sizes[1], jnp.float32)
         return updates, HierarchicalRNNState(state.step + 1, tensors, self.global_rnn(mean, state.global_hidden))
 
-    def eval_params(self, state: HierarchicalRNNState, params: Params) -> Params:
-        """The true parameters; with attention, `params` are where the next gradient is taken."""
+    @property
+    def keeps_iterates(self) -> bool:
+        """With attention."""
+        return self.use_attention
+
+    def eval_params(self, state: State, params: Params) -> Params:
+        """The true parameters; with attention, `params` are where the next gradient is taken.
+
+        Raises:
+            InputError: with attention, for a state that is not this optimizer's, as that of a whole chain.
+        """
         if not self.use_attention:
             return params
-        return jax.tree.map(lambda p, true: true.astype(p.dtype), params, state.tensors.param)
+        return jax.tree.map(
+            lambda p, true: true.astype(p.dtype), params, state_of(HierarchicalRNNState, state).tensors.param
+        )
 
     def _tensor(
         self, gradient: Array, state: TensorState, param: Array, is_first: Array, mean_rate: Array, whole: Array

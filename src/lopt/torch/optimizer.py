@@ -162,8 +162,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: without the loss where the rule needs it and a rate is not zero, without the horizon where the rule needs it, for
-                parameters that have moved to where the optimizer does not run, and for a sparse gradient; with low memory, for
-                parameters that are not float32, an `lr` other than 1 and weight decay.
+                parameters that have moved to where the optimizer does not run, and for a sparse gradient; with a rule that keeps its own
+                iterates, for an `lr` other than 1 or 0 and for weight decay; with low memory, for parameters that are not float32.
         """
         found = None
         if closure is not None:
@@ -180,8 +180,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 )
             self._start(params)
             return found
-        if self.rule.exact_params:
-            self._refuse_inexact(params)
+        self._refuse_changes(params)
         named = {"value": loss, "valid_value": valid_loss}
         losses = {k: torch.as_tensor(x).detach() for k, x in named.items() if x is not None}
         step = self._bind(params, tuple(losses))
@@ -191,15 +190,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._add(dict(zip(params, updates, strict=True)), finite)
         return found
 
-    def _refuse_inexact(self, params: Sequence[Tensor]) -> None:
-        """Refuse what would change parameters otherwise than by the rule's own updates."""
+    def _refuse_changes(self, params: Sequence[Tensor]) -> None:
+        """Refuse what would change parameters otherwise than by the rule's own updates, where it does not stand that. A rate of 0 passes, as
+        `torch.distributed.checkpoint` steps with it."""
         name = type(self.rule).__name__
-        for group in self.param_groups:
-            if group["lr"] != 1 or group["weight_decay"] != 0:
+        for group in self.param_groups if self.rule.keeps_iterates else ():
+            lr, decay = group["lr"], group["weight_decay"]
+            if decay != 0 or not (isinstance(lr, Tensor) or lr in (0, 1)):
                 raise InputError(
-                    f"{name} with low memory computes its average from the parameters: lr must be 1 and weight_decay 0."
+                    f"{name} keeps its own iterates, so its next step undoes lr and weight_decay: lr must be 1 and weight_decay 0, not {lr} and {decay}. "
+                    "Give the rule other fields in their place, and no schedule."
                 )
-        if other := {str(p.dtype).removeprefix("torch.") for p in params} - {"float32"}:
+        if self.rule.exact_params and (other := {str(p.dtype).removeprefix("torch.") for p in params} - {"float32"}):
             raise InputError(f"A parameter is {min(other)}; {name} with low memory takes float32 alone.")
 
     def _add(self, updates: Mapping[Tensor, Tensor], finite: Tensor) -> None:

@@ -51,6 +51,8 @@ def run_bench(
     archive: Archive,
     *,
     processes: int | None = None,
+    tasks: Sequence[str] = (),
+    shortest: int | None = None,
     longest: int | None = None,
     timing: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
@@ -69,7 +71,9 @@ def run_bench(
             the suite. Tuned Adam, the reference, is always there.
         archive: where the runs go.
         processes: at a time; by default one a core.
-        longest: steps of a training; longer ones are left to another call. All are trained by default.
+        tasks: those of the suite to train; the others are left to another call, as are shorter and longer trainings. All are trained by default.
+        shortest: steps of a training, at least.
+        longest: steps of a training, at most.
         timing: whether to measure wall-clock when all is trained.
         on_progress: told when a unit starts and when one is done.
         kind: of workers: processes of this machine, or `lopt.evaluate.bench.cluster.RayWorkers`. Times are always measured here.
@@ -78,13 +82,15 @@ def run_bench(
         What failed, and why.
 
     Raises:
-        InputError: for unknown names, and for an archive of another protocol or with another saved optimizer under one of the names.
+        InputError: for unknown names, where the suite has no such training, and for an archive of another protocol or with another saved optimizer under one
+            of the names.
     """
     suite = find_suite(suite) if isinstance(suite, str) else suite
     tell = on_progress or (lambda _: None)
     who = {c.label: c for c in contenders(optimizers or suite.optimizers)}
     processes = len(cores()) if processes is None else processes
-    at_least(1, processes=processes, **({} if longest is None else {"longest": longest}))
+    at_least(1, processes=processes)
+    chosen = suite.chosen(tasks, shortest, longest)
     archive.settle(suite.settled())
     _keep_cards(archive, who)
     archive.add_given({label: it.given or label for label, it in who.items()})
@@ -93,7 +99,7 @@ def run_bench(
     units = [Unit(task, label, horizon) for task, horizon in suite.cells() for label in who]
     longer = suite.reference_cells()
     units += [Unit(task, "adam", horizon) for task, horizon in longer]
-    units = [unit for unit in units if longest is None or unit.horizon <= longest]
+    units = [unit for unit in units if (unit.task, unit.horizon) in chosen]
     missing = [unit for unit in units if unit not in done]
     protocols = {cell: suite.protocol_of(cell[0]) for cell in (*suite.cells(), *longer)}
     for cell in longer:  # evaluated as densely as the others: speed-up is read between evaluations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lopt.checks import at_least
@@ -82,6 +83,34 @@ class Suite:
     def protocol_of(self, task: str) -> Protocol:
         """The protocol of a task's runs."""
         return self.protocol._replace(eval_size=self.eval_sizes.get(task, self.protocol.eval_size))
+
+    def chosen(
+        self, tasks: Sequence[str] = (), shortest: int | None = None, longest: int | None = None
+    ) -> set[tuple[str, int]]:
+        """Tasks and horizons that a call asks for, those of `reference_cells` among them. All by default.
+
+        Args:
+            tasks: of the suite, those of a corpus also without its name.
+            shortest: steps of a training, at least.
+            longest: steps of a training, at most.
+
+        Raises:
+            InputError: for a task that the suite does not have, with the nearest ones, and where no training is left.
+        """
+        at_least(1, **{name: n for name, n in (("shortest", shortest), ("longest", longest)) if n is not None})
+        short = {task: task.partition("/")[2] or task for task in self.tasks}
+        for task in tasks:
+            if task not in {*short, *short.values()}:
+                raise InputError(unknown(f"task of {self.name}", task, short.values()))
+        low, high = shortest or 1, longest or math.inf
+        wanted = [task for task in self.tasks if not tasks or task in tasks or short[task] in tasks]
+        cells = [cell for cell in self.cells() if cell[0] in wanted]
+        if not any(low <= horizon <= high for _, horizon in cells):
+            bounds = ((shortest, "at least"), (longest, "at most"))
+            asked = " and ".join(f"{words} {steps:,}" for steps, words in bounds if steps is not None)
+            known = ", ".join(f"{horizon:,}" for horizon in sorted({horizon for _, horizon in cells}))
+            raise InputError(f"No training of {self.name} has {asked} steps; these tasks have {known}.")
+        return {cell for cell in (*cells, *self.reference_cells()) if cell[0] in wanted and low <= cell[1] <= high}
 
     def settled(self) -> dict[str, Any]:
         """What an archive keeps of it, and holds every later bench to."""
