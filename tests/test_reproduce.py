@@ -22,6 +22,7 @@ import pytest
 import lopt
 from lopt import machine
 from lopt.analyze import dynamics
+from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.report.page import png_of
 from lopt.optimizers import Momentum
@@ -188,6 +189,30 @@ def test_a_second_paper_is_a_table(tmp_path: Path) -> None:
         measure(paper, tmp_path / "bad", fields={"weight": "w"})
     with pytest.raises(InputError, match="did you mean pathologies"):
         find_paper("pathologie")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rate": "much"}, "rate is 'much'; it must be a number, as 0.1"),
+        ({"steps": True}, "steps is True; it must be a number, as 10"),
+        ({"whole": 1}, "whole is 1; it must be true or false, as False"),
+        ({"sizes": 3}, r"sizes is 3; it must be a list, as \(1, 2\)"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+    ],
+)
+def test_a_field_of_a_claim_that_cannot_be_leaves_no_folder(fields: Any, message: str, tmp_path: Path) -> None:
+    def judged(
+        key: Any, *, rate: float = 0.1, steps: int = 10, whole: bool = False, sizes: tuple[int, ...] = (1, 2)
+    ) -> Claim:
+        at_least(1, steps=steps)
+        return Claim("a", "t", "s", "c", "f", None, {})
+
+    paper = Paper("A paper", "source", {"a": ClaimSpec(judged, lambda _: None)})
+    with pytest.raises(InputError, match=message):
+        measure(paper, tmp_path / "report", fields=fields)
+    assert not (tmp_path / "report").exists()
+    assert measure(paper, tmp_path / "report", fields={"rate": 1, "sizes": [1]}).page.exists()
 
 
 # --- What the measurements are made of. ---

@@ -98,10 +98,14 @@ def measure(
             raise InputError(unknown("claim", name, paper.claims))
     specs = {name: spec for name, spec in paper.claims.items() if not only or name in only}
     tell = on_progress or (lambda _: None)
-    takes = {name: set(inspect.signature(spec.measure).parameters) for name, spec in specs.items()}
-    for field in fields or {}:
-        if not any(field in names for names in takes.values()):
+    takes = {name: inspect.signature(spec.measure).parameters for name, spec in specs.items()}
+    for field, given in (fields or {}).items():
+        having = [names[field] for names in takes.values() if field in names]
+        if not having:
             raise InputError(unknown("field of a claim", field, sorted(set().union(*takes.values()) - {"key"})))
+        for one in having:
+            _kind(field, given, one.default)
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
     claims, drawn = [], {}
     for name, spec in specs.items():
@@ -112,13 +116,28 @@ def measure(
         own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
         chosen = sizes.get(name, {}) if sizes is not None else spec.quick if quick else {}
         key = jax.random.fold_in(jax.random.key(seed), list(paper.claims).index(name))
-        claim = spec.measure(key, **{**chosen, **own})
+        try:
+            claim = spec.measure(key, **{**chosen, **own})
+        except InputError:
+            if fresh and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
         claims.append(claim._replace(seconds=0.0 if claim.held is None else time.perf_counter() - began))
         if claim.held is not None:
             drawn[name] = png_of(spec.draw(claim))
         tell(claim.found)
     settings = {"command": command, "claims": [*specs], "seed": seed, "quick": quick, "devices": jax.device_count()}
     return write_report(folder, paper, claims, drawn, settings=settings)
+
+
+def _kind(field: str, given: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default's: a number, a truth value or a list."""
+    kinds = {bool: (bool, "true or false"), int: ((int, float), "a number"), float: ((int, float), "a number")}
+    allowed, words = kinds.get(
+        type(default), ((list, tuple), "a list") if isinstance(default, list | tuple) else (object, "")
+    )
+    if not isinstance(given, allowed) or (isinstance(given, bool) and allowed == (int, float)):
+        raise InputError(f"{field} is {given!r}; it must be {words}, as {default!r}.")
 
 
 def write_report(
