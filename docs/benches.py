@@ -131,7 +131,8 @@ def main(archive: tyro.conf.Positional[Path]) -> None:
         found = {h: archive_report(bench, horizon=h) for h in (trained if several else [None])}
     first = next(iter(found.values())).scores
     learned = [name for name in first.optimizers if name not in BASELINES]
-    baselines = [name for name in first.optimizers if name in BASELINES] if several else ["baselines"]
+    baselines = [name for name in first.optimizers if name in BASELINES]
+    baselines = ["baselines"] if len(baselines) == len(BASELINES) else baselines
     names = [f"runs/{name}.safetensors" if Path(given[name]).is_absolute() else given[name] for name in learned]
     command = ["lopt", "bench", suite, "--optimizers", *baselines, *names]
     if several:
