@@ -481,6 +481,7 @@ def test_only_adam_is_trained_longer_and_only_for_speed_up(monkeypatch: pytest.M
         ({"tasks": ["held_out/moons"], "longest": 20}, {("held_out/moons", 10), ("held_out/moons", 20)}),
         ({"shortest": 20}, {("bowl", 30), ("held_out/moons", 20), ("held_out/moons", 30)}),
         ({"shortest": 20, "longest": 20}, {("held_out/moons", 20)}),
+        ({"shortest": 21}, {("bowl", 30), ("held_out/moons", 30)}),
     ],
 )
 def test_tasks_and_horizons_of_a_call(chosen: dict[str, Any], trained: set[tuple[str, int]]) -> None:
@@ -674,10 +675,11 @@ def test_bench_smoke_prints_standings_and_exports(tmp_path: Path, saved: Path) -
         (("smoke", "--longest", "0"), "longest is 0"),
         (("smoke", "--shortest", "0"), "shortest is 0"),
         (("smoke", "--tasks", "two_moon"), "did you mean two_moons"),
-        (("smoke", "--shortest", "51"), "No training of smoke has at least 51 steps; these tasks have 50."),
+        (("smoke", "--shortest", "60", "--longest", "90"), "has 60 or more and 90 or fewer steps"),
+        (("smoke", "--shortest", "101"), "No training of smoke has 101 or more steps; these tasks have 50, 100."),
         (
             ("held_out", "--longest", "199"),
-            "has at most 199 steps; these tasks have 200, 1,000, 5,000.",
+            "has 199 or fewer steps; these tasks have 200, 1,000, 5,000.",
         ),
     ],
 )

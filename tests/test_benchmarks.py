@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import lopt
+from lopt.evaluate.bench.suites import find_suite
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SPREAD = {"median", "q1", "q3"}
@@ -46,6 +47,30 @@ def test_step(tmp_path: Path) -> None:
         assert r["compile_seconds"] > 0
         assert r["temp_bytes_per_parameter"] >= 0
         assert (r["state_bytes_per_parameter"] == 0) == (r["optimizer"] == "sgd")
+
+
+@pytest.mark.slow
+def test_seconds_of_a_suite(tmp_path: Path) -> None:
+    """Seconds to Adam's final loss, over Adam's, are steps over Adam's, times the ratio of a step."""
+    table = tmp_path / "table.csv"
+    untold = '"sgd{""tell_horizon"":false}"'
+    rows = ("adam,50,40", "adam,200,200", "sgd,50,20", "sgd,200,inf", f"{untold},50,10", f"{untold},200,100")
+    table.write_text("\n".join(("task,optimizer,steps,steps_to_target", *(f"two_moons,{row}" for row in rows))) + "\n")
+    arguments = ("--suite", "smoke", "--optimizers", "sgd", "--table", str(table), "--turns", "2")
+    results = run("seconds.py", tmp_path / "seconds.json", *arguments)
+    assert [r["network"] for r in results] == list(find_suite("smoke").tasks)
+    found = {r["network"]: (r["seconds_to_adams_loss_over_adams"], r["ratio_to_adam"]["median"]) for r in results}
+    assert found["quadratic"][0] == {"told": {}, "untold": {}}
+    parts, ratio = found["two_moons"]
+    assert parts["told"] == {"50": pytest.approx(0.5 * ratio, rel=1e-3), "200": None}
+    assert parts["untold"] == pytest.approx({"50": 0.25 * ratio, "200": 0.5 * ratio}, rel=1e-3)
+    for wrong, words in (
+        (("--optimizers", "adam"), "no rows of adam{"),
+        (("--optimizers", "sgd"), "table is of a suite"),
+    ):
+        suite = ("--suite", "smoke") if "rows" in words else ()
+        command = [sys.executable, str(BENCHMARKS / "seconds.py"), *suite, *wrong, "--table", str(table)]
+        assert words in subprocess.run(command, capture_output=True, text=True, timeout=100, check=False).stderr
 
 
 @pytest.mark.slow

@@ -1222,15 +1222,16 @@ def test_attention_takes_gradients_elsewhere_and_evaluates_the_true_parameters()
     )
 
 
-@pytest.mark.parametrize("fields", [("controlled_muon", {}), ("hierarchical_rnn", {"use_attention": True})])
-def test_evaluation_refuses_the_state_of_a_chain(fields: tuple[str, dict[str, Any]]) -> None:
-    name, given = fields
-    optimizer, params = ROWS[name].create(**given), small_params(0)
-    tx = optax.chain(optax.clip(1.0), optimizer.to_optax())
-    state = tx.init(params)
-    with pytest.raises(InputError, match=r"The state is a tuple, not a \w+State; of a chain .* as state\[1\]"):
-        optimizer.eval_params(state, params)
-    assert_same(optimizer.eval_params(state[1], params), params)
+@pytest.mark.parametrize(("name", "fields"), [("controlled_muon", {}), ("hierarchical_rnn", {"use_attention": True})])
+def test_evaluation_refuses_the_state_of_a_chain_or_a_wrapper(name: str, fields: dict[str, Any]) -> None:
+    optimizer, params = ROWS[name].create(**fields), small_params(0)
+    chain = optax.chain(optax.clip(1.0), optimizer.to_optax()).init(params)
+    several = optax.MultiSteps(optimizer.to_optax(), 2).init(params)
+    for state, kind in ((chain, "tuple"), (several, "MultiStepsState")):
+        with pytest.raises(InputError, match=rf"The state is a {kind}, not a \w+State; of a chain .* as state\[1\]"):
+            optimizer.eval_params(state, params)
+    for own in (chain[1], several.inner_opt_state):
+        assert_same(optimizer.eval_params(own, params), params)
 
 
 def test_attention_keeps_the_true_parameters_in_float32() -> None:

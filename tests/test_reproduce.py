@@ -22,7 +22,6 @@ import pytest
 import lopt
 from lopt import machine
 from lopt.analyze import dynamics
-from lopt.checks import at_least
 from lopt.errors import InputError
 from lopt.evaluate.report.page import png_of
 from lopt.optimizers import Momentum
@@ -194,25 +193,34 @@ def test_a_second_paper_is_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate": "much"}, "rate is 'much'; it must be a number, as 0.1"),
-        ({"steps": True}, "steps is True; it must be a number, as 10"),
-        ({"whole": 1}, "whole is 1; it must be true or false, as False"),
-        ({"sizes": 3}, r"sizes is 3; it must be a list, as \(1, 2\)"),
-        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"rate": "much"}, "rate is 'much'; it must be a number"),
+        ({"steps": True}, "steps is True; it must be a whole number"),
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
+        ({"whole": 1}, "whole is 1; it must be true or false"),
+        ({"name": 3}, "name is 3; it must be text"),
+        ({"sizes": 3}, "sizes is 3; it must be a list"),
+        ({"sizes": [1, "x"]}, "An entry of sizes is 'x'; it must be a whole number"),
+        ({"key": 1}, "no field of a claim named 'key'"),
     ],
 )
-def test_a_field_of_a_claim_that_cannot_be_leaves_no_folder(fields: Any, message: str, tmp_path: Path) -> None:
+def test_a_field_of_a_claim_is_of_the_kind_of_its_default(fields: Any, message: str, tmp_path: Path) -> None:
     def judged(
-        key: Any, *, rate: float = 0.1, steps: int = 10, whole: bool = False, sizes: tuple[int, ...] = (1, 2)
+        key: Any,
+        *,
+        rate: float = 0.1,
+        steps: int = 10,
+        whole: bool = False,
+        name: str = "a",
+        sizes: tuple[int, ...] = (1, 2),
+        free: int | None = None,
     ) -> Claim:
-        at_least(1, steps=steps)
         return Claim("a", "t", "s", "c", "f", None, {})
 
     paper = Paper("A paper", "source", {"a": ClaimSpec(judged, lambda _: None)})
     with pytest.raises(InputError, match=message):
         measure(paper, tmp_path / "report", fields=fields)
     assert not (tmp_path / "report").exists()
-    assert measure(paper, tmp_path / "report", fields={"rate": 1, "sizes": [1]}).page.exists()
+    assert measure(paper, tmp_path / "report", fields={"rate": 1, "sizes": [], "free": 3}).page.exists()
 
 
 # --- What the measurements are made of. ---

@@ -69,11 +69,6 @@ class Optimizer(eqx.Module):
         """
 
     @property
-    def keeps_iterates(self) -> bool:
-        """Whether its state keeps parameters too, so that its next step undoes what a weight decay, a factor or a schedule after it did."""
-        return False
-
-    @property
     def exact_params(self) -> bool:
         """Whether its state holds only while parameters are float32 and nothing but its own updates changes them."""
         return False

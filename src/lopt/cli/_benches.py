@@ -89,10 +89,9 @@ class Bench:
                     on_progress=tell,
                     kind=kind,
                 )
-            title = f"{self.suite}: {len(suite.tasks)} tasks, {suite.protocol.seeds} seeds"
-            console.print(
-                standings_table(title, standings(within_suite(archive.runs(), archive.protocol()), archive.timings()))
-            )
+            runs = within_suite(archive.runs(), archive.protocol())
+            title = f"{self.suite}: {len({run.task for run in runs})} tasks, {suite.protocol.seeds} seeds"
+            console.print(standings_table(title, standings(runs, archive.timings())))
             console.print(f"Archive: {path}", soft_wrap=True)
             if self.export is not None:
                 console.print(f"Exported: {', '.join(map(str, export(archive, self.export)))}", soft_wrap=True)

@@ -244,11 +244,6 @@ class ControlledMuon(Optimizer):
         )
 
     @property
-    def keeps_iterates(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def exact_params(self) -> bool:
         """With `low_memory`."""
         return self.low_memory

@@ -190,11 +190,6 @@ class HierarchicalRNN(Optimizer):
         mean = jnp.mean(jnp.stack(seen), 0) if seen else jnp.zeros(self.sizes[1], jnp.float32)
         return updates, HierarchicalRNNState(state.step + 1, tensors, self.global_rnn(mean, state.global_hidden))
 
-    @property
-    def keeps_iterates(self) -> bool:
-        """With attention."""
-        return self.use_attention
-
     def eval_params(self, state: State, params: Params) -> Params:
         """The true parameters; with attention, `params` are where the next gradient is taken.
 

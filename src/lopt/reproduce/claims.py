@@ -91,21 +91,22 @@ def measure(
         on_progress: told what is being done and what came out.
 
     Raises:
-        InputError: for an unknown claim, or a field that none of the claims to measure has.
+        InputError: for an unknown claim, a field that none of the claims to measure has, or a value of another kind than the field's default.
     """
     for name in only:
         if name not in paper.claims:
             raise InputError(unknown("claim", name, paper.claims))
     specs = {name: spec for name, spec in paper.claims.items() if not only or name in only}
     tell = on_progress or (lambda _: None)
-    takes = {name: inspect.signature(spec.measure).parameters for name, spec in specs.items()}
+    takes = {name: dict(inspect.signature(spec.measure).parameters) for name, spec in specs.items()}
+    for names in takes.values():
+        del names["key"]
     for field, given in (fields or {}).items():
         having = [names[field] for names in takes.values() if field in names]
         if not having:
-            raise InputError(unknown("field of a claim", field, sorted(set().union(*takes.values()) - {"key"})))
+            raise InputError(unknown("field of a claim", field, sorted(set().union(*takes.values()))))
         for one in having:
-            _kind(field, given, one.default)
-    fresh = not folder.exists()
+            _refuse_kind(field, given, one.default)
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be measured first
     claims, drawn = [], {}
     for name, spec in specs.items():
@@ -116,12 +117,7 @@ def measure(
         own = {field: value for field, value in (fields or {}).items() if field in takes[name]}
         chosen = sizes.get(name, {}) if sizes is not None else spec.quick if quick else {}
         key = jax.random.fold_in(jax.random.key(seed), list(paper.claims).index(name))
-        try:
-            claim = spec.measure(key, **{**chosen, **own})
-        except InputError:
-            if fresh and not any(folder.iterdir()):
-                folder.rmdir()
-            raise
+        claim = spec.measure(key, **{**chosen, **own})
         claims.append(claim._replace(seconds=0.0 if claim.held is None else time.perf_counter() - began))
         if claim.held is not None:
             drawn[name] = png_of(spec.draw(claim))
@@ -130,14 +126,24 @@ def measure(
     return write_report(folder, paper, claims, drawn, settings=settings)
 
 
-def _kind(field: str, given: Any, default: Any) -> None:
-    """Refuse a value of another kind than the default's: a number, a truth value or a list."""
-    kinds = {bool: (bool, "true or false"), int: ((int, float), "a number"), float: ((int, float), "a number")}
-    allowed, words = kinds.get(
-        type(default), ((list, tuple), "a list") if isinstance(default, list | tuple) else (object, "")
-    )
-    if not isinstance(given, allowed) or (isinstance(given, bool) and allowed == (int, float)):
-        raise InputError(f"{field} is {given!r}; it must be {words}, as {default!r}.")
+def _refuse_kind(field: str, given: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default's; where that is None, anything goes."""
+    if isinstance(default, list | tuple):
+        if not isinstance(given, list | tuple):
+            raise InputError(f"{field} is {given!r}; it must be a list.")
+        for x in given if default else ():
+            _refuse_kind(f"An entry of {field}", x, default[0])
+        return
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    kinds = {
+        bool: (isinstance(given, bool), "true or false"),
+        int: (whole, "a whole number"),
+        float: (whole or isinstance(given, float), "a number"),
+        str: (isinstance(given, str), "text"),
+    }
+    fits, words = kinds.get(type(default), (True, ""))
+    if not fits:
+        raise InputError(f"{field} is {given!r}; it must be {words}.")
 
 
 def write_report(

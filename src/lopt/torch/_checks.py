@@ -50,13 +50,21 @@ def dense(gradient: Any) -> Tensor:
     return gradient
 
 
-def evaluates_elsewhere(rule: Optimizer, horizon: int | None) -> bool:
+def known(number: float | Tensor) -> float | None:
+    """A number, where reading it waits for no device and breaks no graph."""
+    if isinstance(number, Tensor):
+        return None if number.device.type != "cpu" or torch.compiler.is_compiling() else float(number)
+    return number
+
+
+@torch.compiler.disable  # JAX traces the rule, which is no part of a graph
+def evaluates_elsewhere(rule: Optimizer) -> bool:
     """Whether the parameters to deploy, `eval_params`, may be others than those that a training holds."""
     found: list[bool] = []
 
     def look(x: jax.Array) -> jax.Array:
         params = {"x": x}
-        state = rule.init(params, horizon=horizon, key=jax.random.key(0))
+        state = rule.init(params, horizon=1, key=jax.random.key(0))
         found.append(rule.eval_params(state, params) is not params)
         return x
 

@@ -10,7 +10,7 @@ from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch import _trace as trace
 from lopt.torch._bridge import Bridge
-from lopt.torch._checks import check_parameters, dense, evaluates_elsewhere, needs_loss
+from lopt.torch._checks import check_parameters, dense, evaluates_elsewhere, known, needs_loss
 from lopt.torch._elsewhere import eval_params
 from lopt.torch._program import Program
 from lopt.torch._sharding import is_sharded, local_part, whole
@@ -40,7 +40,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     A parameter without gradient takes no part in a step. All parameters share the number of steps and what else the rule keeps for all.
 
     Args:
-        params: parameters, or groups of them, as for any optimizer of PyTorch; `lr` and `weight_decay` may differ among groups.
+        params: parameters, or groups of them, as for any optimizer of PyTorch; `lr` and `weight_decay` may differ among groups. Rules that
+            `eval` changes something for, as that of `general-2`, keep parameters of their own and would undo both: there `lr` must be 1 and
+            `weight_decay` 0. A rate that is a tensor on another device, or within a compiled graph, is not looked at.
         rule: the name or path of a saved optimizer, or an `Optimizer`.
         lr: $\eta$, a multiplier of the learned update: the learned optimizer has its own step size, so 1 is where to begin.
         weight_decay: $\lambda$, decoupled from the update as in AdamW.
@@ -50,7 +52,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     Raises:
         InputError: for an unknown name, parameters that are not real floating-point numbers or lie on several devices, a horizon below
-            1, an unknown backend, or JAX for parameters that are not on a CPU.
+            1, an unknown backend, JAX for parameters that are not on a CPU, or an `lr` or `weight_decay` that the rule would undo.
 
     Examples:
         >>> import torch
@@ -88,6 +90,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Trace anew at the next step."""
         self._needs_loss: bool | None = None
+        self._elsewhere: bool | None = None
         self._layouts: dict[Any, trace.Layout] = {}
         self._programs: dict[Any, Program] = {}
         self._release()
@@ -102,6 +105,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if self._needs_loss is None:
             self._needs_loss = needs_loss(self.rule, self._horizon)
         return self._needs_loss
+
+    @property
+    def _evaluates_elsewhere(self) -> bool:
+        """Whether `eval` changes anything."""
+        if self._elsewhere is None:
+            self._elsewhere = evaluates_elsewhere(self.rule)
+        return self._elsewhere
 
     @property
     def state(self) -> States:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -124,7 +134,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             param_group: `params`, and `lr` and `weight_decay` where they differ.
 
         Raises:
-            InputError: for parameters that are not real floating-point numbers or lie on another device, and a horizon of its own.
+            InputError: for parameters that are not real floating-point numbers or lie on another device, a horizon of its own, and an `lr`
+                or `weight_decay` that the rule would undo.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -135,6 +146,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         f"The group has {name} {group[name]}; it is one for the whole optimizer: {self.defaults[name]}."
                     )
             check_parameters([p for g in self.param_groups for p in g["params"]], self.backend)
+            if known(group["lr"]) != 0:  # where a schedule may begin
+                self._refuse_changes([group])
         except InputError:
             self.param_groups.pop()
             raise
@@ -149,7 +162,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ) -> _Loss | None:
         """Take a step.
 
-        Where the rule needs the loss and it is missing, a step with all rates zero starts the state and does no more:
+        Where the rule needs the loss and it is missing, or `eval` changes something for it, a step with all rates zero starts the state and does no more:
         `torch.distributed.checkpoint` makes the tensors that it loads into by such a step.
 
         Args:
@@ -162,8 +175,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: without the loss where the rule needs it and a rate is not zero, without the horizon where the rule needs it, for
-                parameters that have moved to where the optimizer does not run, and for a sparse gradient; with a rule that keeps its own
-                iterates, for an `lr` other than 1 or 0 and for weight decay; with low memory, for parameters that are not float32.
+                parameters that have moved to where the optimizer does not run, and for a sparse gradient; for an `lr` or
+                `weight_decay` that the rule would undo; with low memory, for parameters that are not float32.
         """
         found = None
         if closure is not None:
@@ -180,7 +193,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 )
             self._start(params)
             return found
-        self._refuse_changes(params)
+        if all(known(group["lr"]) == 0 for group in self.param_groups) and self._evaluates_elsewhere:
+            self._start(params)
+            return found
+        self._refuse_changes(self.param_groups)
+        if self.rule.exact_params and (other := {str(p.dtype).removeprefix("torch.") for p in params} - {"float32"}):
+            name = type(self.rule).__name__
+            raise InputError(f"A parameter is {min(other)}; {name} with low memory takes float32 alone.")
         named = {"value": loss, "valid_value": valid_loss}
         losses = {k: torch.as_tensor(x).detach() for k, x in named.items() if x is not None}
         step = self._bind(params, tuple(losses))
@@ -190,19 +209,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._add(dict(zip(params, updates, strict=True)), finite)
         return found
 
-    def _refuse_changes(self, params: Sequence[Tensor]) -> None:
-        """Refuse what would change parameters otherwise than by the rule's own updates, where it does not stand that. A rate of 0 passes, as
-        `torch.distributed.checkpoint` steps with it."""
-        name = type(self.rule).__name__
-        for group in self.param_groups if self.rule.keeps_iterates else ():
-            lr, decay = group["lr"], group["weight_decay"]
-            if decay != 0 or not (isinstance(lr, Tensor) or lr in (0, 1)):
+    def _refuse_changes(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse what would change parameters otherwise than by the rule's own updates, where the rule keeps parameters of its own."""
+        for field, allowed in (("lr", 1), ("weight_decay", 0)):
+            if any(known(g[field]) not in (None, allowed) for g in groups) and self._evaluates_elsewhere:
+                # Without the number: a compiled graph knows none.
                 raise InputError(
-                    f"{name} keeps its own iterates, so its next step undoes lr and weight_decay: lr must be 1 and weight_decay 0, not {lr} and {decay}. "
-                    "Give the rule other fields in their place, and no schedule."
+                    f"{field} is not {allowed}; it must be with {type(self.rule).__name__}, which keeps parameters of its own and would undo it: "
+                    "change the rule's own fields."
                 )
-        if self.rule.exact_params and (other := {str(p.dtype).removeprefix("torch.") for p in params} - {"float32"}):
-            raise InputError(f"A parameter is {min(other)}; {name} with low memory takes float32 alone.")
 
     def _add(self, updates: Mapping[Tensor, Tensor], finite: Tensor) -> None:
         """Add updates to parameters. Nothing is read on the host.
@@ -285,7 +300,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         states = self.state
         params = [p for group in self.param_groups for p in group["params"] if states.get(p)]
-        if not params or _TRAINED in states[params[0]] or not evaluates_elsewhere(self.rule, self._horizon):
+        if not params or _TRAINED in states[params[0]] or not self._evaluates_elsewhere:
             return
         layout, seen = self._layout(params), [_seen(p) for p in params]
         found = eval_params(self.rule, layout, gather(states, layout, params), seen)

@@ -94,23 +94,30 @@ class Suite:
             shortest: steps of a training, at least.
             longest: steps of a training, at most.
 
+        Returns:
+            Names and horizons.
+
         Raises:
             InputError: for a task that the suite does not have, with the nearest ones, and where no training is left.
         """
-        at_least(1, **{name: n for name, n in (("shortest", shortest), ("longest", longest)) if n is not None})
-        short = {task: task.partition("/")[2] or task for task in self.tasks}
+        bounds = {name: n for name, n in (("shortest", shortest), ("longest", longest)) if n is not None}
+        at_least(1, **bounds)
+        aliases = {task: task.partition("/")[2] or task for task in self.tasks}
         for task in tasks:
-            if task not in {*short, *short.values()}:
-                raise InputError(unknown(f"task of {self.name}", task, short.values()))
-        low, high = shortest or 1, longest or math.inf
-        wanted = [task for task in self.tasks if not tasks or task in tasks or short[task] in tasks]
-        cells = [cell for cell in self.cells() if cell[0] in wanted]
-        if not any(low <= horizon <= high for _, horizon in cells):
-            bounds = ((shortest, "at least"), (longest, "at most"))
-            asked = " and ".join(f"{words} {steps:,}" for steps, words in bounds if steps is not None)
+            if task not in {*aliases, *aliases.values()}:
+                raise InputError(unknown(f"task of {self.name}", task, aliases.values()))
+        cells = [
+            (task, horizon)
+            for task, horizon in (*self.cells(), *self.reference_cells())
+            if not tasks or task in tasks or aliases[task] in tasks
+        ]
+        low, high = bounds.get("shortest", 1), bounds.get("longest", math.inf)
+        if not (found := {(task, horizon) for task, horizon in cells if low <= horizon <= high}):
+            words = {"shortest": "or more", "longest": "or fewer"}
+            asked = " and ".join(f"{steps:,} {words[name]}" for name, steps in bounds.items())
             known = ", ".join(f"{horizon:,}" for horizon in sorted({horizon for _, horizon in cells}))
             raise InputError(f"No training of {self.name} has {asked} steps; these tasks have {known}.")
-        return {cell for cell in (*cells, *self.reference_cells()) if cell[0] in wanted and low <= cell[1] <= high}
+        return found
 
     def settled(self) -> dict[str, Any]:
         """What an archive keeps of it, and holds every later bench to."""
