@@ -56,7 +56,7 @@ def refusal() -> None:
     found = subprocess.run([script, "list"], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, ""), found
     assert found.stderr.startswith("lopt: The package "), found.stderr
-    assert found.stderr.endswith("pip install 'lopt[cli]' installs it.\n"), found.stderr
+    assert found.stderr.endswith("pip install 'PATH-TO-CLONE[cli]'.\n"), found.stderr
 
 
 def main() -> None:

@@ -1228,7 +1228,9 @@ def test_evaluation_refuses_the_state_of_a_chain_or_a_wrapper(name: str, fields:
     chain = optax.chain(optax.clip(1.0), optimizer.to_optax()).init(params)
     several = optax.MultiSteps(optimizer.to_optax(), 2).init(params)
     for state, kind in ((chain, "tuple"), (several, "MultiStepsState")):
-        with pytest.raises(InputError, match=rf"The state is a {kind}, not a \w+State; of a chain .* as state\[1\]"):
+        with pytest.raises(
+            InputError, match=rf"The state is of the class {kind}, not \w+State; of a chain .* as state\[1\]"
+        ):
             optimizer.eval_params(state, params)
     for own in (chain[1], several.inner_opt_state):
         assert_same(optimizer.eval_params(own, params), params)

@@ -336,6 +336,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "cpu and meta",
     ),
     "lr": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], lr=-1.0), "lr is -1.0"),
+    "rate": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], 1e-3), "rule is 0.001; it must be"),  # pyright: ignore[reportArgumentType]
     "decay": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], weight_decay=-1.0), "weight_decay is -1.0"),
     "backend": (lambda: LearnedOptimizer([nn.Parameter(torch.ones(2))], backend="cpu"), "auto, jax, torch"),  # pyright: ignore[reportArgumentType]
     "backend's device": (
@@ -566,9 +567,9 @@ def test_eval_gives_the_parameters_that_jax_evaluates(name: str, backend: Any) -
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": 0.5}, "lr is not 1; it must be"),
-        ({"lr": torch.tensor(0.5)}, "lr is not 1; it must be"),
-        ({"weight_decay": 0.1}, "weight_decay is not 0; it must be"),
+        ({"lr": 0.5}, "lr is not 1, which .* use no learning-rate scheduler"),
+        ({"lr": torch.tensor(0.5)}, "lr is not 1, which .* use no learning-rate scheduler"),
+        ({"weight_decay": 0.1}, "weight_decay is not 0, which .* leave it at 0"),
     ],
 )
 @pytest.mark.parametrize("rule", ELSEWHERE)
@@ -833,4 +834,7 @@ def test_lopt_does_not_import_torch() -> None:
 def test_a_missing_torch_is_one_sentence() -> None:
     code = "import sys; sys.modules['torch'] = None\ntry:\n    import lopt.torch\nexcept ValueError as e:\n    print(e)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "The package torch is not installed; pip install 'lopt[torch]' installs it.\n"
+    assert (
+        done.stdout
+        == "The package torch is not installed; it comes with the extra torch: pip install 'PATH-TO-CLONE[torch]'.\n"
+    )

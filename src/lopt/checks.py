@@ -64,7 +64,7 @@ def state_of(kind: type[T], state: object) -> T:
         return state
     name = type(state).__name__
     raise InputError(
-        f"The state is a {name}, not a {kind.__name__}; of a chain take the optimizer's own part, as state[1], of a wrapper its inner state."
+        f"The state is of the class {name}, not {kind.__name__}; of a chain take the optimizer's own part, as state[1], of a wrapper its inner state."
     )
 
 

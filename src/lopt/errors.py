@@ -26,10 +26,12 @@ def needs_extra(extra: str) -> Iterator[None]:
         ...     import a_missing_package
         Traceback (most recent call last):
             ...
-        lopt.errors.InputError: The package a_missing_package is not installed; pip install 'lopt[plot]' installs it.
+        lopt.errors.InputError: The package a_missing_package is not installed; it comes with the extra plot: pip install 'PATH-TO-CLONE[plot]'.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        raise InputError(f"The package {package} is not installed; pip install 'lopt[{extra}]' installs it.") from error
+        raise InputError(
+            f"The package {package} is not installed; it comes with the extra {extra}: pip install 'PATH-TO-CLONE[{extra}]'."
+        ) from error

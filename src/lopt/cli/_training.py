@@ -68,8 +68,12 @@ class Demo:
         console.print("Use it in your own optax loop:\n")
         for line in (
             "import lopt, optax",
-            f'tx = optax.chain(optax.clip_by_global_norm(1.0), lopt.load("{found.weights}").to_optax())',
-            "updates, state = tx.update(grads, state, params, value=loss)  # after state = tx.init(params)",
+            f'optimizer = lopt.load("{demo.RELEASED}")  # the one meta-trained here: lopt.load("{found.weights}")',
+            "tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer.to_optax())",
+            "state = tx.init(params)",
+            "updates, state = tx.update(grads, state, params)",
+            "params = optax.apply_updates(params, updates)",
+            "deployed = optimizer.eval_params(state[1], params)  # evaluate and ship these",
         ):
             console.print(f"    {line}", soft_wrap=True)
 

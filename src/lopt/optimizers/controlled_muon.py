@@ -191,6 +191,7 @@ class ControlledMuon(Optimizer):
     ):
         at_least(1, block=block, hidden=hidden, renew_every=renew_every)
         positive(learning_rate=learning_rate, vector_rate=vector_rate, averaging=averaging)
+        at_least(0, weight_decay=weight_decay)
         shares(momentum_decay=momentum_decay, second_decay=second_decay, averaging=averaging)
         self.learning_rate, self.vector_rate = learning_rate, vector_rate
         self.momentum_decay, self.second_decay = momentum_decay, second_decay

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lopt.blocks.progress import require_horizon
 from lopt.errors import InputError, needs_extra
 from lopt.optimizer import Optimizer
 from lopt.torch import _trace as trace
@@ -76,12 +77,17 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for name, given in (("lr", lr), ("weight_decay", weight_decay)):
             if not isinstance(given, Tensor) and not given >= 0:
                 raise InputError(f"{name} is {given}; it must not be negative.")
-        if horizon is not None and not horizon >= 1:
-            raise InputError(f"horizon is {horizon}; it must be a number of steps, at least 1.")
+        if horizon is not None:
+            require_horizon("LearnedOptimizer", horizon)
         if backend not in get_args(Backend):
             raise InputError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}.")
+        if not isinstance(rule, str | Path | Optimizer):
+            raise InputError(
+                f"rule is {rule!r}; it must be an Optimizer, or the name or path of a saved one: no learning rate is needed."
+            )
         self.backend: Backend = backend
         self.rule = rule if isinstance(rule, Optimizer) else load(rule)
+        self.called = type(rule).__name__ if isinstance(rule, Optimizer) else str(rule)
         self.fingerprint = card_of(self.rule).fingerprint
         self._forget()
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "fingerprint": self.fingerprint}
@@ -211,12 +217,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _refuse_changes(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Refuse what would change parameters otherwise than by the rule's own updates, where the rule keeps parameters of its own."""
-        for field, allowed in (("lr", 1), ("weight_decay", 0)):
+        for field, allowed, own, advice in (
+            ("lr", 1, "learning_rate", "leave lr at 1 and use no learning-rate scheduler"),
+            ("weight_decay", 0, "weight_decay", "leave it at 0"),
+        ):
             if any(known(g[field]) not in (None, allowed) for g in groups) and self._evaluates_elsewhere:
                 # Without the number: a compiled graph knows none.
+                instead = f", or load it with another {own}" if hasattr(self.rule, own) else ""
                 raise InputError(
-                    f"{field} is not {allowed}; it must be with {type(self.rule).__name__}, which keeps parameters of its own and would undo it: "
-                    "change the rule's own fields."
+                    f"{field} is not {allowed}, which {self.called} would undo at its next step: {advice}{instead}."
                 )
 
     def _add(self, updates: Mapping[Tensor, Tensor], finite: Tensor) -> None:
@@ -363,6 +372,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             **super().__getstate__(),
             "rule": self.rule,
             "fingerprint": self.fingerprint,
+            "called": self.called,
             "backend": self.backend,
         }
 
