@@ -486,7 +486,7 @@ def test_no_runs_and_no_plotly_end_in_a_sentence(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="other optimizers"):
         benchmark_page("A benchmark", runs[:1], [], scored(runs))
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(InputError, match=r"lopt\[report\]"):
+    with pytest.raises(InputError, match=r"with the extra report: pip install"):
         text_of(*synthetic(tasks=1))
 
 
