@@ -1,8 +1,9 @@
-"""Train an image classifier and a character transformer in PyTorch: a saved optimizer against AdamW at 9 rates.
+"""Train an image classifier and a character transformer in PyTorch: saved optimizers against AdamW at 9 rates.
 
 The image classifier is an MLP on Fashion-MNIST at 14x14, the transformer predicts the next character of Python's help texts. AdamW runs at
 every rate of `RATES`, constant and with a cosine that ends at zero; its rate is the one with the lowest final training loss, mean over
 seeds. All optimizers see the same batches from the same start. The training loss is that of a fixed part of the training data.
+Losses are of what `optimizer.eval()` puts into the model, where the optimizer has it.
 
 Run: `python benchmarks/torch_training.py`. Writes `benchmarks/results/torch_training.json`.
 """
@@ -117,7 +118,7 @@ def train(problem: Problem, make: Make, steps: int, seed: int) -> Run:
     seen, losses, seconds, first = _some(problem.train, 1024), [], 0.0, 0.0
     for step in range(steps):
         if step % EVERY == 0:
-            losses.append(_loss(model, seen))
+            losses.append(_loss(model, optimizer, seen))
         began = time.process_time()
         rows = torch.randint(len(problem.train[0]), (problem.batch,), generator=generator)
         optimizer.zero_grad()
@@ -128,7 +129,8 @@ def train(problem: Problem, make: Make, steps: int, seed: int) -> Run:
             first, began = time.process_time() - before, began + time.process_time() - before
         scheduler.step()
         seconds += time.process_time() - began
-    return Run([*losses, _loss(model, seen)], _loss(model, _some(problem.test, 2048)), seconds, first)
+    losses.append(_loss(model, optimizer, seen))
+    return Run(losses, _loss(model, optimizer, _some(problem.test, 2048)), seconds, first)
 
 
 def _some(data: Batch, count: int) -> Batch:
@@ -138,8 +140,14 @@ def _some(data: Batch, count: int) -> Batch:
 
 
 @torch.no_grad()
-def _loss(model: nn.Module, data: Batch) -> float:
-    return F.cross_entropy(model(data[0]), data[1]).item()
+def _loss(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batch) -> float:
+    """The loss of what is to be evaluated. The training goes on from where it was."""
+    if isinstance(optimizer, LearnedOptimizer):
+        optimizer.eval()
+    loss = F.cross_entropy(model(data[0]), data[1]).item()
+    if isinstance(optimizer, LearnedOptimizer):
+        optimizer.train()
+    return loss
 
 
 def adamw(rate: float, cosine: bool, params: list[nn.Parameter], steps: int) -> tuple[torch.optim.Optimizer, Any]:
@@ -158,7 +166,7 @@ def learned(rule: str, params: list[nn.Parameter], steps: int) -> tuple[torch.op
 
 def main(
     problems: tuple[str, ...] = tuple(PROBLEMS),
-    rule: str = "general-1",
+    rules: tuple[str, ...] = ("general-2", "general-1"),
     steps: int = 400,
     seeds: int = 3,
     threads: int = 1,
@@ -168,7 +176,7 @@ def main(
 
     Args:
         problems: which of `PROBLEMS`.
-        rule: name or path of a saved optimizer.
+        rules: names or paths of saved optimizers.
         steps: of a training.
         seeds: trainings of each optimizer.
         threads: of PyTorch.
@@ -186,7 +194,8 @@ def main(
             grid = {r: [run(partial(adamw, r, cosine), steps, s) for s in range(seeds)] for r in RATES}
             best = min(grid, key=lambda r: np.nan_to_num(_mean(grid[r], lambda x: x.train[-1]), nan=np.inf))
             found[label] = best, grid[best]
-        found[rule] = None, [run(partial(learned, rule), steps, s) for s in range(seeds)]
+        for rule in rules:
+            found[rule] = None, [run(partial(learned, rule), steps, s) for s in range(seeds)]
         targets = [run.train[-1] for run in found["AdamW"][1]]
         for label, (rate, runs) in found.items():
             row = {

@@ -204,6 +204,12 @@ def test_sees_normalisation_layers_by_their_gains(gains: Array, depth: float) ->
     np.testing.assert_allclose(state.depth, depth, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("matrices", "depth"), [(0, 1.0), (1, 2.0), (2, 2.0), (3, 3.0)])
+def test_one_matrix_alone_counts_as_two(matrices: int, depth: float) -> None:
+    params = {"v": jnp.zeros(3), "row": jnp.ones((1, 3))} | {f"m{i}": jnp.eye(3) for i in range(matrices)}
+    assert float(untrained().init(params).depth) == depth
+
+
 @pytest.mark.parametrize(
     ("vector", "matrix", "unit"),
     [
@@ -215,15 +221,16 @@ def test_sees_normalisation_layers_by_their_gains(gains: Array, depth: float) ->
     ],
 )
 def test_steps_go_by_the_scale_of_the_start(vector: float, matrix: float | None, unit: float) -> None:
-    """At the first step, a tenth of 1.4 times the rate, the direction of a vector is the sign of the gradient."""
+    """At the first step, a tenth of 1.4 times the rate, the direction of a vector is the sign of the gradient. A matrix beside it halves the rate."""
     optimizer, params = untrained(), {"v": jnp.full(2, vector)}
     params |= {} if matrix is None else {"m": jnp.full((2, 3), matrix)}
+    rate = 0.14 * RATE / (1.0 if matrix is None else 2.0)
     state = optimizer.init(params)
     grown = jax.tree.map(lambda p: 50.0 * p, params)  # which no step may see
     grads = {"v": jnp.asarray([3.0, -0.2]), "m": jnp.ones((2, 3))}
     _, after = optimizer.update({n: grads[n] for n in params}, state, grown)
-    moved = after.iterate["v"] - state.iterate["v"] + 0.14 * RATE * DECAY * grown["v"]
-    np.testing.assert_allclose(moved, 0.14 * RATE * VECTOR_RATE * unit * np.array([-1.0, 1.0]), rtol=1e-4)
+    moved = after.iterate["v"] - state.iterate["v"] + rate * DECAY * grown["v"]
+    np.testing.assert_allclose(moved, rate * VECTOR_RATE * unit * np.array([-1.0, 1.0]), rtol=1e-4)
 
 
 def test_passes_the_probes_that_it_was_changed_for() -> None:

@@ -34,7 +34,7 @@ PROBLEMS = ["character transformer"] + ["image classifier"] * (fashion_mnist_fol
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_torch_training(problem: str, tmp_path: Path) -> None:
-    arguments = ("--problems", problem, "--rule", "demo-1", "--steps", "10", "--seeds", "1")
+    arguments = ("--problems", problem, "--rules", "demo-1", "--steps", "10", "--seeds", "1")
     results = run("torch_training.py", tmp_path / "torch_training.json", *arguments)
     assert [(r["problem"], r["optimizer"]) for r in results] == [
         (problem, name) for name in ("AdamW", "AdamW, cosine", "demo-1")

@@ -30,6 +30,7 @@ USUAL_SCALE = 4.0  # scales between one over this and this make no difference
 NEGLIGIBLE = 1_000.0  # times smaller than the largest is a scale that does not count
 ZERO = 0.02  # the scale of parameters that are all zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
+ALONE = 2  # as how many matrices one alone counts
 NORMED = 0.6  # power of the number of matrices that counts as the depth of a network with normalisation layers
 ROUNDING = 1e-5  # of the size of a tensor
 FEATURES = 13
@@ -85,7 +86,8 @@ class ControlledMuon(Optimizer):
     The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
     This is schedule-free averaging. A tensor that has seen no gradient does not decay, nor does such an entry of a vector.
 
-    **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, 1 without any, and $t$ counts steps from 1.
+    **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, and $t$ counts steps from 1.
+    One matrix alone counts as two: at the rate for one, linear models oscillate. Without any matrix $L$ is 1.
     With normalisation layers $L$ is that number to the power 0.6. A vector of ones at the start, as their gains are, tells that there are some.
     So trained gains, and gains that are stacked or begin at zero, are not recognised.
 
@@ -352,7 +354,7 @@ class ControlledMuon(Optimizer):
         """$L$, of the parameters of the start."""
         gains = [jnp.all(p == 1.0) for p in full if p.ndim == 1 and p.size > 1]
         normed = jnp.any(jnp.stack(gains)) if gains else jnp.zeros((), jnp.bool_)
-        count = float(self._count(full))
+        count = float(ALONE if sum(self._matrices(full)) == 1 else self._count(full))
         return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
 
     def _squared_sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
