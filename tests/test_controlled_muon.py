@@ -204,6 +204,23 @@ def test_sees_normalisation_layers_by_their_gains(gains: Array, depth: float) ->
     np.testing.assert_allclose(state.depth, depth, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("vector", "matrix", "share"),
+    [(0.0, 0.0, 0.16), (2.0, 0.0, 0.16), (0.0, 1.0, 1.0), (2.0, None, 1.0), (0.0, None, 0.16)],
+)
+def test_decays_less_where_all_begins_at_zero(vector: float, matrix: float | None, share: float) -> None:
+    """All matrices, where there are some. With gradients of zero in the step, and some before it, the decay alone acts."""
+    optimizer, params = untrained(), {"v": jnp.full(2, vector)}
+    params |= {} if matrix is None else {"m": jnp.full((2, 3), matrix)}
+    state = optimizer.init(params)
+    state = state._replace(second=jax.tree.map(jnp.ones_like, state.second))
+    grown = jax.tree.map(lambda p: jnp.full(p.shape, 5.0), params)
+    _, after = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, grown)
+    rate = 0.14 * RATE / (1.0 if matrix is None else 2.0)
+    for name in params:
+        np.testing.assert_allclose(after.iterate[name] - state.iterate[name], -share * rate * DECAY * 5.0, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("matrices", "depth"), [(0, 1.0), (1, 2.0), (2, 2.0), (3, 3.0)])
 def test_one_matrix_alone_counts_as_two(matrices: int, depth: float) -> None:
     params = {"v": jnp.zeros(3), "row": jnp.ones((1, 3))} | {f"m{i}": jnp.eye(3) for i in range(matrices)}
@@ -213,7 +230,7 @@ def test_one_matrix_alone_counts_as_two(matrices: int, depth: float) -> None:
 @pytest.mark.parametrize(
     ("vector", "matrix", "unit"),
     [
-        (0.0, 0.0, 0.08),  # all are zero: the scale is a fiftieth, and below a quarter four times it counts
+        (0.0, 0.0, 0.16),  # all are zero: the scale is 0.04, and below a quarter four times it counts
         (9.0, 0.5, 1.0),  # that of a matrix alone counts
         (9.0, 8.0, 8.0 * 2**0.5 / (4.0 / 5.0) ** 0.5 / 4.0),  # beyond four a fourth of it
         (9.0, None, 9.0 / 4.0),

@@ -28,7 +28,7 @@ HIGHER = 1.25  # times as high is the rate at the start where the horizon is kno
 LAST = 0.3  # of that, at the end
 USUAL_SCALE = 4.0  # scales between one over this and this make no difference
 NEGLIGIBLE = 1_000.0  # times smaller than the largest is a scale that does not count
-ZERO = 0.02  # the scale of parameters that are all zero
+ZERO = 0.04  # the scale of parameters that are all zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
 ALONE = 2  # as how many matrices one alone counts
 NORMED = 0.6  # power of the number of matrices that counts as the depth of a network with normalisation layers
@@ -97,7 +97,8 @@ class ControlledMuon(Optimizer):
 
     for a matrix with the sides $n \leq l$: the size of Glorot's initialisation. The size of a tensor is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix, else
     $\mathrm{RMS}(w)$. The scale $r_i$ of a matrix is its size at the start over $a_i$; that of all else is 0, without matrices its size.
-    $R$ is the geometric mean of the scales above a thousandth of the largest one, a fiftieth where all scales are zero.
+    $R$ is the geometric mean of the scales above a thousandth of the largest one. Where all scales are zero, $R$ is 0.04,
+    and $\lambda$ is $4 R$ times as large as elsewhere, as steps are: with the usual decay what begins at zero could not grow.
     So a rate fits deep and shallow networks. Most linear and convolution layers have scales between a quarter and four with the usual initialisations,
     which make no difference. Beyond these steps are as large as the parameters are: embeddings whose entries are normal, depthwise convolutions, and with
     He's initialisation layers with 15 times as many outputs as inputs.
@@ -378,6 +379,13 @@ class ControlledMuon(Optimizer):
         usual = jnp.asarray([u if m else self.vector_rate for u, m in zip(glorot, sides, strict=True)], jnp.float32)
         return usual * larger * jnp.minimum(USUAL_SCALE * scale, 1.0)
 
+    def _decay(self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, ""]:
+        r"""$\lambda$"""
+        matrices = self._matrices(full)
+        counts = jnp.asarray(matrices if any(matrices) else [True] * len(full), jnp.bool_)
+        there = jnp.any((squared_sizes > 0.0) & counts)
+        return self.weight_decay * jnp.where(there, 1.0, USUAL_SCALE * ZERO)
+
     def _renewed(self, updates: Updates, state: ControlledMuonState, params: Params) -> ControlledMuonState:
         """The state with the controls that hold for this step."""
         treedef = jax.tree.structure(params)
@@ -450,7 +458,7 @@ class ControlledMuon(Optimizer):
             decay=1.0 - gap,
             weight=weight,
             next_weight=ema(weight, jnp.ones_like(gap), 1.0 - gap),
-            shrinkage=relative * self.weight_decay * jnp.exp(2.0 * state.controls[2]),
+            shrinkage=relative * self._decay(state.squared_sizes, full) * jnp.exp(2.0 * state.controls[2]),
             average=worth / worth_of_all,
         )
         return jnp.stack(numbers), jnp.stack([weight, worth_of_all])
