@@ -14,12 +14,15 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block of one head."""
+    """A pre-norm transformer block of one head.
+
+    The heads have no bias: the gradient of that of the keys is zero but for rounding, which a rule like Adam's divides by itself.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.heads, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
