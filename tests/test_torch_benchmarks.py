@@ -34,12 +34,12 @@ PROBLEMS = ["character transformer"] + ["image classifier"] * (fashion_mnist_fol
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_torch_training(problem: str, tmp_path: Path) -> None:
-    arguments = ("--problems", problem, "--rules", "demo-1", "--steps", "10", "--seeds", "1")
+    arguments = ("--problems", problem, "--rules", "demo-1", "general-2", "--steps", "10", "--seeds", "1")
     results = run("torch_training.py", tmp_path / "torch_training.json", *arguments)
     assert [(r["problem"], r["optimizer"]) for r in results] == [
-        (problem, name) for name in ("AdamW", "AdamW, cosine", "demo-1")
+        (problem, name) for name in ("AdamW", "AdamW, cosine", "demo-1", "general-2")
     ]
-    assert [r["rate"] is None for r in results] == [False, False, True]
+    assert [r["rate"] is None for r in results] == [False, False, True, True]
     for r in results:
         assert r["steps_to_target"][0] in ((10,) if r["optimizer"] == "AdamW" else (None, 0, 10))
         for name in ("train_loss", "test_loss"):

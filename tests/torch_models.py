@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor]
 class Block(nn.Module):
     """A pre-norm transformer block of one head.
 
-    The heads have no bias: the gradient of that of the keys is zero but for rounding, which a rule like Adam's divides by itself.
+    The heads have no bias: the gradient of a bias of the keys is zero but for rounding, and rules like Adam's scale it up.
     """
 
     def __init__(self, width: int):

@@ -30,7 +30,6 @@ USUAL_SCALE = 4.0  # scales between one over this and this make no difference
 NEGLIGIBLE = 1_000.0  # times smaller than the largest is a scale that does not count
 ZERO = 0.04  # the scale of parameters that are all zero
 CLIP = 5.0  # times the usual size of a gradient, to which a larger one is shortened
-ALONE = 2  # as how many matrices one alone counts
 NORMED = 0.6  # power of the number of matrices that counts as the depth of a network with normalisation layers
 ROUNDING = 1e-5  # of the size of a tensor
 FEATURES = 13
@@ -81,13 +80,14 @@ class _Numbers(NamedTuple):
 class ControlledMuon(Optimizer):
     r"""A fixed rule, and a recurrent network of a few units that sets its rates tensor by tensor.
 
-    $$z \leftarrow z - \eta_i d - \rho_i \lambda\, e^{2 o_3} w, \qquad x \leftarrow x + c_t (z - x), \qquad w \leftarrow (1 - \gamma)\, z + \gamma\, x$$
+    $$z \leftarrow z - \eta_i d - \rho_i \min(4 R, 1)\, \lambda\, e^{2 o_3} w, \qquad x \leftarrow x + c_t (z - x), \qquad
+      w \leftarrow (1 - \gamma)\, z + \gamma\, x$$
 
     The training holds the parameters $w$, at which gradients are taken. $z$ are the iterates and $x$ is their average, which `eval_params` returns.
     This is schedule-free averaging. A tensor that has seen no gradient does not decay, nor does such an entry of a vector.
 
     **The rate** of a tensor $i$ follows from shapes and sizes. $L$ is the number of matrices, and $t$ counts steps from 1.
-    One matrix alone counts as two: at the rate for one, linear models oscillate. Without any matrix $L$ is 1.
+    One matrix alone counts as two: at the rate for one, logistic regressions oscillate. Without any matrix $L$ is 1.
     With normalisation layers $L$ is that number to the power 0.6. A vector of ones at the start, as their gains are, tells that there are some.
     So trained gains, and gains that are stacked or begin at zero, are not recognised.
 
@@ -97,8 +97,8 @@ class ControlledMuon(Optimizer):
 
     for a matrix with the sides $n \leq l$: the size of Glorot's initialisation. The size of a tensor is $\sqrt{n}\, \mathrm{RMS}(w)$ for a matrix, else
     $\mathrm{RMS}(w)$. The scale $r_i$ of a matrix is its size at the start over $a_i$; that of all else is 0, without matrices its size.
-    $R$ is the geometric mean of the scales above a thousandth of the largest one. Where all scales are zero, $R$ is 0.04,
-    and $\lambda$ is $4 R$ times as large as elsewhere, as steps are: with the usual decay what begins at zero could not grow.
+    $R$ is the geometric mean of the scales above a thousandth of the largest one, 0.04 where all scales are zero.
+    Steps of parameters that begin small are small, and the decay with them: at the usual one they could not grow.
     So a rate fits deep and shallow networks. Most linear and convolution layers have scales between a quarter and four with the usual initialisations,
     which make no difference. Beyond these steps are as large as the parameters are: embeddings whose entries are normal, depthwise convolutions, and with
     He's initialisation layers with 15 times as many outputs as inputs.
@@ -355,7 +355,8 @@ class ControlledMuon(Optimizer):
         """$L$, of the parameters of the start."""
         gains = [jnp.all(p == 1.0) for p in full if p.ndim == 1 and p.size > 1]
         normed = jnp.any(jnp.stack(gains)) if gains else jnp.zeros((), jnp.bool_)
-        count = float(ALONE if sum(self._matrices(full)) == 1 else self._count(full))
+        matrices = sum(self._matrices(full))
+        count = float(max(matrices, 2) if matrices else 1)
         return jnp.where(normed, count**NORMED, count).astype(jnp.float32)
 
     def _squared_sizes(self, squares: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
@@ -363,28 +364,30 @@ class ControlledMuon(Optimizer):
         sides = [self._matrix(p.shape) or (1,) for p in full]
         return squares * jnp.asarray([min(s) for s in sides], jnp.float32)
 
-    def _units(self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
-        r"""$\eta_i / \rho_i$"""
+    def _scales(
+        self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]
+    ) -> tuple[Float[Array, " tensors"], Float[Array, ""]]:
+        """$r_i$, and $R$."""
         if not full:
-            return squared_sizes
-        sides = [self._matrix(p.shape) for p in full]
-        glorot = [math.sqrt(2.0 * min(m) / sum(m)) if m else 1.0 for m in sides]
-        scales = jnp.sqrt(squared_sizes) / jnp.asarray(glorot, jnp.float32)
-        if any(sides):
-            scales = jnp.where(jnp.asarray(self._matrices(full), jnp.bool_), scales, 0.0)
+            return squared_sizes, jnp.asarray(ZERO, jnp.float32)
+        matrices = self._matrices(full)
+        scales = jnp.sqrt(squared_sizes) / self._usual_sizes(full, 1.0)
+        if any(matrices):
+            scales = jnp.where(jnp.asarray(matrices, jnp.bool_), scales, 0.0)
         counts = scales > jnp.max(scales) / NEGLIGIBLE
         logs, there = jnp.log(jnp.where(counts, scales, 1.0)), jnp.sum(counts, dtype=jnp.float32)
-        scale = jnp.where(there > 0.0, jnp.exp(jnp.sum(logs) / jnp.maximum(there, 1.0)), ZERO)
-        larger = jnp.maximum(jnp.maximum(scales, scale) / USUAL_SCALE, 1.0)
-        usual = jnp.asarray([u if m else self.vector_rate for u, m in zip(glorot, sides, strict=True)], jnp.float32)
-        return usual * larger * jnp.minimum(USUAL_SCALE * scale, 1.0)
+        return scales, jnp.where(there > 0.0, jnp.exp(jnp.sum(logs) / jnp.maximum(there, 1.0)), ZERO)
 
-    def _decay(self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, ""]:
-        r"""$\lambda$"""
-        matrices = self._matrices(full)
-        counts = jnp.asarray(matrices if any(matrices) else [True] * len(full), jnp.bool_)
-        there = jnp.any((squared_sizes > 0.0) & counts)
-        return self.weight_decay * jnp.where(there, 1.0, USUAL_SCALE * ZERO)
+    def _usual_sizes(self, full: Sequence[Array], of_vectors: float) -> Float[Array, " tensors"]:
+        """Of a matrix the size of Glorot's initialisation."""
+        sides = [self._matrix(p.shape) for p in full]
+        return jnp.asarray([math.sqrt(2.0 * min(m) / sum(m)) if m else of_vectors for m in sides], jnp.float32)
+
+    def _units(self, squared_sizes: Float[Array, " tensors"], full: Sequence[Array]) -> Float[Array, " tensors"]:
+        r"""$\eta_i / \rho_i$"""
+        scales, scale = self._scales(squared_sizes, full)
+        larger = jnp.maximum(jnp.maximum(scales, scale) / USUAL_SCALE, 1.0)
+        return self._usual_sizes(full, self.vector_rate) * larger * jnp.minimum(USUAL_SCALE * scale, 1.0)
 
     def _renewed(self, updates: Updates, state: ControlledMuonState, params: Params) -> ControlledMuonState:
         """The state with the controls that hold for this step."""
@@ -451,6 +454,7 @@ class ControlledMuon(Optimizer):
         gap = jnp.where(matrices, 1.0 - self.momentum_decay, 1.0)
         gap = jnp.minimum(gap * jnp.exp(2.0 * state.controls[1]), 1.0)
         weight = ema(state.weights[0], jnp.ones_like(gap), 1.0 - gap)
+        smaller = jnp.minimum(USUAL_SCALE * self._scales(state.squared_sizes, full)[1], 1.0)
         worth = jnp.power(step + 1.0, jnp.where(told, 2.0, 1.0)) * jnp.exp(2.0 * state.controls[3])
         worth_of_all = state.weights[1] + worth
         numbers = _Numbers(
@@ -458,7 +462,7 @@ class ControlledMuon(Optimizer):
             decay=1.0 - gap,
             weight=weight,
             next_weight=ema(weight, jnp.ones_like(gap), 1.0 - gap),
-            shrinkage=relative * self._decay(state.squared_sizes, full) * jnp.exp(2.0 * state.controls[2]),
+            shrinkage=relative * smaller * self.weight_decay * jnp.exp(2.0 * state.controls[2]),
             average=worth / worth_of_all,
         )
         return jnp.stack(numbers), jnp.stack([weight, worth_of_all])
