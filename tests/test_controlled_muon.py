@@ -356,6 +356,20 @@ def test_evaluates_the_average_of_its_iterates(shift: float) -> None:
     assert not np.allclose(params["wide"], average["wide"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_evaluates_the_trained_part_of_a_partition(low_memory: bool) -> None:
+    """What is frozen stays, the rest is what it is without the frozen part beside it."""
+    optimizer, params, grads = untrained(low_memory=low_memory), draw(0), draw(1)
+    mine = {"wide": params["wide"]}
+    labels = {n: "train" if n in mine else "freeze" for n in params}
+    tx = optax.partition({"train": optimizer.to_optax(), "freeze": optax.set_to_zero()}, labels)
+    updates, state = tx.update(grads, tx.init(params), params)
+    found = optimizer.eval_params(state.inner_states["train"].inner_state, optax.apply_updates(params, updates))
+    alone, own = update(optimizer, {"wide": grads["wide"]}, optimizer.init(mine), mine)
+    expected = optimizer.eval_params(own, optax.apply_updates(mine, alone))
+    assert_close(found, params | expected)
+
+
 @pytest.mark.parametrize("horizon", [None, HORIZON])
 def test_low_memory_changes_nothing_but_the_state(horizon: int | None) -> None:
     """The average is computed, so the state has a number for each tensor in its place."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lopt.blocks.accumulators import ema
@@ -253,14 +254,19 @@ class ControlledMuon(Optimizer):
         return self.low_memory
 
     def eval_params(self, state: State, params: Params) -> Params:
-        r"""$x$.
+        r"""$x$; what `optax.partition` or `optax.masked` keeps from this optimizer is returned as it is.
 
         Raises:
             InputError: for a state that is not this optimizer's, as that of a whole chain.
         """
         own = state_of(ControlledMuonState, state)
-        averages = jax.tree.map(self._average, params, own.iterate, own.average)
-        return jax.tree.map(lambda p, x: x.astype(p.dtype), params, averages)
+
+        def evaluated(param: Array, iterate: Any, average: Any) -> Array:
+            if isinstance(iterate, optax.MaskedNode):
+                return param
+            return self._average(param, iterate, average).astype(param.dtype)
+
+        return jax.tree.map(evaluated, params, own.iterate, own.average)
 
     def update(
         self, updates: Updates, state: ControlledMuonState, params: Params, **extra: Any

@@ -149,7 +149,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             for name in ("horizon", "fingerprint"):
                 if group[name] != self.defaults[name]:
                     raise InputError(
-                        f"The group has {name} {group[name]}; it is one for the whole optimizer: {self.defaults[name]}."
+                        f"The group has {name} {group[name]}; there is one for the whole optimizer, {self.defaults[name]}."
                     )
             check_parameters([p for g in self.param_groups for p in g["params"]], self.backend)
             if known(group["lr"]) != 0:  # where a schedule may begin

@@ -207,8 +207,8 @@ def _find(name_or_path: str | Path) -> tuple[Path, Path]:
         raise InputError(unknown("saved optimizer", text, available()))
     weights, card = _files(Path(text))
     if not weights.exists():
-        nearest = unknown("saved optimizer", text, available()).removesuffix(".")
-        raise InputError(f"{nearest}. There is no file {weights}.")
+        nearest = unknown("saved optimizer", text, available())
+        raise InputError(f"{nearest} There is no file {weights}.")
     if not card.exists():
         raise CheckpointError(f"{weights} has no card: {card} is missing.")
     return weights, card
